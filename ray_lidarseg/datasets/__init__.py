@@ -1,0 +1,1 @@
+"""Files to key-frames: readers, taxonomies, splits, shards, augmentation."""

@@ -1,0 +1,1 @@
+"""Image teachers: masks and dense features."""

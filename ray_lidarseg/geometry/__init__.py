@@ -1,0 +1,1 @@
+"""Poses, cameras, grids, range images, laser bands and mixing."""

@@ -1,0 +1,1 @@
+"""Tensors to scalars, one file per family."""

@@ -1,0 +1,69 @@
+"""The contract of every training method: it owns its models and returns losses by name; the loop never asks which."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ray_lidarseg.models.segmentor import Segmentor
+from ray_lidarseg.sample import PointBatch
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Named scalars of one step.
+
+    Attributes:
+        terms: Weighted loss terms with gradient; their sum is optimised.
+        stats: Detached scalars worth a log line (pseudo-label keep ratio, …), each with its unit in its name.
+    """
+
+    terms: dict[str, Float[Tensor, ""]]
+    stats: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
+
+    @property
+    def total(self) -> Float[Tensor, ""]:
+        """The sum of all terms: what is optimised."""
+        return torch.stack(list(self.terms.values())).sum()
+
+
+class Method(nn.Module, ABC):
+    """One paper. Registers its models as submodules, so its ``state_dict`` is all the state a checkpoint needs.
+
+    A frozen teacher is a registered submodule with ``requires_grad=False``: DDP leaves it alone. All forwards of a
+    step happen inside one call, so that DDP sees one forward and one backward. Every trainable parameter takes part in
+    every step (multiply by zero where a term is empty): ranks must agree on which gradients exist.
+    """
+
+    student: Segmentor
+
+    @abstractmethod
+    def step(self, labelled: PointBatch, unlabelled: PointBatch, progress: float, generator: torch.Generator) -> Losses:
+        """One forward over one micro-batch.
+
+        Args:
+            labelled: Augmented scans with labels.
+            unlabelled: Augmented scans whose labels are all IGNORE; has no scans where the method uses none.
+            progress: Share of the schedule done, in [0, 1).
+            generator: CPU generator, seeded by (seed, step, rank, micro-batch): the only source of randomness.
+        """
+
+    def forward(
+        self, labelled: PointBatch, unlabelled: PointBatch, progress: float, generator: torch.Generator
+    ) -> Losses:
+        """``step``, under the name DDP calls."""
+        return self.step(labelled, unlabelled, progress, generator)
+
+    def after_step(self, progress: float) -> None:
+        """Called once after each optimiser step (moves the EMA teacher). Nothing by default."""
+
+    def segmentors(self) -> dict[str, Segmentor]:
+        """The models worth evaluating, by name; the last one is the one to deploy."""
+        return {"student": self.student}
+
+    @property
+    def uses_unlabelled(self) -> bool:
+        """Whether the loop has to read the unlabelled stream at all."""
+        return True

@@ -1,0 +1,1 @@
+"""Mergeable counts and what is computed from them."""

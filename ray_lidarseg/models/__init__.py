@@ -1,0 +1,1 @@
+"""Packed points to per-point features and logits."""

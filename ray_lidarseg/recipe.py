@@ -1,0 +1,299 @@
+"""The whole run as one frozen, validated model; ``recipes/*.yaml`` are instances of it.
+
+Angles are degrees here and nowhere else. Every default names its source in the comment behind it: a paper, its
+authors' code, or "ours" where both are silent.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ray_lidarseg.errors import RecipeError
+
+Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A frozen part of a recipe; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Sensor(Section):
+    """Overrides of the data set's sensor, for own LiDARs; a field left out keeps the data set's value."""
+
+    num_beams: Count | None = None
+    fov_up_deg: float | None = None
+    fov_down_deg: float | None = None
+    min_range_m: NonNegative | None = None
+    max_range_m: Positive | None = None
+
+
+class Data(Section):
+    """Prepared shards and what they hold."""
+
+    prepared: str = ""  # URI of the folder `ray-lidarseg prepare` wrote
+    dataset: Literal["nuscenes", "semantickitti"] = "nuscenes"  # taxonomy and sensor
+    sensor: Sensor = Sensor()
+    val_frames: tuple[str, ...] = ()  # frames taken out of train and validated on, beside the index's own val split
+    use_intensity: bool = True  # False: intensity is zeroed, for sensors without one
+
+
+class Split(Section):
+    """Which training frames count as labelled."""
+
+    protocol: Literal["uniform", "scene", "slidr-skip", "list"] = "uniform"  # LaserMix: uniform over all frames
+    ratio: Ratio = 0.1  # LaserMix: 1, 10, 20, 50 %
+    seed: int = 0
+    frames: tuple[str, ...] = ()  # protocol list: frame ids …
+    file: str = ""  # … or a text file with one frame id a line
+
+
+class Augment(Section):
+    """One set of augmentations for both streams; teacher and student see the same cloud (authors' code)."""
+
+    flip_ratio: Ratio = 0.5  # authors' Cylinder3D configs, x and y independently
+    rotation_deg: tuple[float, float] = (-45.0, 45.0)  # authors' Cylinder3D configs
+    scale: tuple[Positive, Positive] = (0.95, 1.05)  # authors' configs
+    translation_std_m: NonNegative = 0.1  # authors' Cylinder3D configs
+
+
+class FIDNet(Section):
+    """Range-view network (FIDNet, 'ResNet34-point')."""
+
+    name: Literal["fidnet"] = "fidnet"
+    height_px: Count = 32  # rows of the range image; LaserMix: 32 nuScenes, 64 SemanticKITTI
+    width_px: Count = 1920  # LaserMix: 1920 nuScenes, 2048 SemanticKITTI
+    width_factor: Positive = 1.0  # FIDNet code: 1 is 6.05 M parameters
+    blocks: tuple[Count, Count, Count, Count] = (3, 4, 6, 3)  # FIDNet code
+
+
+class MinkUNet(Section):
+    """Sparse voxel network."""
+
+    name: Literal["minkunet"] = "minkunet"
+    depth: Literal[14, 18, 34] = 18  # LaserMix's MinkUNet config
+    width_factor: Positive = 1.0  # 1 is 21.7 M parameters at depth 18
+    voxel_size_m: Positive = 0.05  # authors' SemanticKITTI config; 0.1 usual on nuScenes
+
+
+class Supervised(Section):
+    """Labelled scans only."""
+
+    name: Literal["supervised"] = "supervised"
+    cross_entropy_weight: NonNegative = 1.0  # authors' code
+    lovasz_weight: NonNegative = 2.0  # authors' nuScenes code; 3 on SemanticKITTI, 0 for MinkUNet
+
+
+class MeanTeacher(Supervised):
+    """Supervised plus consistency with an EMA teacher."""
+
+    name: Literal["mean_teacher"] = "mean_teacher"  # type: ignore[assignment]
+    ema_decay: Ratio = 0.99  # LaserMix: best on nuScenes and SemanticKITTI, and the authors' code
+    ema_buffers: Literal["average", "copy", "own"] = "average"  # ours; authors' code is "own" (teacher in train mode)
+    consistency_weight: NonNegative = 500.0  # authors' nuScenes code; 250 Cylinder3D and 200 MinkUNet on SemanticKITTI
+    ramp_up_ratio: Ratio = 0.0  # share of the schedule over which unlabelled terms grow; authors: none
+
+
+class LaserMix(MeanTeacher):
+    """Mean teacher plus mixing of laser bands between a labelled and an unlabelled scan."""
+
+    name: Literal["lasermix"] = "lasermix"  # type: ignore[assignment]
+    confidence: Ratio = 0.95  # authors' nuScenes code; paper's plots are best at 0.9
+    num_areas: tuple[Count, ...] = (3, 4, 5, 6)  # authors' nuScenes code; 4-8 Cylinder3D on SemanticKITTI
+    mix_weight: NonNegative = 1.0  # authors' code
+
+
+class Optim(Section):
+    """Optimiser and schedule; the learning rate is the peak."""
+
+    name: Literal["adamw", "sgd"] = "adamw"  # authors' Cylinder3D code
+    lr: Positive = 0.001  # authors' Cylinder3D code (OneCycle eta_max)
+    weight_decay: NonNegative = 0.01  # authors' Cylinder3D code
+    momentum: Ratio = 0.9  # authors' MinkUNet code (SGD, Nesterov)
+    grad_clip_norm: NonNegative = 10.0  # authors' code; 0 switches it off
+    schedule: Literal["onecycle", "cosine", "constant"] = "onecycle"
+    warmup_ratio: Ratio = 0.3  # share of the steps with a rising rate; OneCycle's own default
+    start_factor: Positive = 0.04  # first rate / peak; OneCycle's own default (1/25)
+    final_factor: Positive = 4e-6  # last rate / peak; OneCycle's own default (1/25/1e4)
+
+
+class Train(Section):
+    """Length, batch and rhythm. The batch is global: workers and accumulation divide it, they do not change it."""
+
+    steps: Count = 60_000  # authors' nuScenes code at 16 + 16 scans
+    labelled_per_step: Count = 16  # scans in one optimiser step over all workers; authors' nuScenes code
+    unlabelled_per_step: Annotated[int, Field(ge=0)] = 16
+    micro_batch: Annotated[int, Field(ge=0)] = 0  # scans of each stream in one forward of one worker; 0: all at once
+    evaluate_every: Count = 1200  # authors' nuScenes code
+    evaluate_first: bool = False  # also before the first step
+    checkpoint_every: Count = 1200
+    keep_checkpoints: Count = 2
+    log_every: Count = 10
+    amp: Literal["auto", "off"] = "auto"  # bf16 (or fp16 with scaling) on a CUDA device, float32 on a CPU
+    evaluate_batch: Count = 4
+
+
+class Workers(Section):
+    """What Ray gives each training worker."""
+
+    num_workers: Count = 2
+    use_gpu: Literal["auto", "yes", "no"] = "auto"
+    cpus_per_worker: Positive = 1.0
+    loader_processes: Annotated[int, Field(ge=0)] = 0  # DataLoader processes inside each worker; 0: in the step loop
+    max_failures: Annotated[int, Field(ge=-1)] = 3  # worker-group restarts before the run gives up; -1: never
+
+
+class Sparse(Section):
+    """Which sparse-convolution backend runs."""
+
+    backend: Literal["torch", "torchsparse"] = "torch"
+
+
+Model = Annotated[FIDNet | MinkUNet, Field(discriminator="name")]
+MethodRecipe = Annotated[Supervised | MeanTeacher | LaserMix, Field(discriminator="name")]
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    name: str = "run"
+    seed: Annotated[int, Field(ge=0)] = 0
+    data: Data = Data()
+    split: Split = Split()
+    augment: Augment = Augment()
+    model: Model = FIDNet()
+    method: MethodRecipe = LaserMix()
+    optim: Optim = Optim()
+    train: Train = Train()
+    workers: Workers = Workers()
+    sparse: Sparse = Sparse()
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> "Recipe":
+        ranks = self.workers.num_workers
+        for key in ("labelled_per_step", "unlabelled_per_step"):
+            count = getattr(self.train, key)
+            if count % ranks:
+                raise ValueError(f"train.{key}={count} does not divide by workers.num_workers={ranks}")
+        if self.method.name == "lasermix" and self.train.labelled_per_step != self.train.unlabelled_per_step:
+            raise ValueError(
+                "method lasermix pairs scans: train.labelled_per_step must equal train.unlabelled_per_step"
+            )
+        return self
+
+    @property
+    def fingerprint(self) -> str:
+        """Eight hex digits of what decides the result; workers, logging and checkpoint rhythm do not."""
+        content = self.model_dump(mode="json", exclude={"workers", "name"})
+        for key in ("log_every", "checkpoint_every", "keep_checkpoints", "evaluate_batch"):
+            content["train"].pop(key)
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+    def to_yaml(self) -> str:
+        """The resolved recipe, every default written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Reads a recipe file, or the built-in recipe of that name, and applies ``a.b=c`` overrides.
+
+    Raises:
+        RecipeError: No such file or built-in name, not YAML, an unknown key (the nearest is named), a bad value.
+    """
+    file = Path(path)
+    if not file.suffix and not file.exists():
+        file = builtin_recipes().get(str(path), file)
+    if not file.is_file():
+        raise RecipeError(f"no recipe {path!s}: give a YAML file or one of {', '.join(sorted(builtin_recipes()))}")
+    return parse_recipe(file.read_text(), overrides, origin=str(path))
+
+
+def builtin_recipes() -> dict[str, Path]:
+    """The recipes shipped with the package, by name."""
+    return {file.stem: file for file in (Path(__file__).parent / "recipes").glob("*.yaml")}
+
+
+def parse_recipe(text: str, overrides: Iterable[str] = (), origin: str = "recipe") -> Recipe:
+    """A recipe from YAML text; see ``load_recipe``."""
+    try:
+        content = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{origin} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"{origin}: expected a mapping of sections, got {type(content).__name__}")
+    for override in overrides:
+        _apply(content, override)
+    return validate_recipe(content, origin)
+
+
+def validate_recipe(content: Mapping[str, Any], origin: str = "recipe") -> Recipe:
+    """A recipe from nested mappings; see ``load_recipe``."""
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        problems = [_explain(problem) for problem in error.errors()]
+        raise RecipeError("\n".join([f"{origin} does not fit:", *problems])) from error
+
+
+def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe with dotted keys set to values: the door Tune's parameters come through, too."""
+    content = recipe.model_dump(mode="json")
+    for key, value in changes.items():
+        _set(content, key, value)
+    return validate_recipe(content, "overrides")
+
+
+def _apply(content: dict[str, Any], override_text: str) -> None:
+    key, equals, value = override_text.partition("=")
+    if not equals:
+        raise RecipeError(f"override {override_text!r}: expected KEY.KEY=VALUE, for example method.confidence=0.9")
+    _set(content, key.strip(), yaml.safe_load(value))
+
+
+def _set(content: dict[str, Any], dotted: str, value: Any) -> None:
+    *path, last = dotted.split(".")
+    for key in path:
+        child = content.setdefault(key, {})
+        if not isinstance(child, dict):
+            raise RecipeError(f"override {dotted!r}: {key!r} is a value, not a section")
+        content = child
+    if last == "name" and content.get("name") != value:
+        content.clear()  # another variant of a union has other fields
+    content[last] = value
+
+
+def _explain(problem: Any) -> str:
+    place = [str(part) for part in problem["loc"]]
+    if problem["type"] != "extra_forbidden":
+        return f"  {'.'.join(place) or 'recipe'}: {problem['msg']} (got {problem['input']!r:.80})"
+    nearest = difflib.get_close_matches(".".join(place), sorted(_known_keys()), n=1, cutoff=0.5)
+    hint = f"; did you mean {_without_variant(nearest[0])!r}?" if nearest else ""
+    return f"  unknown key {_without_variant('.'.join(place))!r}{hint}"
+
+
+def _without_variant(dotted: str) -> str:
+    variants = {"fidnet", "minkunet", "supervised", "mean_teacher", "lasermix"}
+    return ".".join(part for part in dotted.split(".") if part not in variants)
+
+
+def _known_keys() -> set[str]:
+    sections: dict[str, list[type[BaseModel]]] = {
+        "": [Recipe],
+        **{f"{name}.": [type(value)] for name, value in Recipe() if isinstance(value, Section)},
+        "data.sensor.": [Sensor],
+    }
+    variants = (FIDNet, MinkUNet, Supervised, MeanTeacher, LaserMix)
+    for variant in variants:
+        part = "model" if variant in (FIDNet, MinkUNet) else "method"
+        sections[f"{part}.{variant.model_fields['name'].default}."] = [variant]
+    return {prefix + key for prefix, models in sections.items() for model in models for key in model.model_fields}

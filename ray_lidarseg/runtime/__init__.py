@@ -1,0 +1,1 @@
+"""What runs on Ray: cluster, storage, checkpoints, step loop, tracking."""

@@ -1,0 +1,259 @@
+"""What travels: one key-frame (a row everywhere) and one batch of packed scans (what every method sees).
+
+A ``Keyframe`` is one row of the index, of a prepared shard and of a Ray Data block: flat Arrow columns, never Python
+objects, empty bytes instead of null (a null can turn a whole Ray block into pickles). A ``PointBatch`` is what
+training, evaluation and prediction step on: B scans packed one after the other, not padded.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+from ray_lidarseg.types import IGNORE
+
+SCHEMA_VERSION = 1
+"""Version of the Keyframe columns; every writer records it, every reader checks it."""
+
+_CAMERA_FIELDS = ("uri", "image", "intrinsics", "cam_SE3_lidar", "timestamp_us", "width", "height")
+
+
+@dataclass(frozen=True)
+class SensorSpec:
+    """A LiDAR's geometry, in the sensor frame (x, y horizontal, z up).
+
+    Attributes:
+        num_beams: Number of laser channels.
+        fov_up_rad: Highest inclination, radians above the horizon.
+        fov_down_rad: Lowest inclination, radians above the horizon (negative: below).
+        min_range_m: Nearer returns hit the ego vehicle or are no returns at all; they are not trained on.
+        max_range_m: Farthest range the representation covers.
+        intensity_scale: Raw intensity times this is in [0, 1].
+    """
+
+    num_beams: int
+    fov_up_rad: float
+    fov_down_rad: float
+    min_range_m: float
+    max_range_m: float
+    intensity_scale: float
+
+
+@dataclass(frozen=True)
+class CameraImage:
+    """One camera image of a key-frame, by URI or as the encoded bytes it came in.
+
+    Attributes:
+        name: Channel, for example ``CAM_FRONT`` or ``image_2``.
+        uri: Where the JPEG or PNG lies.
+        image: The encoded file, or ``b""`` where only the URI travels.
+        intrinsics: float64 [3, 3], pixels.
+        cam_SE3_lidar: float64 [4, 4], LiDAR to camera, ego-motion compensated through both ego poses.
+        timestamp_us: Exposure time, microseconds.
+        width_px: Image width.
+        height_px: Image height.
+    """
+
+    name: str
+    uri: str
+    intrinsics: np.ndarray
+    cam_SE3_lidar: np.ndarray
+    timestamp_us: int
+    width_px: int
+    height_px: int
+    image: bytes = b""
+
+
+def _no_points() -> np.ndarray:
+    return np.zeros((0, 4), np.float32)
+
+
+def _no_bytes() -> np.ndarray:
+    return np.zeros(0, np.uint8)
+
+
+@dataclass(frozen=True)
+class Keyframe:
+    """One LiDAR key-frame with its cameras; in the index by URI, in a prepared shard with its points decoded.
+
+    Attributes:
+        frame_id: Unique within the data set: nuScenes sample-data token, or ``08/000123``.
+        dataset: Name of the taxonomy and file format: ``nuscenes`` or ``semantickitti``.
+        scene: Drive the frame belongs to.
+        split: ``train``, ``val`` or ``test``.
+        timestamp_us: LiDAR time, microseconds.
+        points_uri: Where the scan lies.
+        labels_uri: Where its labels lie, ``""`` where there are none.
+        points: float32 [P, 4]: x, y, z in metres in the sensor frame, intensity in [0, 1]. All points of the file, in
+            file order; [0, 4] before decoding.
+        labels: uint8 [P] class ids, IGNORE where unknown; [0] where the frame has no labels or is not decoded.
+        ring: uint8 [P] laser channel where the format stores one, else [0].
+        cameras: Images with calibration.
+    """
+
+    frame_id: str
+    dataset: str
+    scene: str
+    split: str
+    timestamp_us: int
+    points_uri: str
+    labels_uri: str = ""
+    points: np.ndarray = field(default_factory=_no_points)
+    labels: np.ndarray = field(default_factory=_no_bytes)
+    ring: np.ndarray = field(default_factory=_no_bytes)
+    cameras: tuple[CameraImage, ...] = ()
+
+    def to_row(self) -> dict[str, Any]:
+        """Flat Arrow columns: scalars, bytes, and fixed-length float lists; a camera's columns are ``NAME.field``."""
+        row: dict[str, Any] = {
+            "frame_id": self.frame_id,
+            "dataset": self.dataset,
+            "scene": self.scene,
+            "split": self.split,
+            "timestamp_us": self.timestamp_us,
+            "points_uri": self.points_uri,
+            "labels_uri": self.labels_uri,
+            "points": np.ascontiguousarray(self.points, np.float32).tobytes(),
+            "num_points": len(self.points),
+            "num_columns": self.points.shape[1],
+            "labels": np.ascontiguousarray(self.labels, np.uint8).tobytes(),
+            "ring": np.ascontiguousarray(self.ring, np.uint8).tobytes(),
+        }
+        for camera in self.cameras:
+            values = (
+                camera.uri,
+                camera.image,
+                np.asarray(camera.intrinsics, np.float64).reshape(9).tolist(),
+                np.asarray(camera.cam_SE3_lidar, np.float64).reshape(16).tolist(),
+                camera.timestamp_us,
+                camera.width_px,
+                camera.height_px,
+            )
+            row.update({f"{camera.name}.{name}": value for name, value in zip(_CAMERA_FIELDS, values, strict=True)})
+        return row
+
+    @staticmethod
+    def from_row(row: Mapping[str, Any]) -> "Keyframe":
+        """The inverse of ``to_row``; a camera whose uri and image are both empty is absent from this frame."""
+        names = sorted(key.removesuffix(".cam_SE3_lidar") for key in row if key.endswith(".cam_SE3_lidar"))
+        cameras = tuple(
+            CameraImage(
+                name=name,
+                uri=row[f"{name}.uri"],
+                image=bytes(row[f"{name}.image"]),
+                intrinsics=np.asarray(row[f"{name}.intrinsics"], np.float64).reshape(3, 3),
+                cam_SE3_lidar=np.asarray(row[f"{name}.cam_SE3_lidar"], np.float64).reshape(4, 4),
+                timestamp_us=int(row[f"{name}.timestamp_us"]),
+                width_px=int(row[f"{name}.width"]),
+                height_px=int(row[f"{name}.height"]),
+            )
+            for name in names
+            if row[f"{name}.uri"] or row[f"{name}.image"]
+        )
+        return Keyframe(
+            frame_id=row["frame_id"],
+            dataset=row["dataset"],
+            scene=row["scene"],
+            split=row["split"],
+            timestamp_us=int(row["timestamp_us"]),
+            points_uri=row["points_uri"],
+            labels_uri=row["labels_uri"],
+            points=np.frombuffer(row["points"], np.float32).reshape(-1, int(row["num_columns"])),
+            labels=np.frombuffer(row["labels"], np.uint8),
+            ring=np.frombuffer(row["ring"], np.uint8),
+            cameras=cameras,
+        )
+
+
+@dataclass(frozen=True)
+class PointBatch:
+    """B scans packed one after the other; the points of scan b are contiguous and scans come in order.
+
+    Attributes:
+        points: [P, 4]: x, y, z in metres in the sensor frame, intensity in [0, 1].
+        scan_idx: [P] int64, the scan of each point, ascending.
+        labels: [P] int64 class ids, IGNORE where unknown.
+        num_scans: B; a scan may be empty, so this is not ``scan_idx.max() + 1``.
+        extras: Per-point tensors [P, …] (image features, language logits, masks) that every operation carries along.
+    """
+
+    points: Float[Tensor, "P 4"]
+    scan_idx: Int[Tensor, "P"]
+    labels: Int[Tensor, "P"]
+    num_scans: int
+    extras: dict[str, Shaped[Tensor, "P ..."]] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        """The device all tensors of the batch are on."""
+        return self.points.device
+
+    def __len__(self) -> int:
+        """Number of points P."""
+        return len(self.points)
+
+    def to(self, device: torch.device | str) -> "PointBatch":
+        """The same batch on another device."""
+        move = lambda tensor: tensor.to(device, non_blocking=True)  # noqa: E731
+        extras = {name: move(value) for name, value in self.extras.items()}
+        return PointBatch(move(self.points), move(self.scan_idx), move(self.labels), self.num_scans, extras)
+
+    def select(self, chosen: Bool[Tensor, "P"] | Int[Tensor, "Q"]) -> "PointBatch":
+        """The points of a mask, or of ascending indices; the number of scans stays."""
+        extras = {name: value[chosen] for name, value in self.extras.items()}
+        return PointBatch(self.points[chosen], self.scan_idx[chosen], self.labels[chosen], self.num_scans, extras)
+
+    def with_labels(self, labels: Int[Tensor, "P"]) -> "PointBatch":
+        """The same points with other labels."""
+        return replace(self, labels=labels)
+
+    def unlabelled(self) -> "PointBatch":
+        """The same points, every label IGNORE: what a method may see of the unlabelled stream."""
+        return self.with_labels(torch.full_like(self.labels, IGNORE))
+
+    def scan(self, index: int) -> "PointBatch":
+        """Scan ``index`` alone, as a batch of one."""
+        chosen = self.scan_idx == index
+        extras = {name: value[chosen] for name, value in self.extras.items()}
+        return PointBatch(self.points[chosen], torch.zeros_like(self.scan_idx[chosen]), self.labels[chosen], 1, extras)
+
+    def scans(self) -> list["PointBatch"]:
+        """Every scan as a batch of one, in order."""
+        return [self.scan(index) for index in range(self.num_scans)]
+
+    @staticmethod
+    def of_scan(
+        points: Float[Tensor, "P 4"],
+        labels: Int[Tensor, "P"] | None = None,
+        extras: dict[str, Shaped[Tensor, "P ..."]] | None = None,
+    ) -> "PointBatch":
+        """One scan as a batch of one; without labels every point is IGNORE."""
+        scan_idx = torch.zeros(len(points), dtype=torch.int64, device=points.device)
+        labels = torch.full_like(scan_idx, IGNORE) if labels is None else labels
+        return PointBatch(points, scan_idx, labels, 1, extras or {})
+
+    @staticmethod
+    def pack(batches: Sequence["PointBatch"]) -> "PointBatch":
+        """Batches one after the other; extras must have the same names everywhere.
+
+        Raises:
+            ValueError: No batch was given, or the extras differ.
+        """
+        if not batches:
+            raise ValueError("PointBatch.pack needs at least one batch")
+        names = set(batches[0].extras)
+        if any(set(batch.extras) != names for batch in batches):
+            raise ValueError(f"PointBatch.pack: extras differ: {[sorted(batch.extras) for batch in batches]}")
+        starts = np.cumsum([0, *(batch.num_scans for batch in batches)])
+        scan_idx = [batch.scan_idx + int(start) for batch, start in zip(batches, starts[:-1], strict=True)]
+        return PointBatch(
+            points=torch.cat([batch.points for batch in batches]),
+            scan_idx=torch.cat(scan_idx),
+            labels=torch.cat([batch.labels for batch in batches]),
+            num_scans=int(starts[-1]),
+            extras={name: torch.cat([batch.extras[name] for batch in batches]) for name in names},
+        )

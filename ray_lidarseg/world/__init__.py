@@ -1,0 +1,1 @@
+"""The synthetic driving world: scene, sensors (ray-caster), writers."""

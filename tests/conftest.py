@@ -1,0 +1,27 @@
+"""What every test shares: one thread a process, shape-checked ground-floor code, and Ray that keeps to itself."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+from jaxtyping import install_import_hook
+
+_GROUND_FLOOR = ("sample", "geometry", "losses", "metrics", "models", "methods", "sparse")
+_hook = install_import_hook([f"ray_lidarseg.{name}" for name in _GROUND_FLOOR], "beartype.beartype")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
+
+SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
+
+
+@pytest.fixture(scope="session")
+def samples() -> Path:
+    """The folder of small real recordings; a test that needs it is skipped where it is absent."""
+    if not SAMPLES.is_dir():
+        pytest.skip(f"real recordings are not beside this checkout ({SAMPLES.name} folder absent)")
+    return SAMPLES
