@@ -1,0 +1,205 @@
+"""``ray-lidarseg <verb>``: one sub-command per file of the upper floor; a verb's imports happen when it runs.
+
+The parsers live here and not beside the verbs, so that ``--help`` never imports torch or Ray.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from ray_lidarseg import __version__
+from ray_lidarseg.errors import LidarSegError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb.
+
+    Returns:
+        Exit status: 0 done, 1 the verb's own check failed, 2 bad input (one message, no traceback), 130 interrupted.
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        return int(args.run(args) or 0)
+    except LidarSegError as error:
+        print(f"ray-lidarseg {args.verb}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"ray-lidarseg {args.verb}: interrupted; the same command continues", file=sys.stderr)
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(prog="ray-lidarseg", description="Semi-supervised LiDAR segmentation on Ray.")
+    parser.add_argument("--version", action="version", version=f"ray-lidarseg {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for add in (_demo, _world, _index, _prepare, _train, _evaluate, _predict, _report, _recipe, _doctor):
+        add(verbs)
+    return parser
+
+
+Verbs = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _verb(verbs: Verbs, name: str, about: str, run: Callable[[argparse.Namespace], object]) -> argparse.ArgumentParser:
+    parser = verbs.add_parser(name, help=about, description=about)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _demo(verbs: Verbs) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from ray_lidarseg.demo import demo
+
+        demo(out=args.out, steps=args.steps, seed=args.seed)
+
+    parser = _verb(verbs, "demo", "the main job end to end on the built-in world: no download", run)
+    parser.add_argument("--out", default="demo", help="folder for everything the demo writes (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=0, help="training steps; 0: as in the recipe (default)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of world, split and training (default: %(default)s)")
+
+
+def _world(verbs: Verbs) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from ray_lidarseg.generate import generate
+
+        generate(preset=args.preset, out=args.out, seed=args.seed)
+
+    parser = _verb(verbs, "world", "generate a synthetic driving log in nuScenes format", run)
+    parser.add_argument("--preset", default="demo", help="size of the world: tiny, demo (default: %(default)s)")
+    parser.add_argument("--out", required=True, help="root folder of the data set")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def _index(verbs: Verbs) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from ray_lidarseg.index import index
+
+        index(dataset=args.dataset, root=args.root, out=args.out, version=args.version, label_dir=args.labels)
+
+    parser = _verb(verbs, "index", "list a data set's key-frames: one Parquet row each, by URI", run)
+    parser.add_argument("dataset", choices=("nuscenes", "semantickitti"))
+    parser.add_argument("root", help="data root: holds v1.0-*/ and samples/, or sequences/")
+    parser.add_argument("--out", required=True, help="index file to write (.parquet)")
+    parser.add_argument("--version", default="v1.0-mini", help="nuScenes table folder (default: %(default)s)")
+    parser.add_argument(
+        "--labels", default="labels", choices=("labels", "scribbles"), help="SemanticKITTI or ScribbleKITTI labels"
+    )
+
+
+def _prepare(verbs: Verbs) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from ray_lidarseg.prepare import prepare
+
+        prepare(index=args.index, out=args.out, max_failed_ratio=args.max_failed_ratio)
+
+    parser = _verb(verbs, "prepare", "decode an index into Parquet shards that training reads; resumes by frame", run)
+    parser.add_argument("index", help="what `index` wrote")
+    parser.add_argument("--out", required=True, help="folder or s3:// URI for the shards")
+    parser.add_argument(
+        "--max-failed-ratio", type=float, default=0.01, help="share of broken frames the job survives (default: 0.01)"
+    )
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="YAML file, or the name of a built-in recipe")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="e.g. method.confidence=0.9"
+    )
+
+
+def _train(verbs: Verbs) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from ray_lidarseg.recipe import load_recipe
+        from ray_lidarseg.train import train
+
+        recipe = load_recipe(args.recipe, args.overrides)
+        train(recipe, args.run_folder or f"runs/{recipe.name}-{recipe.fingerprint}")
+
+    parser = _verb(verbs, "train", "train a recipe on Ray; the same command resumes", run)
+    _add_recipe(parser)
+    parser.add_argument(
+        "--run", dest="run_folder", default="", help="run folder or s3:// URI (default: runs/NAME-HASH)"
+    )
+
+
+def _evaluate(verbs: Verbs) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from ray_lidarseg.evaluate import evaluate
+
+        evaluate(run=args.run_folder, prepared=args.prepared, split=args.split, which=args.checkpoint)
+
+    parser = _verb(verbs, "evaluate", "mIoU of a run's models, by point and by cell", run)
+    parser.add_argument("run_folder", metavar="RUN")
+    parser.add_argument("--prepared", default="", help="other shards than the recipe's")
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--checkpoint", default="latest", help="latest, or a step (default: %(default)s)")
+
+
+def _predict(verbs: Verbs) -> None:
+    def run(args: argparse.Namespace) -> int:
+        from ray_lidarseg.predict import predict
+
+        report = predict(
+            run=args.run_folder,
+            out=args.out,
+            prepared=args.prepared,
+            index=args.index,
+            scans=args.scans,
+            columns=args.columns,
+            split=args.split,
+            file_format=args.format,
+            which=args.checkpoint,
+        )
+        return 1 if report.failed else 0
+
+    parser = _verb(verbs, "predict", "label scans: .label or _lidarseg.bin, with confidence", run)
+    parser.add_argument("run_folder", metavar="RUN")
+    parser.add_argument("--out", required=True)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--prepared", default="", help="prepared shards")
+    source.add_argument("--index", default="", help="what `index` wrote")
+    source.add_argument("--scans", nargs="+", default=(), help="scan files, float32 .bin")
+    parser.add_argument("--columns", type=int, default=0, help="float32 columns of --scans; 0: from the name and size")
+    parser.add_argument("--split", default="test", help="which frames of --prepared or --index (default: %(default)s)")
+    parser.add_argument("--format", default="label", choices=("label", "lidarseg"))
+    parser.add_argument("--checkpoint", default="latest", help="latest, or a step (default: %(default)s)")
+
+
+def _report(verbs: Verbs) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from ray_lidarseg.report.page import report
+
+        report(runs=args.runs, out=args.out, predictions=args.predictions)
+
+    parser = _verb(verbs, "report", "one self-contained HTML page from run folders", run)
+    parser.add_argument("runs", nargs="+", metavar="RUN")
+    parser.add_argument("--out", default="report.html")
+    parser.add_argument("--predictions", nargs="*", default=(), help="folders `predict` wrote")
+
+
+def _recipe(verbs: Verbs) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from ray_lidarseg.recipe import builtin_recipes, load_recipe
+
+        if args.recipe:
+            print(load_recipe(args.recipe, args.overrides).to_yaml(), end="")
+        else:
+            print("\n".join(sorted(builtin_recipes())))
+
+    parser = _verb(verbs, "recipe", "check a recipe and print it resolved; without a name, list the built-in ones", run)
+    parser.add_argument("recipe", nargs="?", default="")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+
+
+def _doctor(verbs: Verbs) -> None:
+    def run(args: argparse.Namespace) -> int:
+        from ray_lidarseg.runtime.doctor import main as doctor
+
+        return doctor()
+
+    _verb(verbs, "doctor", "what this machine and cluster can do, and what is wrong", run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""The main job on one machine, with no download: world, prepare, train twice, evaluate, predict, report."""
+
+import os
+import sys
+import time
+import webbrowser
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from ray_lidarseg.evaluate import evaluate
+from ray_lidarseg.generate import generate
+from ray_lidarseg.index import index
+from ray_lidarseg.predict import predict
+from ray_lidarseg.prepare import prepare
+from ray_lidarseg.recipe import Recipe, load_recipe, override
+from ray_lidarseg.report.page import report
+from ray_lidarseg.runtime.cluster import connect
+from ray_lidarseg.train import train
+
+T = TypeVar("T")
+
+METHODS = ("supervised", "lasermix")
+"""Both train on the same few labels; the difference is what the unlabelled scans are worth."""
+
+
+def demo(out: str = "demo", steps: int = 0, seed: int = 0, preset: str = "demo") -> Path:
+    """Runs everything below ``out``; interrupted, the same call continues.
+
+    Args:
+        out: Folder for the log, the shards, both runs, the predictions and the report.
+        steps: Training steps of each run; 0: as in the built-in recipe ``demo``.
+        seed: Seed of the world, the label split and the training.
+        preset: Size of the world.
+
+    Returns:
+        The report.
+    """
+    folder = Path(out).resolve()
+    began = time.monotonic()
+    with connect():
+        _step("world: a synthetic driving log in nuScenes format", generate, preset, str(folder / "world"), seed)
+        _step("index", index, "nuscenes", str(folder / "world"), str(folder / "index.parquet"))
+        _step("prepare", prepare, str(folder / "index.parquet"), str(folder / "prepared"))
+        for method in METHODS:
+            run = str(folder / "runs" / method)
+            _step(f"train: {method}", train, demo_recipe(folder, method, steps, seed), run)
+            _step(f"evaluate: {method}", evaluate, run)
+        _label_unseen_scans(folder)
+        page = folder / "report.html"
+        _step("report", _report, folder, page)
+    print(f"\nDone in {(time.monotonic() - began) / 60:.1f} min. Report: {page}")
+    _open(page)
+    return page
+
+
+def demo_recipe(folder: Path, method: str, steps: int = 0, seed: int = 0) -> Recipe:
+    """The built-in recipe ``demo`` for one method, on the shards below ``folder``."""
+    recipe = load_recipe("demo")
+    variants = {name: getattr(recipe.method, name) for name in ("cross_entropy_weight", "lovasz_weight")}
+    method_keys = {} if method == recipe.method.name else {"method": {"name": method, **variants}}
+    length = {"train.steps": steps, "train.evaluate_every": max(steps // 4, 1)} if steps else {}
+    return override(
+        recipe,
+        {
+            "name": f"demo-{method}",
+            "data.prepared": str(folder / "prepared"),
+            "seed": seed,
+            "split.seed": seed,
+            **method_keys,
+            **length,
+        },
+    )
+
+
+def _label_unseen_scans(folder: Path) -> None:
+    arguments = {"prepared": str(folder / "prepared"), "split": "val", "file_format": "lidarseg"}
+    run, out = str(folder / "runs" / METHODS[-1]), str(folder / "predictions")
+    _step("predict: scans of scenes it never saw", lambda: predict(run, out, **arguments))
+
+
+def _report(folder: Path, page: Path) -> None:
+    report([str(folder / "runs" / method) for method in METHODS], str(page), [str(folder / "predictions")])
+
+
+def _step(title: str, work: Callable[..., T], *args: object) -> T:
+    print(f"\n=== {title}", flush=True)
+    began = time.monotonic()
+    result = work(*args)
+    print(f"=== {title}: {time.monotonic() - began:.0f} s", flush=True)
+    return result
+
+
+def _open(page: Path) -> None:
+    has_screen = sys.platform in ("darwin", "win32") or bool(
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    )
+    if has_screen and sys.stdout.isatty():
+        webbrowser.open(page.as_uri())

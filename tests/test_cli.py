@@ -1,0 +1,36 @@
+import subprocess
+import sys
+
+import pytest
+
+from ray_lidarseg.cli import build_parser, main
+
+
+def test_help_imports_neither_torch_nor_ray() -> None:
+    code = (
+        "import sys\nfrom ray_lidarseg.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'ray', 'numpy', 'pydantic')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "verb", ["demo", "world", "index", "prepare", "train", "evaluate", "predict", "report", "recipe", "doctor"]
+)
+def test_every_verb_has_a_help_page(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        build_parser().parse_args([verb, "--help"])
+    assert stop.value.code == 0
+    assert verb in capsys.readouterr().out
+
+
+def test_bad_input_is_one_message_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipe", "demo", "--set", "method.confidance=0.9"]) == 2
+    error = capsys.readouterr().err
+    assert "did you mean 'method.confidence'" in error
+    assert "Traceback" not in error
+
+
+def test_recipe_prints_the_resolved_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipe", "demo", "--set", "seed=7"]) == 0
+    assert "seed: 7" in capsys.readouterr().out

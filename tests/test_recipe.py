@@ -1,0 +1,76 @@
+import pytest
+import yaml
+
+from ray_lidarseg.errors import RecipeError
+from ray_lidarseg.recipe import Recipe, builtin_recipes, load_recipe, override, parse_recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "method: {name: lasermix, confidance: 0.9}",
+            "unknown key 'method.confidance'; did you mean 'method.confidence'",
+        ),
+        ("modle: {}", "unknown key 'modle'; did you mean 'model'"),
+        ("train: {stepz: 3}", "did you mean 'train.steps'"),
+        ("data: {sensor: {fov_up: 1}}", "did you mean 'data.sensor.fov_up_deg'"),
+        ("train: {steps: 0}", "train.steps: Input should be greater than or equal to 1"),
+        ("split: {ratio: 1.5}", "split.ratio"),
+        ("model: {name: pointnet}", "model"),
+        ("[1, 2]", "expected a mapping"),
+        ("train: {steps: 3", "is not YAML"),
+        ("workers: {num_workers: 3}", "does not divide by workers.num_workers=3"),
+        ("train: {labelled_per_step: 4}", "must equal train.unlabelled_per_step"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_says_what_and_what_to_do(text: str, message: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        parse_recipe(text)
+    assert message in str(error.value)
+
+
+def test_overrides_are_yaml_values_through_the_same_door() -> None:
+    recipe = parse_recipe("method: {name: lasermix}", ["method.confidence=0.5", "method.num_areas=[2, 3]"])
+    assert recipe.method.confidence == 0.5
+    assert recipe.method.num_areas == (2, 3)
+    with pytest.raises(RecipeError, match=r"did you mean 'method.confidence'"):
+        parse_recipe("", ["method.name=lasermix", "method.confidences=1"])
+    with pytest.raises(RecipeError, match="expected KEY.KEY=VALUE"):
+        parse_recipe("", ["method.confidence"])
+    with pytest.raises(RecipeError, match="is a value, not a section"):
+        parse_recipe("", ["seed=3", "seed.x=1"])
+
+
+def test_switching_a_variant_drops_the_fields_of_the_other_one() -> None:
+    recipe = override(Recipe(), {"model.name": "minkunet", "model.depth": 14})
+    assert recipe.model.name == "minkunet"
+    assert recipe.model.depth == 14
+
+
+def test_a_recipe_is_frozen_and_survives_its_own_yaml() -> None:
+    recipe = parse_recipe("name: x\nseed: 3")
+    assert parse_recipe(recipe.to_yaml()) == recipe
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.seed = 4
+
+
+def test_the_fingerprint_follows_results_and_not_logistics() -> None:
+    base = Recipe()
+    assert (
+        override(base, {"name": "other", "workers.num_workers": 4, "train.log_every": 1}).fingerprint
+        == base.fingerprint
+    )
+    assert override(base, {"method.confidence": 0.5}).fingerprint != base.fingerprint
+    assert override(base, {"seed": 9}).fingerprint != base.fingerprint
+
+
+@pytest.mark.parametrize("name", sorted(builtin_recipes()))
+def test_every_built_in_recipe_loads_and_uses_only_known_keys(name: str) -> None:
+    recipe = load_recipe(name)
+    assert yaml.safe_load(recipe.to_yaml())["method"]["name"] == recipe.method.name
+
+
+def test_a_missing_recipe_names_the_built_in_ones() -> None:
+    with pytest.raises(RecipeError, match="demo"):
+        load_recipe("nothing-like-this")

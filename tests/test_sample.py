@@ -1,0 +1,81 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from ray_lidarseg.sample import CameraImage, Keyframe, PointBatch
+from ray_lidarseg.types import IGNORE
+
+
+def _frame() -> Keyframe:
+    rng = np.random.default_rng(0)
+    camera = CameraImage("CAM_FRONT", "a.jpg", np.eye(3), np.arange(16.0).reshape(4, 4), 7, 96, 54, b"jpeg")
+    return Keyframe(
+        frame_id="f0",
+        dataset="nuscenes",
+        scene="s0",
+        split="train",
+        timestamp_us=5,
+        points_uri="a.bin",
+        labels_uri="a.label",
+        points=rng.normal(size=(6, 4)).astype(np.float32),
+        labels=np.array([0, 1, 2, IGNORE, 4, 5], np.uint8),
+        ring=np.arange(6, dtype=np.uint8),
+        cameras=(camera,),
+    )
+
+
+def test_a_keyframe_survives_arrow_and_back() -> None:
+    frame = _frame()
+    row = pa.Table.from_pylist([frame.to_row()]).to_pylist()[0]
+    back = Keyframe.from_row(row)
+    assert (back.frame_id, back.scene, back.split, back.timestamp_us) == ("f0", "s0", "train", 5)
+    np.testing.assert_array_equal(back.points, frame.points)
+    np.testing.assert_array_equal(back.labels, frame.labels)
+    np.testing.assert_array_equal(back.ring, frame.ring)
+    np.testing.assert_array_equal(back.cameras[0].cam_SE3_lidar, frame.cameras[0].cam_SE3_lidar)
+    assert back.cameras[0].image == b"jpeg"
+    assert (back.cameras[0].width_px, back.cameras[0].height_px) == (96, 54)
+
+
+def test_rows_hold_no_null_and_no_python_object() -> None:
+    table = pa.Table.from_pylist([_frame().to_row(), Keyframe("f1", "nuscenes", "s", "val", 0, "b.bin").to_row()])
+    assert all(not pa.types.is_null(column.type) for column in table.select(table.column_names[:12]).columns)
+    assert table.column("points").null_count == 0
+
+
+def _batch(*sizes: int) -> PointBatch:
+    scans = []
+    for size in sizes:
+        points = torch.arange(4.0 * size).reshape(size, 4)
+        scans.append(PointBatch.of_scan(points, torch.arange(size), {"feature": points[:, :2] * 2}))
+    return PointBatch.pack(scans)
+
+
+def test_packing_and_unpacking_are_inverse_also_with_an_empty_scan() -> None:
+    batch = _batch(3, 0, 2)
+    assert batch.num_scans == 3
+    assert batch.scan_idx.tolist() == [0, 0, 0, 2, 2]
+    scans = batch.scans()
+    assert [len(scan) for scan in scans] == [3, 0, 2]
+    again = PointBatch.pack(scans)
+    assert torch.equal(again.points, batch.points)
+    assert torch.equal(again.extras["feature"], batch.extras["feature"])
+
+
+def test_extras_and_labels_follow_a_selection() -> None:
+    batch = _batch(4)
+    chosen = batch.select(torch.tensor([True, False, False, True]))
+    assert chosen.labels.tolist() == [0, 3]
+    assert torch.equal(chosen.extras["feature"], batch.points[[0, 3], :2] * 2)
+
+
+def test_unlabelled_hides_every_label() -> None:
+    assert (_batch(4).unlabelled().labels == IGNORE).all()
+
+
+def test_pack_refuses_what_does_not_fit_together() -> None:
+    with pytest.raises(ValueError, match="extras differ"):
+        PointBatch.pack([_batch(2), PointBatch.of_scan(torch.zeros(2, 4))])
+    with pytest.raises(ValueError, match="at least one"):
+        PointBatch.pack([])
