@@ -36,7 +36,7 @@ def test_overrides_are_yaml_values_through_the_same_door() -> None:
     assert recipe.method.num_areas == (2, 3)
     with pytest.raises(RecipeError, match=r"did you mean 'method.confidence'"):
         parse_recipe("", ["method.name=lasermix", "method.confidences=1"])
-    with pytest.raises(RecipeError, match="expected KEY.KEY=VALUE"):
+    with pytest.raises(RecipeError, match=r"expected KEY\.KEY=VALUE"):
         parse_recipe("", ["method.confidence"])
     with pytest.raises(RecipeError, match="is a value, not a section"):
         parse_recipe("", ["seed=3", "seed.x=1"])
