@@ -1,0 +1,43 @@
+"""From the points of a file to what a model sees: usable returns only."""
+
+import numpy as np
+import torch
+
+from ray_lidarseg.sample import Keyframe, PointBatch, SensorSpec
+from ray_lidarseg.types import IGNORE
+
+
+def usable(points: np.ndarray, sensor: SensorSpec) -> np.ndarray:
+    """Which points [P, 4] are real returns: finite, and not nearer than the sensor's minimum range.
+
+    Returns:
+        bool [P].
+    """
+    with np.errstate(invalid="ignore", over="ignore"):
+        xyz = points[:, :3]
+        far_enough = np.einsum("pc,pc->p", xyz, xyz) >= sensor.min_range_m**2
+    return far_enough & np.isfinite(points).all(axis=1)
+
+
+def num_nonfinite(points: np.ndarray) -> int:
+    """How many points [P, 4] hold a NaN or an infinity."""
+    return int((~np.isfinite(points).all(axis=1)).sum())
+
+
+def to_batch(frame: Keyframe, sensor: SensorSpec, use_intensity: bool = True) -> tuple[PointBatch, np.ndarray]:
+    """The usable points of a decoded key-frame as a batch of one scan.
+
+    Args:
+        frame: A decoded key-frame; without labels every point is IGNORE.
+        sensor: Its LiDAR.
+        use_intensity: False zeroes the intensity column.
+
+    Returns:
+        The batch, and the bool [P] mask of the file's points that are in it, in file order.
+    """
+    is_usable = usable(frame.points, sensor)
+    points = torch.from_numpy(frame.points[is_usable])
+    if not use_intensity:
+        points[:, 3] = 0.0
+    labels = frame.labels[is_usable] if len(frame.labels) else np.full(len(points), IGNORE, np.uint8)
+    return PointBatch.of_scan(points, torch.from_numpy(labels.astype(np.int64))), is_usable

@@ -1,0 +1,111 @@
+"""The training stream: step k as augmented micro-batches of this worker, a pure function of (recipe, split, k)."""
+
+import numpy as np
+import torch
+
+from ray_lidarseg.datasets.augment import augment
+from ray_lidarseg.datasets.points import to_batch
+from ray_lidarseg.datasets.sampler import LABELLED, UNLABELLED, StepSampler
+from ray_lidarseg.datasets.shards import PreparedFrames
+from ray_lidarseg.datasets.splits import LabelSplit
+from ray_lidarseg.errors import DataError
+from ray_lidarseg.recipe import Recipe
+from ray_lidarseg.sample import PointBatch, SensorSpec
+
+MicroBatch = tuple[PointBatch, PointBatch]
+_NO_SCANS = PointBatch(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), 0)
+
+
+class TrainSteps(torch.utils.data.Dataset[list[MicroBatch]]):
+    """Map-style: ``steps[k]`` is the list of this worker's (labelled, unlabelled) micro-batches of step k.
+
+    Worker r of W takes slots r, r + W, … of the global batch, so the i-th labelled and the i-th unlabelled scan stay a
+    pair. A scan's augmentation is seeded by (seed, step, stream, slot), so it is the same on whichever worker it lands.
+    Unlabelled scans come without labels. A stream that is not read is an empty batch.
+
+    Args:
+        frames: Prepared frames; must hold all frames of the split.
+        split: Labelled and unlabelled frame ids.
+        recipe: Seed, batch, augmentation and length.
+        sensor: The LiDAR.
+        rank: This worker.
+        world_size: Number of workers.
+        with_unlabelled: False leaves the unlabelled stream unread, for methods that use none.
+    """
+
+    def __init__(
+        self,
+        frames: PreparedFrames,
+        split: LabelSplit,
+        recipe: Recipe,
+        sensor: SensorSpec,
+        rank: int = 0,
+        world_size: int = 1,
+        with_unlabelled: bool = True,
+    ):
+        _same_dataset(frames, recipe)
+        position = {frame_id: index for index, frame_id in enumerate(frames.catalog.frame_id)}
+        self.frames, self.recipe, self.sensor = frames, recipe, sensor
+        self.rank, self.world_size = rank, world_size
+        self.rows = tuple(
+            np.array([position[frame_id] for frame_id in frame_ids], np.int64)
+            for frame_ids in (split.labelled, split.unlabelled)
+        )
+        unlabelled_per_step = recipe.train.unlabelled_per_step if with_unlabelled else 0
+        self.sampler = StepSampler(
+            recipe.seed,
+            len(split.labelled),
+            len(split.unlabelled),
+            recipe.train.labelled_per_step,
+            unlabelled_per_step,
+        )
+
+    def __len__(self) -> int:
+        """Number of optimiser steps."""
+        return self.recipe.train.steps
+
+    def __getitem__(self, step: int) -> list[MicroBatch]:
+        """The micro-batches of one step.
+
+        Raises:
+            IndexError: The step is beyond the recipe's length.
+            DataError: A frame cannot be read; it is named.
+        """
+        if not 0 <= step < len(self):
+            raise IndexError(step)
+        labelled, unlabelled = self.sampler.step(step)
+        streams = [self._scans(LABELLED, step, labelled), self._scans(UNLABELLED, step, unlabelled)]
+        streams[UNLABELLED] = [scan.unlabelled() for scan in streams[UNLABELLED]]
+        parts = _num_parts(max(len(scans) for scans in streams), self.recipe.train.micro_batch)
+        return [
+            (_packed(streams[LABELLED], part, parts), _packed(streams[UNLABELLED], part, parts))
+            for part in range(parts)
+        ]
+
+    def _scans(self, stream: int, step: int, chosen: list[int]) -> list[PointBatch]:
+        slots = range(self.rank, len(chosen), self.world_size)
+        return [self._scan(stream, step, slot, chosen[slot]) for slot in slots]
+
+    def _scan(self, stream: int, step: int, slot: int, index: int) -> PointBatch:
+        frame = self.frames[int(self.rows[stream][index])]
+        scan, _ = to_batch(frame, self.sensor, self.recipe.data.use_intensity)
+        seeds = np.random.SeedSequence([self.recipe.seed, step, stream, slot]).generate_state(1, np.uint64)
+        return augment(scan, self.recipe.augment, torch.Generator().manual_seed(int(seeds[0] >> np.uint64(1))))
+
+
+def _same_dataset(frames: PreparedFrames, recipe: Recipe) -> None:
+    found = sorted(set(frames.catalog.dataset))
+    if found != [recipe.data.dataset]:
+        raise DataError(
+            f"data.dataset={recipe.data.dataset}, but {frames.folder} holds {', '.join(found) or 'no'} frames: "
+            "set data.dataset or data.prepared"
+        )
+
+
+def _num_parts(num_scans: int, micro_batch: int) -> int:
+    return max(1, -(-num_scans // micro_batch)) if micro_batch else 1
+
+
+def _packed(scans: list[PointBatch], part: int, parts: int) -> PointBatch:
+    chosen = scans[part * len(scans) // parts : (part + 1) * len(scans) // parts]
+    return PointBatch.pack(chosen) if chosen else _NO_SCANS
