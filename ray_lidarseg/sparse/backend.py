@@ -1,0 +1,53 @@
+"""What every sparse-convolution backend offers, and how one is chosen by name."""
+
+from typing import Literal, Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ray_lidarseg.errors import ResourceError
+from ray_lidarseg.sparse.geometry import VoxelGeometry
+from ray_lidarseg.sparse.kernel_map import Kernel
+
+Kind = Literal["submanifold", "down", "up"]
+"""Same level; to the next coarser level; from the next coarser level back, the adjoint of down."""
+
+
+@runtime_checkable
+class SparseBackend(Protocol):
+    """Convolves features on a ``VoxelGeometry`` with weights in the canonical layout ``[K, C_in, C_out]``.
+
+    Attributes:
+        name: What recipes call it.
+    """
+
+    name: str
+
+    def conv(
+        self,
+        x: Float[Tensor, "V_in C_in"],
+        weight: Float[Tensor, "K C_in C_out"],
+        geometry: VoxelGeometry,
+        kind: Kind,
+        kernel: Kernel,
+        level: int,
+    ) -> Float[Tensor, "V_out C_out"]:
+        """The convolution, differentiable in ``x`` and ``weight``; ``level`` is the finer one for down and up."""
+        ...
+
+
+def load_backend(name: str) -> SparseBackend:
+    """The backend of that name.
+
+    Raises:
+        ResourceError: There is none of that name, or it cannot run here.
+    """
+    if name == "torch":
+        from ray_lidarseg.sparse.torch_backend import TorchBackend
+
+        return TorchBackend()
+    if name == "torchsparse":
+        from ray_lidarseg.sparse.torchsparse_backend import TorchsparseBackend
+
+        return TorchsparseBackend()
+    raise ResourceError(f"no sparse backend {name!r}: sparse.backend is 'torch' or 'torchsparse'")

@@ -1,0 +1,184 @@
+"""Which input row meets which output row under which kernel offset: the pair lists of a sparse convolution.
+
+Offsets of a kernel of size (kx, ky, kz) are numbered x-major, z fastest; an odd size reaches from -(k - 1)/2 to
+(k - 1)/2, an even size from 0 to k - 1, as ``torch.conv3d`` with the usual padding does (cross-correlation).
+
+Addresses are ascending int64 (``geometry.voxelize``), so an offset is one integer added to an address, and the voxels
+at z - 1, z, z + 1 of a column are neighbours in the list: a 3 x 3 x 3 submanifold map needs four binary searches, the
+rest is a walk and point symmetry.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, product
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ray_lidarseg.geometry.voxelize import FIELD_BITS
+
+Kernel = tuple[int, int, int]
+
+_SPATIAL_BITS = 3 * FIELD_BITS
+_SPATIAL_MASK = (1 << _SPATIAL_BITS) - 1
+_HALVED_MASK = sum(((1 << FIELD_BITS - 1) - 1) << shift for shift in (0, FIELD_BITS, 2 * FIELD_BITS))
+
+
+@dataclass(frozen=True)
+class KernelMap:
+    """The pairs of one convolution, sorted by (offset, output row); within an offset every row occurs at most once.
+
+    Attributes:
+        num_in: Rows of the input.
+        num_out: Rows of the output.
+        src: [N] input row of each pair.
+        dst: [N] output row of each pair.
+        bounds: K + 1 places where each offset's pairs begin, on the host.
+        center: Offset under which row i meets row i for every i; it has no pairs. None where there is none.
+    """
+
+    num_in: int
+    num_out: int
+    src: Int[Tensor, "N"]
+    dst: Int[Tensor, "N"]
+    bounds: tuple[int, ...]
+    center: int | None
+
+    @property
+    def num_offsets(self) -> int:
+        """K, the kernel's volume."""
+        return len(self.bounds) - 1
+
+    @property
+    def num_products(self) -> int:
+        """Rows multiplied by a weight matrix, the centre's included."""
+        return len(self.src) + (self.num_out if self.center is not None else 0)
+
+    def spans(self) -> list[tuple[int, int, int]]:
+        """(offset, first pair, end) of every offset that has pairs."""
+        spans = enumerate(zip(self.bounds[:-1], self.bounds[1:], strict=True))
+        return [(offset, start, end) for offset, (start, end) in spans if end > start]
+
+    @cached_property
+    def ends(self) -> Int[Tensor, "K"]:
+        """int32 end of each offset's pairs, on the device: what ``grouped_mm`` takes."""
+        return torch.tensor(self.bounds[1:], dtype=torch.int32, device=self.src.device)
+
+    @cached_property
+    def by_output(self) -> tuple[Int[Tensor, "N"], Int[Tensor, "E"]]:
+        """Pairs ordered by output row, and where each row's pairs begin."""
+        counts = torch.bincount(self.dst, minlength=self.num_out)
+        return self.dst.argsort(stable=True), torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+
+    @cached_property
+    def transposed(self) -> "KernelMap":
+        """The adjoint map: outputs become inputs, offsets keep their numbers."""
+        mirrored = KernelMap(self.num_out, self.num_in, self.dst, self.src, self.bounds, self.center)
+        mirrored.__dict__["transposed"] = self
+        return mirrored
+
+
+def parent_keys(keys: Int[Tensor, "V"]) -> Int[Tensor, "V"]:
+    """Addresses of the cells twice as large, one per fine voxel, repeats included."""
+    return (keys & ~_SPATIAL_MASK) | ((keys & _SPATIAL_MASK) >> 1 & _HALVED_MASK)
+
+
+def submanifold_map(keys: Int[Tensor, "V"], kernel: Kernel) -> KernelMap:
+    """The map whose outputs are its inputs.
+
+    Args:
+        keys: Ascending unique addresses.
+        kernel: Odd sizes.
+
+    Raises:
+        ValueError: A size is even.
+    """
+    if any(size % 2 == 0 for size in kernel):
+        raise ValueError(f"a submanifold convolution needs odd kernel sizes, got {kernel}")
+    half = math.prod(kernel) // 2
+    own_column = half - kernel[2] // 2
+    found = _find(keys, keys, kernel, own_column) + _below(keys, kernel[2] // 2)
+    rows, near = _pairs(found)
+    return _assemble(keys, near + rows[::-1], rows + near[::-1], half, len(keys))
+
+
+def _below(keys: Tensor, count: int) -> list[tuple[Tensor, Tensor]]:
+    """The neighbours at z - count … z - 1: no search, they are the rows just before."""
+    found: list[tuple[Tensor, Tensor]] = []
+    place = torch.arange(len(keys), device=keys.device)
+    for distance in range(1, count + 1):
+        below = (place - 1).clamp_min(0)
+        hit = keys[below] == keys - distance
+        found.insert(0, (hit, below))
+        place = place - hit.to(place.dtype)
+    return found
+
+
+def _pairs(found: list[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
+    """Rows of the centres that have the neighbour, and the neighbours' rows, by offset."""
+    rows = [hit.nonzero().flatten() for hit, _ in found]
+    return rows, [place[chosen] for chosen, (_, place) in zip(rows, found, strict=True)]
+
+
+def _assemble(keys: Tensor, src: list[Tensor], dst: list[Tensor], center: int | None, num_out: int) -> KernelMap:
+    counts = [len(rows) for rows in src]
+    if center is not None:
+        counts.insert(center, 0)
+    bounds = [0, *accumulate(counts)]
+    none = torch.zeros(0, dtype=torch.int64, device=keys.device)
+    return KernelMap(len(keys), num_out, torch.cat([none, *src]), torch.cat([none, *dst]), tuple(bounds), center)
+
+
+def halving_map(keys: Int[Tensor, "V"], coarse: Int[Tensor, "U"], parent: Int[Tensor, "V"]) -> KernelMap:
+    """Kernel 2, stride 2: every fine voxel meets its parent, under the offset that its lowest bits spell.
+
+    Args:
+        keys: Ascending unique addresses of the fine voxels.
+        coarse: Ascending unique addresses of their parents.
+        parent: Row in ``coarse`` of each fine voxel.
+    """
+    x, y, z = (keys >> shift & 1 for shift in (2 * FIELD_BITS, FIELD_BITS, 0))
+    offset = 4 * x + 2 * y + z
+    order = (offset * len(keys) + torch.arange(len(keys), device=keys.device)).argsort()
+    bounds = [0, *torch.bincount(offset, minlength=8).cumsum(0).tolist()]
+    return KernelMap(len(keys), len(coarse), order, parent[order], tuple(bounds), None)
+
+
+def strided_map(keys: Int[Tensor, "V"], coarse: Int[Tensor, "U"], kernel: Kernel) -> KernelMap:
+    """Stride 2 with any kernel: output o gathers the inputs at 2 o + offset; outputs are the given coarse voxels."""
+    doubled = (coarse & ~_SPATIAL_MASK) | ((coarse & _SPATIAL_MASK) << 1)
+    dst, src = _pairs(_find(keys, doubled, kernel, math.prod(kernel)))
+    return _assemble(keys, src, dst, None, len(coarse))
+
+
+def reach(kernel: Kernel) -> int:
+    """How far the kernel looks from a voxel, in cells."""
+    return max(size // 2 if size % 2 else size - 1 for size in kernel)
+
+
+def offsets_of(kernel: Kernel) -> list[tuple[int, int, int]]:
+    """The offsets in canonical order."""
+    starts = [-(size // 2) if size % 2 else 0 for size in kernel]
+    x, y, z = (range(start, start + size) for start, size in zip(starts, kernel, strict=True))
+    return list(product(x, y, z))
+
+
+def _find(keys: Tensor, centers: Tensor, kernel: Kernel, num_offsets: int) -> list[tuple[Tensor, Tensor]]:
+    """For the first offsets, whole columns: whether each centre's neighbour exists, and its row in ``keys``."""
+    if not len(keys):
+        nothing = torch.zeros(len(centers), dtype=torch.int64, device=keys.device)
+        return [(nothing.bool(), nothing)] * num_offsets
+    found: list[tuple[Tensor, Tensor]] = []
+    for start in range(0, num_offsets, kernel[2]):
+        column = [
+            (dx << 2 * FIELD_BITS) + (dy << FIELD_BITS) + dz for dx, dy, dz in offsets_of(kernel)[start:][: kernel[2]]
+        ]
+        place = torch.searchsorted(keys, centers + column[0])
+        for step in column:
+            place = place.clamp_max(len(keys) - 1)
+            hit = keys[place] == centers + step
+            found.append((hit, place))
+            place = place + hit.to(place.dtype)
+    return found

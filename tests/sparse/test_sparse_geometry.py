@@ -1,0 +1,40 @@
+import pytest
+import torch
+
+from ray_lidarseg.sparse.geometry import VoxelGeometry
+
+
+def test_levels_are_parents_and_stay_inside_their_scan():
+    geometry = VoxelGeometry.of_coords(torch.tensor([[0, 0, 0, 7], [0, 1, 1, 6], [0, 4, 5, 6], [1, 0, 0, 7]]))
+    assert geometry.shape == (5, 6, 8)
+    assert geometry.coords(1).tolist() == [[0, 0, 0, 3], [0, 2, 2, 3], [1, 0, 0, 3]]
+    assert geometry.coords(3).tolist() == [[0, 0, 0, 0], [1, 0, 0, 0]]
+    assert [geometry.num_voxels(level) for level in range(4)] == [4, 3, 3, 2]
+
+
+def test_maps_are_built_once_and_up_reuses_down():
+    geometry = VoxelGeometry.of_coords(torch.tensor([[0, 0, 0, 0], [0, 0, 1, 1]]))
+    assert geometry.submanifold(1) is geometry.submanifold(1)
+    assert geometry.submanifold(0) is not geometry.submanifold(0, (3, 1, 3))
+    assert geometry.up(0).transposed is geometry.down(0)
+
+
+@pytest.mark.parametrize("rows", [[[0, 1, 0, 0], [0, 0, 9, 9]], [[0, 1, 0, 0], [0, 1, 0, 0]]])
+def test_unordered_or_repeated_voxels_are_refused(rows):
+    with pytest.raises(ValueError, match="unique and ascending"):
+        VoxelGeometry.of_coords(torch.tensor(rows))
+
+
+def test_a_grid_that_would_wrap_around_is_refused():
+    full = VoxelGeometry.of_coords(torch.tensor([[0, 0, 0, 0], [0, 0, 0, 65535]]))
+    with pytest.raises(ValueError, match="larger voxels or a shorter range"):
+        full.submanifold(0)
+    assert full.submanifold(0, (1, 1, 1)).num_products == 2
+    assert full.submanifold(1).num_products == 2  # coarser levels have room again
+
+
+def test_no_voxels_at_any_level():
+    geometry = VoxelGeometry.of_coords(torch.zeros(0, 4, dtype=torch.int32))
+    assert geometry.num_voxels(4) == 0
+    assert geometry.submanifold(2).num_products == 0
+    assert geometry.down(3, (3, 3, 3)).num_products == 0
