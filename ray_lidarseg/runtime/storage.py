@@ -79,7 +79,7 @@ def read_bytes(uri: str) -> bytes:
         StorageError: There is no such file, or it cannot be read.
     """
     filesystem, path = resolve(uri)
-    with _explained("read", uri), filesystem.open_input_stream(path, compression=None) as stream:
+    with explained("read", uri), filesystem.open_input_stream(path, compression=None) as stream:
         return stream.read()
 
 
@@ -90,7 +90,7 @@ def write_bytes(uri: str, data: bytes) -> None:
         StorageError: The folder is not writable, the disk is full, the bucket or the credentials are wrong.
     """
     filesystem, path = resolve(uri)
-    with _explained("write", uri):
+    with explained("write", uri):
         if isinstance(filesystem, fs.LocalFileSystem):
             _write_local(Path(path), data)
         else:
@@ -105,7 +105,7 @@ def exists(uri: str) -> bool:
         StorageError: The storage does not answer, or denies access.
     """
     filesystem, path = resolve(uri)
-    with _explained("look up", uri):
+    with explained("look up", uri):
         return filesystem.get_file_info(path).type != fs.FileType.NotFound
 
 
@@ -119,10 +119,17 @@ def list_folders(uri: str) -> list[str]:
     return [join(uri, info.base_name) for info in _entries(uri) if info.type == fs.FileType.Directory]
 
 
+def remove_file(uri: str) -> None:
+    """Deletes a file; one that does not exist is fine."""
+    filesystem, path = resolve(uri)
+    with explained("delete", uri), suppress(FileNotFoundError):
+        filesystem.delete_file(path)
+
+
 def remove_folder(uri: str) -> None:
     """Deletes a folder with everything below it; one that does not exist is fine."""
     filesystem, path = resolve(uri)
-    with _explained("delete", uri), suppress(FileNotFoundError):
+    with explained("delete", uri), suppress(FileNotFoundError):
         filesystem.delete_dir(path)
 
 
@@ -135,13 +142,13 @@ def check_writable(uri: str) -> None:
     probe = join(uri, f".writable-{uuid.uuid4().hex[:8]}")
     write_bytes(probe, b"ok")
     filesystem, path = resolve(probe)
-    with _explained("delete", probe):
+    with explained("delete", probe):
         filesystem.delete_file(path)
 
 
 def _entries(uri: str) -> list[fs.FileInfo]:
     filesystem, path = resolve(uri)
-    with _explained("list", uri):
+    with explained("list", uri):
         found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
     return sorted(found, key=lambda info: info.base_name)
 
@@ -161,7 +168,8 @@ def _write_local(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def _explained(action: str, uri: str) -> Iterator[None]:
+def explained(action: str, uri: str) -> Iterator[None]:
+    """Turns an ``OSError`` of the block into a ``StorageError`` that says what failed, why, and what to do."""
     try:
         yield
     except OSError as error:

@@ -1,0 +1,148 @@
+"""What this machine and cluster can do, and what is wrong with it."""
+
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ray_lidarseg import __version__
+from ray_lidarseg.errors import LidarSegError, ResourceError
+from ray_lidarseg.runtime import cluster, storage
+from ray_lidarseg.sparse.backend import load_backend
+
+_PACKAGES = ("torch", "ray", "numpy", "pyarrow", "pydantic", "nuscenes-devkit")
+_LEAST_FREE_GIB = 2.0  # a demo run with its data, rounded up
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at.
+
+    Attributes:
+        name: What.
+        is_ok: Whether the package works with it.
+        detail: What was found, or what to do.
+    """
+
+    name: str
+    is_ok: bool
+    detail: str
+
+
+def doctor() -> list[Check]:
+    """Looks at versions, devices, memory, temporary disk, storage, Ray and sparse backends."""
+    looks: dict[str, Callable[[], str]] = {
+        "versions": lambda: ", ".join(f"{name} {version}" for name, version in versions().items()),
+        "machine": _machine,
+        "GPU": _gpus,
+        "temporary disk": _temporary_disk,
+        "storage": _storage,
+        "sparse backends": _sparse_backends,
+        "Ray": _ray,
+    }
+    return [_looked(name, look) for name, look in looks.items()]
+
+
+def main() -> int:
+    """Prints all checks; the exit status is 1 if one failed."""
+    checks = doctor()
+    width = max(len(check.name) for check in checks)
+    for check in checks:
+        print(f"{'ok  ' if check.is_ok else 'FAIL'} {check.name:{width}}  {check.detail}")
+    return int(not all(check.is_ok for check in checks))
+
+
+def versions() -> dict[str, str]:
+    """Versions that decide what a run computes, and the commit where the package lies in a git checkout."""
+    found = {"ray-lidarseg": __version__, "python": platform.python_version()}
+    found |= {name: metadata.version(name) for name in _PACKAGES}
+    commit = _git_commit()
+    return {**found, "git_commit": commit} if commit else found
+
+
+def hardware() -> dict[str, Any]:
+    """The machine this runs on."""
+    return {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+    }
+
+
+def _looked(name: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(name, True, look())
+    except (LidarSegError, OSError, RuntimeError, ImportError) as error:
+        return Check(name, False, str(error))
+
+
+def _machine() -> str:
+    found = hardware()
+    return f"{found['cpu']}, {found['cores']} cores, {found['memory_gib']} GiB memory"
+
+
+def _gpus() -> str:
+    names = hardware()["gpus"]
+    return f"{', '.join(names)} (CUDA {torch.version.cuda})" if names else "none: training runs on CPUs"
+
+
+def _temporary_disk() -> str:
+    folder = tempfile.gettempdir()
+    free_gib = shutil.disk_usage(folder).free / 2**30
+    if free_gib < _LEAST_FREE_GIB:
+        raise OSError(f"{free_gib:.1f} GiB free in {folder}: free some, or set TMPDIR to another folder")
+    return f"{free_gib:.0f} GiB free in {folder}"
+
+
+def _storage() -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        storage.check_writable(folder)
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
+    has_keys = bool(os.environ.get("AWS_ACCESS_KEY_ID"))
+    return f"local files work; s3:// goes to {endpoint} {'with' if has_keys else 'without'} AWS_ACCESS_KEY_ID"
+
+
+def _sparse_backends() -> str:
+    load_backend("torch")
+    try:
+        load_backend("torchsparse")
+    except ResourceError as error:
+        return f"torch ({error})"
+    return "torch, torchsparse"
+
+
+def _ray() -> str:
+    with cluster.connect():
+        import ray
+
+        found = ray.cluster_resources()
+        answer = ray.get(ray.remote(platform.python_version).remote(), timeout=60)
+    where = os.environ.get("RAY_ADDRESS", "this machine")
+    return f"{found.get('CPU', 0):g} CPU, {found.get('GPU', 0):g} GPU on {where}; a task ran on Python {answer}"
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor() or platform.machine())
+
+
+def _git_commit() -> str:
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / ".git").exists():
+        return ""
+    command = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
