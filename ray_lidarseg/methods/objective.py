@@ -1,0 +1,41 @@
+"""Pieces of the objective that several methods share; no method itself."""
+
+import math
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ray_lidarseg import recipe as schema
+from ray_lidarseg.losses.cross_entropy import cross_entropy
+from ray_lidarseg.losses.lovasz import lovasz_softmax
+from ray_lidarseg.models.segmentor import Output
+
+
+def segmentation_terms(
+    output: Output, recipe: schema.Supervised, prefix: str = "", weight: float = 1.0
+) -> dict[str, Float[Tensor, ""]]:
+    """Cross entropy and Lovász-softmax of the cells against their targets, weighted by the recipe and ``weight``.
+
+    The cross entropy is always there, so every parameter takes part; a Lovász weight of 0 leaves that term out.
+
+    Source: LaserMix authors' code, which computes both on cells, not on points.
+    """
+    logits, targets = output.cell_logits, output.cells.targets
+    terms = {f"{prefix}cross_entropy": weight * recipe.cross_entropy_weight * cross_entropy(logits, targets)}
+    if recipe.lovasz_weight:
+        terms[f"{prefix}lovasz"] = weight * recipe.lovasz_weight * lovasz_softmax(logits, targets)
+    return terms
+
+
+def ramp_up(progress: float, ramp_up_ratio: float) -> float:
+    """Weight of the unlabelled terms: ``exp(-5 (1 - progress / ramp_up_ratio)²)`` until ``ramp_up_ratio``, then 1.
+
+    Args:
+        progress: Share of the schedule done, in [0, 1).
+        ramp_up_ratio: Share of the schedule over which the weight grows; 0 is no ramp, as in LaserMix.
+
+    Source: Mean Teacher (Tarvainen & Valpola, NeurIPS 2017), appendix B.
+    """
+    if progress >= ramp_up_ratio:
+        return 1.0
+    return math.exp(-5 * (1 - progress / ramp_up_ratio) ** 2)
