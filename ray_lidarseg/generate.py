@@ -1,0 +1,105 @@
+"""``ray-lidarseg world``: a synthetic driving log in nuScenes format, one Ray task a scene, resumable by file."""
+
+import json
+import sys
+from pathlib import Path
+
+import ray
+from tqdm import tqdm
+
+from ray_lidarseg.errors import StorageError
+from ray_lidarseg.runtime.cluster import connect, worker_environment
+from ray_lidarseg.world.nuscenes_writer import (
+    Rows,
+    dataset_id,
+    frame_files,
+    write_atomically,
+    write_scene,
+    write_tables,
+)
+from ray_lidarseg.world.presets import Preset, preset_named
+from ray_lidarseg.world.scene import Scene
+
+_MARKER = "world.json"
+
+
+def generate(preset: str, out: str, seed: int = 0) -> None:
+    """Generates a world, or what is missing of it: files that are there are not made again.
+
+    Args:
+        preset: Name of a size in ``world.presets.PRESETS``.
+        out: Root folder of the data set; all workers must see it.
+        seed: Other seeds are other towns.
+
+    Raises:
+        DataError: There is no such preset.
+        StorageError: The folder cannot be written, or holds another world.
+    """
+    size, root = preset_named(preset), Path(out).resolve()
+    _claim(root, size, seed)
+    if _is_complete(root, size, seed):
+        print(f"world: {root} is complete")
+        return
+    with connect():
+        rows = _run_tasks(root, size, seed)
+    write_tables(root, size, seed, rows)
+
+
+def _claim(root: Path, preset: Preset, seed: int) -> None:
+    """Checks that the folder can be written and belongs to this world; a new one is marked."""
+    mine = {"id": dataset_id(preset, seed), "preset": preset.name, "seed": seed}
+    marker = root / _MARKER
+    try:
+        if marker.exists():
+            found = json.loads(marker.read_text())
+            if found.get("id") != mine["id"]:
+                raise StorageError(
+                    f"{root} holds the world {found.get('id')!r}, not {mine['id']!r}: "
+                    "choose another --out folder, or the --preset and --seed it was made with"
+                )
+            return
+        if (root / preset.version).exists():
+            raise StorageError(f"{root} holds a data set that this command did not make: choose another --out folder")
+        write_atomically(marker, json.dumps(mine, indent=1).encode())
+    except (OSError, json.JSONDecodeError) as error:
+        raise StorageError(f"cannot write a world to {root}: choose a folder that can be written ({error})") from error
+
+
+def _is_complete(root: Path, preset: Preset, seed: int) -> bool:
+    if not (root / preset.version / "scene.json").exists():
+        return False
+    frames = ((index, frame) for index in range(len(preset.scenes)) for frame in range(preset.num_frames))
+    return all(file.exists() for frame in frames for file in frame_files(root, preset, seed, *frame))
+
+
+def _run_tasks(root: Path, preset: Preset, seed: int) -> list[Rows]:
+    """One task a scene; results in the order of the scenes."""
+    task = ray.remote(num_cpus=1, runtime_env={"env_vars": {**worker_environment(), "OMP_NUM_THREADS": "1"}})(
+        _scene_task
+    )
+    pending = {task.remote(str(root), preset, seed, index): index for index in range(len(preset.scenes))}
+    done: dict[int, Rows] = {}
+    with tqdm(total=len(pending), desc="world", unit="scene", file=sys.stderr, disable=None) as progress:
+        while pending:
+            ready, _ = ray.wait(list(pending), num_returns=1)
+            for reference in ready:
+                index = pending.pop(reference)
+                try:
+                    done[index] = ray.get(reference)
+                except ray.exceptions.RayTaskError as error:
+                    raise _clear(error, root) from error
+                progress.update()
+    return [done[index] for index in range(len(preset.scenes))]
+
+
+def _scene_task(root: str, preset: Preset, seed: int, index: int) -> Rows:
+    import cv2
+
+    cv2.setNumThreads(1)
+    return write_scene(Path(root), Scene(preset, seed, index))
+
+
+def _clear(error: "ray.exceptions.RayTaskError", root: Path) -> Exception:
+    """A full or lost disk in a task reads like one, not like a traceback of Ray."""
+    cause = error.cause
+    return StorageError(f"cannot write a world to {root}: {cause}") if isinstance(cause, OSError) else error
