@@ -1,0 +1,35 @@
+import math
+
+import pytest
+import torch
+
+from ray_lidarseg import recipe as schema
+from ray_lidarseg.losses.cross_entropy import cross_entropy
+from ray_lidarseg.losses.lovasz import lovasz_softmax
+from ray_lidarseg.methods.objective import ramp_up, segmentation_terms
+from ray_lidarseg.models.segmentor import Cells, Output
+
+LOGITS = torch.tensor([[1.0, 0.0], [0.5, 2.0], [0.0, 0.0]])
+TARGETS = torch.tensor([0, 0, 255])
+
+
+def output() -> Output:
+    return Output(LOGITS, torch.zeros(3, 1), LOGITS, Cells(torch.arange(3), TARGETS, None))
+
+
+def test_terms_carry_the_weights_of_the_recipe_and_of_the_caller():
+    recipe = schema.Supervised(cross_entropy_weight=2.0, lovasz_weight=3.0)
+    terms = segmentation_terms(output(), recipe, "mix_", 0.5)
+    assert float(terms["mix_cross_entropy"]) == pytest.approx(1.0 * float(cross_entropy(LOGITS, TARGETS)))
+    assert float(terms["mix_lovasz"]) == pytest.approx(1.5 * float(lovasz_softmax(LOGITS, TARGETS)))
+
+
+def test_no_lovasz_at_weight_zero():
+    assert set(segmentation_terms(output(), schema.Supervised(lovasz_weight=0.0))) == {"cross_entropy"}
+
+
+def test_ramp_up():
+    assert ramp_up(0.0, 0.0) == 1.0
+    assert ramp_up(0.0, 0.5) == pytest.approx(math.exp(-5))
+    assert ramp_up(0.25, 0.5) == pytest.approx(math.exp(-1.25))
+    assert ramp_up(0.5, 0.5) == ramp_up(0.9, 0.5) == 1.0
