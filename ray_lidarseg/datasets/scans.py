@@ -1,0 +1,75 @@
+"""Scan files given one by one, without a data set around them: which layout they have, and what they are called."""
+
+from collections.abc import Callable
+from pathlib import PurePosixPath
+
+from ray_lidarseg.datasets.decode import decode
+from ray_lidarseg.errors import DataError
+from ray_lidarseg.sample import Keyframe
+
+_FORMAT_OF_COLUMNS = {4: "semantickitti", 5: "nuscenes"}
+_FLOAT_BYTES = 4
+_NUSCENES_SUFFIX = ".pcd.bin"
+
+
+def decode_scan(uri: str, read: Callable[[str], bytes], columns: int = 0) -> Keyframe:
+    """Reads a scan of 4 float32 columns (x, y, z, remission in [0, 1]) or 5 (x, y, z, intensity in [0, 255], ring).
+
+    Args:
+        uri: The file.
+        read: Bytes of a URI.
+        columns: 4 or 5; 0 takes 5 for ``*.pcd.bin``, else the one that the size and the values allow.
+
+    Returns:
+        A key-frame whose ``dataset`` is the format's, not the taxonomy of a model.
+
+    Raises:
+        DataError: The file is missing, empty or truncated, fits no layout, or fits both and ``columns`` is 0.
+    """
+    content = _content(uri, read)
+    if columns:
+        return _decode(uri, content, columns)
+    if uri.endswith(_NUSCENES_SUFFIX):
+        return _decode(uri, content, 5)
+    fitting = [count for count in _FORMAT_OF_COLUMNS if len(content) % (_FLOAT_BYTES * count) == 0]
+    if not content or not fitting:
+        raise DataError(
+            f"{uri} is empty or truncated: {len(content)} bytes are no whole number of points of 4 (16 bytes) or 5 "
+            "(20 bytes) float32 columns"
+        )
+    return _only_fit(uri, content, fitting)
+
+
+def scan_id(uri: str) -> str:
+    """``08/000123`` for ``…/08/velodyne/000123.bin``, else the file's name without its suffix."""
+    path = PurePosixPath(uri.partition("://")[2] or uri)
+    stem = path.name.removesuffix(_NUSCENES_SUFFIX).removesuffix(".bin")
+    return f"{path.parent.parent.name}/{stem}" if path.parent.name == "velodyne" else stem
+
+
+def _only_fit(uri: str, content: bytes, fitting: list[int]) -> Keyframe:
+    frames, reasons = [], []
+    for columns in fitting:
+        try:
+            frames.append(_decode(uri, content, columns))
+        except DataError as error:
+            reasons.append(str(error))
+    if len(frames) == 1:
+        return frames[0]
+    if frames:
+        raise DataError(f"{uri} can be read with 4 and with 5 columns: say which with --columns")
+    raise DataError(f"{uri} fits no layout; " + "; ".join(reasons))
+
+
+def _decode(uri: str, content: bytes, columns: int) -> Keyframe:
+    if columns not in _FORMAT_OF_COLUMNS:
+        raise DataError(f"--columns {columns}: expected 4 (x, y, z, remission) or 5 (x, y, z, intensity, ring)")
+    frame = Keyframe(scan_id(uri), _FORMAT_OF_COLUMNS[columns], "", "test", 0, uri)
+    return decode(frame, lambda _: content)
+
+
+def _content(uri: str, read: Callable[[str], bytes]) -> bytes:
+    try:
+        return read(uri)
+    except OSError as error:
+        raise DataError(f"{uri} cannot be read: {error}") from error

@@ -1,0 +1,76 @@
+"""Prediction files as the benchmarks read them.
+
+``label``: ``sequences/XX/predictions/NNNNNN.label``, uint32 raw ids through the inverse label map (SemanticKITTI).
+``lidarseg``: ``lidarseg/SPLIT/TOKEN_lidarseg.bin``, uint8 ids 1 … 16, never 0 (nuScenes-lidarseg).
+Beside each file lies ``….confidence.npy``, float16 [P].
+"""
+
+import io
+import json
+from typing import Literal, get_args
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from ray_lidarseg.datasets.taxonomy import Taxonomy
+from ray_lidarseg.errors import DataError
+
+FileFormat = Literal["label", "lidarseg"]
+NO_SEQUENCE = "00"
+"""Sequence folder of a scan whose id names none."""
+
+_TYPES = {"label": "<u4", "lidarseg": "u1"}
+
+
+def check_format(file_format: str, taxonomy: Taxonomy) -> None:
+    """Refuses a format that does not exist, or that cannot hold the classes of the taxonomy.
+
+    Raises:
+        DataError: See above.
+    """
+    if file_format not in get_args(FileFormat):
+        raise DataError(f"unknown format {file_format!r}: expected one of {', '.join(get_args(FileFormat))}")
+    if file_format == "lidarseg" and taxonomy.name != "nuscenes":
+        raise DataError(f"format lidarseg holds the classes of nuscenes, the run predicts those of {taxonomy.name}")
+
+
+def label_path(frame_id: str, file_format: FileFormat, split: str) -> str:
+    """Where the labels of a frame lie below the output folder."""
+    if file_format == "lidarseg":
+        return f"lidarseg/{split}/{frame_id.replace('/', '_')}_lidarseg.bin"
+    sequence, _, scan = frame_id.rpartition("/")
+    return f"sequences/{sequence or NO_SEQUENCE}/predictions/{scan}.label"
+
+
+def confidence_path(label_file: str) -> str:
+    """Where the confidence lies that belongs to a label file."""
+    return f"{label_file.rpartition('.')[0]}.confidence.npy"
+
+
+def label_bytes(labels: UInt8[np.ndarray, "P"], taxonomy: Taxonomy, file_format: FileFormat) -> bytes:
+    """The content of a label file from class ids."""
+    return taxonomy.to_raw(labels).astype(_TYPES[file_format]).tobytes()
+
+
+def read_labels(content: bytes, taxonomy: Taxonomy, file_format: FileFormat) -> UInt8[np.ndarray, "P"]:
+    """Class ids from the content of a label file that ``label_bytes`` made."""
+    raw = np.frombuffer(content, _TYPES[file_format]).astype(np.int64)
+    known = np.array(taxonomy.train_to_raw)
+    order = np.argsort(known)
+    found = order[np.searchsorted(known[order], raw).clip(max=len(known) - 1)]
+    if not np.array_equal(known[found], raw):
+        raise DataError(f"ids {np.setdiff1d(raw, known).tolist()[:5]} are no predictions of {taxonomy.name}")
+    return found.astype(np.uint8)
+
+
+def confidence_bytes(confidence: Float[np.ndarray, "P"]) -> bytes:
+    """The content of a confidence file."""
+    buffer = io.BytesIO()
+    np.save(buffer, confidence.astype(np.float16))
+    return buffer.getvalue()
+
+
+def submission_bytes() -> bytes:
+    """``submission.json`` of nuScenes-lidarseg for a LiDAR-only model."""
+    used = {"use_camera": False, "use_lidar": True, "use_radar": False, "use_map": False, "use_external": False}
+    return json.dumps({"meta": used}).encode()

@@ -1,0 +1,371 @@
+"""The verb `predict`: labels and confidence for any scans, as resumable Ray Data work.
+
+The scans of a prepared folder, of an index, or raw files → those without an output yet → a pool of actors, each with
+the model loaded once → one label file and one confidence file a scan. What is wrong with one scan is written down and
+costs that scan only.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from tqdm import tqdm
+
+from ray_lidarseg.datasets.decode import decode
+from ray_lidarseg.datasets.scans import decode_scan, scan_id
+from ray_lidarseg.datasets.sensor import resolve_sensor
+from ray_lidarseg.datasets.shards import PreparedFrames, open_parquet, read_catalog
+from ray_lidarseg.datasets.submission import (
+    FileFormat,
+    check_format,
+    confidence_bytes,
+    confidence_path,
+    label_bytes,
+    label_path,
+    submission_bytes,
+)
+from ray_lidarseg.datasets.taxonomy import taxonomy_of
+from ray_lidarseg.errors import DataError, LidarSegError, RunError
+from ray_lidarseg.models.inference import ScanLabels, label_frames
+from ray_lidarseg.runtime import doctor, pool, storage
+from ray_lidarseg.runtime.cluster import connect
+from ray_lidarseg.runtime.runs import RunFolder, load_method
+from ray_lidarseg.sample import Keyframe
+
+SUMMARY_NAME = "predictions.json"
+FAILURES_NAME = "failures.jsonl"
+
+_NUM_EXAMPLES = 4  # scans the summary names, for pictures
+_NAMED_FAILURES = 5
+_RESULT = pa.schema([("frame_id", pa.string()), ("error", pa.string()), ("histogram", pa.list_(pa.int64()))])
+
+
+@dataclass(frozen=True)
+class PredictReport:
+    """What one call did.
+
+    Attributes:
+        done: Scans labelled.
+        skipped: Scans whose output was there already.
+        failed: Scans with a reason in ``failures.jsonl``; the next call tries them again.
+        scans_per_s: Of this call, loading the model included.
+        num_points: Points of each class, by name, in the scans of this call.
+        reasons: Frame id to what was wrong.
+    """
+
+    done: int
+    skipped: int
+    failed: int
+    scans_per_s: float
+    num_points: dict[str, int]
+    reasons: dict[str, str]
+
+
+def predict(
+    run: str,
+    out: str,
+    prepared: str = "",
+    index: str = "",
+    scans: Sequence[str] = (),
+    columns: int = 0,
+    split: str = "test",
+    file_format: FileFormat = "label",
+    which: str | int = "latest",
+) -> PredictReport:
+    """Labels scans with the model a run would deploy (the teacher where there is one); the same call continues.
+
+    Exactly one of ``prepared``, ``index`` and ``scans`` says which. A point that no model may see takes the label of
+    its nearest neighbour with confidence 0, so every point of a file has a class.
+
+    Args:
+        run: Run folder.
+        out: Folder for the outputs (``datasets.submission`` says where in it), ``predictions.json`` and
+            ``failures.jsonl``; a path or a URI.
+        prepared: Folder that `prepare` wrote.
+        index: File that `index` wrote.
+        scans: float32 files, or folders of them.
+        columns: Columns of ``scans``, 4 or 5; 0: from name, size and values.
+        split: Which frames of ``prepared`` or ``index``; also the folder of format ``lidarseg``.
+        file_format: ``label`` (SemanticKITTI) or ``lidarseg`` (nuScenes).
+        which: Checkpoint: ``latest`` or a number of steps.
+
+    Raises:
+        RunError: There is no run or checkpoint, or ``out`` holds the predictions of another one.
+        DataError: No scans, two scans with one name, or a format that cannot hold the run's classes.
+        StorageError: ``out`` cannot be written.
+    """
+    began = time.monotonic()
+    out = storage.absolute(out)
+    job = _job(run, out, which, file_format, split)
+    rows = _rows(prepared, index, scans, columns, split)
+    _refuse_equal_names(rows, job)
+    storage.check_writable(out)
+    summary = _claim(job, rows, prepared)
+    waiting = _without_output(rows, job)
+    progress = _Progress({row["frame_id"] for row in waiting})
+    try:
+        _run(waiting, job, prepared, progress)
+    finally:
+        report = progress.report(job, len(rows) - len(waiting), time.monotonic() - began)
+        _write_failures(out, rows, progress)
+        _write_summary(out, _with_counts(summary, report))
+    print(_describe(report, out))
+    return report
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every actor is told."""
+
+    run: str
+    out: str
+    step: int
+    file_format: FileFormat
+    split: str
+    dataset: str
+    fingerprint: str
+    batch: int
+
+    def path(self, frame_id: str) -> str:
+        return label_path(frame_id, self.file_format, self.split)
+
+
+@dataclass
+class _Progress:
+    """Counts while the pool runs; ``waiting`` are the scans no result came for yet."""
+
+    waiting: set[str]
+    done: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
+    histogram: Counter[int] = field(default_factory=Counter)
+
+    def add(self, frame_id: str, error: str, histogram: Sequence[int]) -> None:
+        self.waiting.discard(frame_id)
+        if error:
+            self.failures[frame_id] = error
+            return
+        self.done += 1
+        self.histogram.update(dict(enumerate(histogram)))
+
+    def report(self, job: _Job, skipped: int, seconds: float) -> PredictReport:
+        names = taxonomy_of(job.dataset).class_names
+        num_points = {name: self.histogram[index] for index, name in enumerate(names)}
+        rate = self.done / max(seconds, 1e-9)
+        return PredictReport(self.done, skipped, len(self.failures), rate, num_points, self.failures)
+
+
+class _Labeller:
+    """One actor: reads, labels and writes its scans; never raises."""
+
+    def __init__(self, job: _Job, prepared: str):
+        self.job = job
+        self.device = pool.own_device()
+        method, recipe, _ = load_method(job.run, job.step, self.device)
+        self.segmentor = list(method.segmentors().values())[-1]
+        self.sensor, self.use_intensity = resolve_sensor(recipe.data), recipe.data.use_intensity
+        self.taxonomy = taxonomy_of(job.dataset)
+        self.frames = _prepared_frames(prepared) if prepared else None
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        frames: dict[str, Keyframe] = {}
+        results = {row["frame_id"]: {"error": "", "histogram": []} for row in rows.to_pylist()}
+        for row in rows.to_pylist():
+            try:
+                frames[row["frame_id"]] = self._read(row)
+            except Exception as error:  # whatever is wrong with one scan must not cost the others
+                results[row["frame_id"]]["error"] = _reason(error)
+        for frame_id, labelled in self._label(frames):
+            try:
+                if isinstance(labelled, Exception):
+                    raise labelled
+                results[frame_id]["histogram"] = self._write(frame_id, labelled)
+            except Exception as error:
+                results[frame_id]["error"] = _reason(error)
+        return pa.Table.from_pylist([{"frame_id": name, **result} for name, result in results.items()], _RESULT)
+
+    def _read(self, row: dict[str, Any]) -> Keyframe:
+        if self.frames is not None:
+            return self.frames[row["position"]]
+        if row["dataset"]:
+            frame = Keyframe(row["frame_id"], row["dataset"], "", "", 0, row["points_uri"])
+            return decode(frame, storage.read_bytes)
+        return decode_scan(row["points_uri"], storage.read_bytes, row["columns"])
+
+    def _label(self, frames: dict[str, Keyframe]) -> Iterator[tuple[str, ScanLabels | Exception]]:
+        try:
+            yield from zip(frames, self._forward(list(frames.values())), strict=True)
+            return
+        except Exception as error:
+            if len(frames) < 2:
+                yield from ((name, error) for name in frames)
+                return
+        for name, frame in frames.items():  # one scan spoilt the forward of all, or together they need too much memory
+            yield from self._label({name: frame})
+
+    def _forward(self, frames: list[Keyframe]) -> list[ScanLabels]:
+        return label_frames(self.segmentor, frames, self.sensor, self.use_intensity, self.device)
+
+    def _write(self, frame_id: str, scan: ScanLabels) -> list[int]:
+        path = self.job.path(frame_id)
+        confidence = confidence_bytes(scan.confidence)
+        storage.write_bytes(storage.join(self.job.out, confidence_path(path)), confidence)
+        labels = label_bytes(scan.labels, self.taxonomy, self.job.file_format)
+        storage.write_bytes(storage.join(self.job.out, path), labels)  # last: its presence means done
+        return np.bincount(scan.labels, minlength=self.taxonomy.num_classes).tolist()
+
+
+def _job(run: str, out: str, which: str | int, file_format: FileFormat, split: str) -> _Job:
+    folder = RunFolder(run)
+    _, recipe, step = load_method(folder.uri, which)
+    dataset = recipe.data.dataset
+    check_format(file_format, taxonomy_of(dataset))
+    batch = recipe.train.evaluate_batch
+    return _Job(folder.uri, out, step, file_format, split, dataset, recipe.fingerprint, batch)
+
+
+def _prepared_frames(prepared: str) -> PreparedFrames:
+    filesystem, path = storage.resolve(storage.absolute(prepared))
+    return PreparedFrames(filesystem, path, read_catalog(filesystem, path))
+
+
+def _rows(prepared: str, index: str, scans: Sequence[str], columns: int, split: str) -> list[dict[str, Any]]:
+    """One row a scan: ``frame_id``, ``points_uri``, ``dataset`` (empty for raw files), ``columns``, ``position``."""
+    if sum(map(bool, (prepared, index, scans))) != 1:
+        raise DataError("predict needs exactly one of --prepared, --index and --scans")
+    if scans:
+        return _scan_rows(scans, columns)
+    listed = _catalog_rows(prepared) if prepared else _index_rows(index)
+    rows = [row for row in listed if row.pop("split") == split]
+    if not rows:
+        raise DataError(f"{prepared or index} holds no frame of split {split!r}: give another --split")
+    return rows
+
+
+def _catalog_rows(prepared: str) -> list[dict[str, Any]]:
+    catalog = _prepared_frames(prepared).catalog
+    return [
+        {"frame_id": name, "points_uri": "", "dataset": dataset, "columns": 0, "position": position, "split": split}
+        for position, (name, dataset, split) in enumerate(
+            zip(catalog.frame_id, catalog.dataset, catalog.split, strict=True)
+        )
+    ]
+
+
+def _index_rows(index: str) -> list[dict[str, Any]]:
+    with open_parquet(*storage.resolve(storage.absolute(index)), writer="index") as file:
+        rows = file.read(columns=["frame_id", "points_uri", "dataset", "split"]).to_pylist()
+    return [{**row, "columns": 0, "position": -1} for row in rows]
+
+
+def _scan_rows(scans: Sequence[str], columns: int) -> list[dict[str, Any]]:
+    files = [file for scan in scans for file in _files(storage.absolute(scan))]
+    return [
+        {"frame_id": scan_id(file), "points_uri": file, "dataset": "", "columns": columns, "position": -1}
+        for file in files
+    ]
+
+
+def _files(uri: str) -> list[str]:
+    if uri.endswith(".bin"):
+        return [uri]
+    found = [file for file in storage.list_files(uri) if file.endswith(".bin")]
+    if not found:
+        raise DataError(f"{uri} is neither a .bin file nor a folder of them")
+    return found
+
+
+def _refuse_equal_names(rows: list[dict[str, Any]], job: _Job) -> None:
+    counts = Counter(job.path(row["frame_id"]) for row in rows)
+    repeated = [path for path, count in counts.items() if count > 1]
+    if repeated:
+        raise DataError(f"several scans would write {repeated[0]}: predict them into different folders")
+
+
+def _claim(job: _Job, rows: list[dict[str, Any]], prepared: str) -> dict[str, Any]:
+    """Writes the summary before the work, so that a folder never holds labels of two models."""
+    same = {name: getattr(job, name) for name in ("run", "step", "fingerprint", "file_format")}
+    file = storage.join(job.out, SUMMARY_NAME)
+    there: dict[str, Any] = {}
+    if storage.exists(file):
+        there = json.loads(storage.read_bytes(file))
+        other = [f"{name} {there.get(name)}, not {value}" for name, value in same.items() if there.get(name) != value]
+        if other:
+            raise RunError(f"{job.out} holds other predictions ({'; '.join(other)}): choose another folder")
+    summary = {
+        **same,
+        "split": job.split,
+        "dataset": job.dataset,
+        "class_names": list(taxonomy_of(job.dataset).class_names),
+        "commit": doctor.versions().get("git_commit", ""),
+        "num_scans": len(rows),
+        "num_points": there.get("num_points", {}),
+        "prepared": storage.absolute(prepared) if prepared else "",
+        "examples": [_example(row, job) for row in rows[:: max(1, len(rows) // _NUM_EXAMPLES)][:_NUM_EXAMPLES]],
+    }
+    _write_summary(job.out, summary)
+    if job.file_format == "lidarseg":
+        storage.write_bytes(storage.join(job.out, job.split, "submission.json"), submission_bytes())
+    return summary
+
+
+def _with_counts(summary: dict[str, Any], report: PredictReport) -> dict[str, Any]:
+    """The summary with this call's points added to those of the calls before it."""
+    total = Counter(summary["num_points"]) + Counter(report.num_points)
+    labelled = report.done + report.skipped
+    return {**summary, "num_points": dict(total), "num_labelled": labelled, "num_failed": report.failed}
+
+
+def _example(row: dict[str, Any], job: _Job) -> dict[str, Any]:
+    return {**row, "labels": job.path(row["frame_id"])}
+
+
+def _without_output(rows: list[dict[str, Any]], job: _Job) -> list[dict[str, Any]]:
+    paths = {row["frame_id"]: storage.join(job.out, job.path(row["frame_id"])) for row in rows}
+    folders = {path.rpartition("/")[0] for path in paths.values()}
+    there = {file for folder in folders for file in storage.list_files(folder)}
+    return [row for row in rows if paths[row["frame_id"]] not in there]
+
+
+def _run(waiting: list[dict[str, Any]], job: _Job, prepared: str, progress: _Progress) -> None:
+    arguments = {"job": job, "prepared": storage.absolute(prepared) if prepared else ""}
+    with connect(), tqdm(total=len(waiting), desc="predict", unit="scan") as bar:
+        for result in pool.stream(waiting, _Labeller, arguments, job.batch):
+            progress.add(result["frame_id"], result["error"], result["histogram"])
+            bar.update()
+            bar.set_postfix(failed=len(progress.failures), refresh=False)
+    for frame_id in sorted(progress.waiting):
+        progress.add(frame_id, "its worker process kept dying (out of memory?)", [])
+
+
+def _write_summary(out: str, summary: dict[str, Any]) -> None:
+    storage.write_bytes(storage.join(out, SUMMARY_NAME), json.dumps(summary, indent=1).encode())
+
+
+def _write_failures(out: str, rows: list[dict[str, Any]], progress: _Progress) -> None:
+    uris = {row["frame_id"]: row["points_uri"] for row in rows}
+    lines = (
+        json.dumps({"frame_id": frame_id, "points_uri": uris[frame_id], "reason": reason}) + "\n"
+        for frame_id, reason in progress.failures.items()
+    )
+    storage.write_bytes(storage.join(out, FAILURES_NAME), "".join(lines).encode())
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, LidarSegError) else f"{type(error).__name__}: {error}"
+
+
+def _describe(report: PredictReport, out: str) -> str:
+    parts = [f"{report.done} scans labelled ({report.scans_per_s:.1f} scans/s)", f"{report.skipped} were there already"]
+    lines = [f"{out}: {', '.join([*parts, f'{report.failed} failed'])}"]
+    lines += [f"  {name}: {reason}" for name, reason in list(report.reasons.items())[:_NAMED_FAILURES]]
+    if report.failed > _NAMED_FAILURES:
+        lines.append(f"  … all in {storage.join(out, FAILURES_NAME)}")
+    total = sum(report.num_points.values())
+    ranked = sorted(report.num_points.items(), key=lambda item: -item[1])
+    lines += [f"  {name:22} {count / total:7.2%}" for name, count in ranked if count]
+    return "\n".join(lines)

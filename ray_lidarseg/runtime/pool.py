@@ -1,0 +1,79 @@
+"""A pool of actors that each load a model once, fed with small groups of rows by Ray Data.
+
+Only rows travel: which frame to read, and what came out. Points go from file to model inside an actor.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from ray_lidarseg.runtime.cluster import num_gpus, worker_environment
+
+_RESTARTS = 2  # of an actor whose process died; a scan that kills it every time must not loop for ever
+
+
+def stream(rows: Sequence[Mapping[str, Any]], worker: type, arguments: Mapping[str, Any], group: int) -> Iterator[dict]:
+    """Result rows of a pool of ``worker`` actors over ``rows``, in any order, as they come; Ray must be connected.
+
+    A group whose process keeps dying gives no result: the caller sees which rows are missing.
+
+    Args:
+        rows: Flat rows, all with the same columns.
+        worker: ``worker(**arguments)`` loads the model; called with an Arrow table of ``group`` rows it returns an
+            Arrow table of results and never raises.
+        arguments: See above; small and picklable.
+        group: Rows in one call.
+    """
+    import ray
+
+    if not rows:
+        return
+    num_groups = -(-len(rows) // group)
+    with _quiet_data_context():
+        results = ray.data.from_items(list(rows), override_num_blocks=num_groups).map_batches(
+            worker,
+            fn_constructor_kwargs=dict(arguments),
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(num_groups, _most_actors())),
+            num_cpus=1,
+            num_gpus=1 if num_gpus() else 0,
+            runtime_env={"env_vars": worker_environment()},
+            ray_remote_args_fn=lambda: {"max_restarts": _RESTARTS, "max_task_retries": _RESTARTS},
+        )
+        for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
+            yield from batch.to_pylist()
+
+
+def own_device() -> torch.device:
+    """The device of the actor that asks; on a CPU it keeps to one thread, for its core is all that Ray gave it."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    torch.set_num_threads(1)
+    return torch.device("cpu")
+
+
+def _most_actors() -> int:
+    import ray
+
+    return max(1, int(num_gpus() or ray.cluster_resources().get("CPU", 1)))
+
+
+@contextmanager
+def _quiet_data_context() -> Iterator[None]:
+    """The caller's progress bar instead of Ray's; a group whose process keeps dying is left out, not fatal."""
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    logger = logging.getLogger("ray.data")
+    before = context.enable_progress_bars, context.max_errored_blocks, logger.level
+    context.enable_progress_bars, context.max_errored_blocks = False, -1
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        context.enable_progress_bars, context.max_errored_blocks = before[:2]
+        logger.setLevel(before[2])

@@ -1,0 +1,54 @@
+import io
+
+import numpy as np
+import pytest
+
+from ray_lidarseg.datasets import submission
+from ray_lidarseg.datasets.taxonomy import NUSCENES, SEMANTICKITTI
+from ray_lidarseg.errors import DataError
+
+
+def test_lidarseg_bytes_are_one_to_sixteen():
+    content = submission.label_bytes(np.arange(16, dtype=np.uint8), NUSCENES, "lidarseg")
+    assert list(content) == list(range(1, 17))
+
+
+def test_label_files_hold_the_inverse_map_in_four_bytes():
+    content = submission.label_bytes(np.array([0, 4, 8, 18], np.uint8), SEMANTICKITTI, "label")
+    assert np.frombuffer(content, "<u4").tolist() == [10, 20, 40, 81]
+
+
+@pytest.mark.parametrize(
+    ("taxonomy", "file_format"), [(NUSCENES, "lidarseg"), (NUSCENES, "label"), (SEMANTICKITTI, "label")]
+)
+def test_files_read_back(taxonomy, file_format):
+    labels = np.random.default_rng(0).integers(0, taxonomy.num_classes, 200).astype(np.uint8)
+    content = submission.label_bytes(labels, taxonomy, file_format)
+    np.testing.assert_array_equal(submission.read_labels(content, taxonomy, file_format), labels)
+
+
+def test_foreign_ids_are_named():
+    with pytest.raises(DataError, match=r"ids \[99\] are no predictions of semantickitti"):
+        submission.read_labels(np.array([10, 99], "<u4").tobytes(), SEMANTICKITTI, "label")
+
+
+def test_paths():
+    path = submission.label_path("08/000123", "label", "val")
+    assert path == "sequences/08/predictions/000123.label"
+    assert submission.confidence_path(path) == "sequences/08/predictions/000123.confidence.npy"
+    assert submission.label_path("abc", "label", "val") == "sequences/00/predictions/abc.label"
+    assert submission.label_path("abc", "lidarseg", "test") == "lidarseg/test/abc_lidarseg.bin"
+
+
+def test_confidence_is_half_precision():
+    values = np.load(io.BytesIO(submission.confidence_bytes(np.array([0.25, 1.0], np.float32))))
+    assert values.dtype == np.float16
+    assert values.tolist() == [0.25, 1.0]
+
+
+def test_formats_are_checked():
+    submission.check_format("lidarseg", NUSCENES)
+    with pytest.raises(DataError, match="expected one of label, lidarseg"):
+        submission.check_format("pcd", NUSCENES)
+    with pytest.raises(DataError, match="classes of nuscenes"):
+        submission.check_format("lidarseg", SEMANTICKITTI)
