@@ -12,7 +12,6 @@ the processor's cache. On a CPU fresh temporaries cost more than the arithmetic.
 
 import threading
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -22,26 +21,23 @@ from torch import Tensor
 from ray_lidarseg.geometry.voxelize import segment_sum
 from ray_lidarseg.sparse.backend import Kind
 from ray_lidarseg.sparse.geometry import VoxelGeometry
-from ray_lidarseg.sparse.kernel_map import Kernel, KernelMap
+from ray_lidarseg.sparse.kernel_map import BLOCK_ROWS, Kernel, KernelMap
 
 Form = Literal["by_offset", "gathered", "grouped"]
-
-_BLOCK_ROWS = 4096
-"""Rows gathered at a time on a CPU: 1 MiB at 64 float32 channels (ours, measured with tests/bench/sparse_conv.py)."""
 
 _GROUPED_ALIGNMENT_BYTES = 16  # torch.nn.functional.grouped_mm: rows must be multiples of this
 
 _thread = threading.local()
 
 
-def _scratch(slot: str, rows: int, width: int, like: Tensor) -> Tensor:
-    """A buffer for use inside one call; it grows, belongs to this thread, and never leaves this module."""
+def _scratch(slot: str, like: Tensor) -> Tensor:
+    """A [BLOCK_ROWS, C] buffer for use inside one call; it grows, belongs to this thread and never leaves this file."""
     buffers: dict[Any, Tensor] = _thread.__dict__.setdefault("buffers", {})
-    key = (slot, like.dtype, like.device)
-    if key not in buffers or buffers[key].numel() < rows * width:
+    key, size = (slot, like.dtype, like.device), BLOCK_ROWS * like.shape[1]
+    if key not in buffers or len(buffers[key]) < size:
         with torch.inference_mode(False):  # an inference tensor could not be written to in training
-            buffers[key] = torch.empty(rows * width, dtype=like.dtype, device=like.device)
-    return buffers[key][: rows * width].view(rows, width)
+            buffers[key] = torch.empty(size, dtype=like.dtype, device=like.device)
+    return buffers[key][:size].view(BLOCK_ROWS, like.shape[1])
 
 
 class TorchBackend:
@@ -124,25 +120,12 @@ def _apply(x: Tensor, weight: Tensor, pairs: KernelMap, form: Form) -> Tensor:
 
 def _apply_by_offset(x: Tensor, weight: Tensor, pairs: KernelMap) -> Tensor:
     out = x.new_zeros(pairs.num_out, weight.shape[2]) if pairs.center is None else x @ weight[pairs.center]
-    for offset, start, end in _blocks(pairs):
-        rows = _gather("input", x, pairs.src[start:end])
-        products = torch.mm(rows, weight[offset], out=_scratch("output", len(rows), out.shape[1], x))
-        out.index_add_(0, pairs.dst[start:end], products)
+    matrices = weight.unbind()
+    rows, products = _scratch("input", x), _scratch("output", out)
+    for offset, src, dst in pairs.blocks:
+        gathered = torch.index_select(x, 0, src, out=rows[: len(src)])
+        out.index_add_(0, dst, torch.mm(gathered, matrices[offset], out=products[: len(src)]))
     return out
-
-
-def _gather(slot: str, source: Tensor, rows: Tensor) -> Tensor:
-    return torch.index_select(source, 0, rows, out=_scratch(slot, len(rows), source.shape[1], source))
-
-
-def _blocks(pairs: KernelMap) -> list[tuple[int, int, int]]:
-    """The spans of the map, cut into pieces of about equal length."""
-    blocks = []
-    for offset, start, end in pairs.spans():
-        num_blocks = -(-(end - start) // _BLOCK_ROWS)
-        cuts = [start + (end - start) * piece // num_blocks for piece in range(num_blocks + 1)]
-        blocks += [(offset, first, last) for first, last in pairwise(cuts)]
-    return blocks
 
 
 def _gradients_by_offset(
@@ -150,13 +133,15 @@ def _gradients_by_offset(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Both gradients in one pass, so that the output's gradient is gathered once."""
     grad_x, grad_weight = _central_gradients(x, weight, grad, pairs, wanted)
-    for offset, start, end in _blocks(pairs):
-        src, errors = pairs.src[start:end], _gather("output", grad, pairs.dst[start:end])
-        if grad_weight is not None:
-            grad_weight[offset].addmm_(_gather("input", x, src).mT, errors)
+    matrices = weight.mT.unbind()
+    grad_matrices = None if grad_weight is None else grad_weight.unbind()
+    rows, errors = _scratch("input", x), _scratch("output", grad)
+    for offset, src, dst in pairs.blocks:
+        error, row = torch.index_select(grad, 0, dst, out=errors[: len(dst)]), rows[: len(src)]
+        if grad_matrices is not None:
+            grad_matrices[offset].addmm_(torch.index_select(x, 0, src, out=row).mT, error)
         if grad_x is not None:
-            spread = torch.mm(errors, weight[offset].mT, out=_scratch("input", len(src), x.shape[1], x))
-            grad_x.index_add_(0, src, spread)
+            grad_x.index_add_(0, src, torch.mm(error, matrices[offset], out=row))
     return grad_x, grad_weight
 
 
