@@ -5,6 +5,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ray_lidarseg.losses.softmax import class_probabilities
 from ray_lidarseg.types import IGNORE
 
 
@@ -22,11 +23,11 @@ def lovasz_softmax(logits: Float[Tensor, "V C"], targets: Int[Tensor, "V"]) -> F
         logits: [V, C] unnormalised scores.
         targets: [V] class ids, IGNORE where there is none.
 
-    Source: Berman et al., "The Lovász-Softmax loss" (CVPR 2018), equations 8, 9 and 11; all cells of the batch at
+    Source: Berman et al., "The Lovász-Softmax loss" (CVPR 2018); all cells of the batch at
     once and classes present only, as in the LaserMix authors' code.
     """
     is_used = targets != IGNORE
-    probability = logits[is_used].softmax(dim=1).t().contiguous()  # [C, V]: one row to sort per class
+    probability = class_probabilities(logits[is_used]).t().contiguous()  # [C, V]: one row to sort per class
     is_target = targets[is_used] == torch.arange(logits.shape[1], device=targets.device)[:, None]
     errors = torch.where(is_target, 1 - probability, probability)
     is_present = is_target.any(dim=1)
@@ -50,4 +51,4 @@ def _descending_order(errors: Float[Tensor, "C V"]) -> Int[Tensor, "C V"]:
     """Indices that sort each row; on the CPU by NumPy, whose vectorised argsort is five times as fast as torch's."""
     if errors.device.type != "cpu":
         return errors.argsort(dim=1, descending=True)
-    return torch.from_numpy(np.argsort(-errors.float().numpy(), axis=1))
+    return torch.from_numpy(np.argsort(-errors.numpy(), axis=1))

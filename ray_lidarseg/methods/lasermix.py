@@ -19,7 +19,7 @@ class LaserMix(Method):
     The unlabelled scans are labelled by the teacher where it is confident; labelled scan i and unlabelled scan i
     exchange every second band of inclination, which gives two mixed scans with labels in (almost) every band.
 
-    Source: LaserMix (CVPR 2023), section 3 and algorithm 1; batch, pairing and the order of events as in the authors'
+    Source: LaserMix (CVPR 2023), section 3; batch, pairing and the order of events as in the authors'
     code. Where the paper is silent, ours: a weight of 0 skips its term and forwards, and ``ramp_up_ratio`` (0 is the
     paper) scales λ_mix and λ_mt alike.
 

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ray_lidarseg.losses.softmax import class_probabilities
 from ray_lidarseg.types import IGNORE
 
 
@@ -21,7 +22,7 @@ def pseudo_labels(point_logits: Float[Tensor, "P C"], confidence: float) -> Int[
 
     Source: LaserMix authors' code, which also keeps a probability equal to the threshold.
     """
-    probability, label = point_logits.softmax(dim=1).max(dim=1)
+    probability, label = class_probabilities(point_logits).max(dim=1)
     return torch.where(probability > confidence, label, IGNORE)
 
 

@@ -25,7 +25,7 @@ def jaccard_loss(wrong: set[int], target: set[int]) -> float:
 
 
 def slow_lovasz(logits: torch.Tensor, targets: torch.Tensor) -> float:
-    """Definition 1 of the paper, set by set: Σ m_(k) (Δ({worst k}) - Δ({worst k - 1}))."""
+    """The Lovász extension by its definition, set by set: Σ m_(k) (Δ({worst k}) - Δ({worst k - 1}))."""
     used = [i for i, target in enumerate(targets.tolist()) if target != IGNORE]
     probability = logits.softmax(1).tolist()
     losses = []
