@@ -6,6 +6,7 @@ a worker that dies is replaced, and all continue from the last whole checkpoint.
 """
 
 import json
+import logging
 import math
 import os
 import signal
@@ -31,6 +32,7 @@ from ray.train import (
     UserCallback,
 )
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback as _Cleaner
 from torch.utils.data import DataLoader
 
 from ray_lidarseg.datasets.sensor import resolve_sensor
@@ -118,6 +120,7 @@ def make_plan(recipe: Recipe, folder: RunFolder) -> Plan:
 def work(config: dict[str, Plan]) -> None:
     """What each training worker runs, under Ray Train."""
     plan, context = config["plan"], ray.train.get_context()
+    logging.getLogger().setLevel(logging.WARNING)  # Ray logs every report of every rank to the root logger
     torch.set_num_threads(plan.num_threads)
     ranks = Ranks(context.get_world_rank(), context.get_world_size())
     _Worker(plan, ranks, get_device()).run()
@@ -202,11 +205,22 @@ class _OnFailure(UserCallback):
             print(f"training worker {rank} failed ({_first_line(error)}): back to the last checkpoint", flush=True)
 
 
+class _Trainer(TorchTrainer):
+    """Without the actor that frees the resources of a dead controller.
+
+    That actor asks Ray's State API, which a Ray without dashboard lacks and which picks a foreign instance where
+    several run on a machine. A driver ends with its controller here, and Ray frees the resources of a driver that ends.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [item for item in super()._create_default_callbacks() if not isinstance(item, _Cleaner)]
+
+
 def _fit(plan: Plan, use_gpu: bool) -> None:
     for name, value in _RAY_SETTINGS.items():
         os.environ.setdefault(name, value)
     workers = plan.recipe.workers
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         work,
         train_loop_config={"plan": plan},
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),

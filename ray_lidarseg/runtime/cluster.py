@@ -94,6 +94,7 @@ def _stay_local() -> None:
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     if os.environ.get("RAY_ADDRESS"):
         return
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine's only node away
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # loopback only; else Ray writes a token into the home folder
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # Ray's switch for binding 127.0.0.1 only
     from ray._private import ray_constants
@@ -126,6 +127,7 @@ def _start(num_cpus: int | None) -> str:
             num_cpus=max(cores, num_cpus or 0),
             include_dashboard=False,
             logging_level="ERROR",
+            logging_config=ray.LoggingConfig(log_level="ERROR"),  # in Ray's actors, too
             _temp_dir=folder,
         )
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
