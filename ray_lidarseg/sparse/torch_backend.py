@@ -196,6 +196,9 @@ def _grouped_weight_gradient(rows: Tensor, errors: Tensor, pairs: KernelMap) -> 
     if not len(rows):
         return rows.new_zeros(pairs.num_offsets, width_in, width_out)
     product = torch.nn.functional.grouped_mm(_aligned(rows).mT, _aligned(errors), offs=pairs.ends)
+    used = {offset for offset, _, _ in pairs.spans()}
+    for offset in set(range(pairs.num_offsets)) - used:
+        product[offset].zero_()  # what grouped_mm leaves where there is nothing to add up is not documented
     return product[:, :width_in, :width_out].contiguous()
 
 

@@ -81,7 +81,7 @@ class TorchsparseBackend:
             stride=1 if kind == "submanifold" else 2,
             padding=tuple((size - 1) // 2 for size in kernel),
             transposed=kind == "up",
-            training=torch.is_grad_enabled(),
+            training=True,  # a teacher's maps, built without gradients, must serve the student's backward pass
         )
         return _in_our_order(out, geometry, level + (kind == "down"))
 
