@@ -86,7 +86,7 @@ class VoxelGeometry:
 
     def up(self, level: int, kernel: Kernel = _HALVING) -> KernelMap:
         """The transposed map, from the next coarser level to this one."""
-        return self.down(level, kernel).transposed
+        return self._once("up", level, kernel, lambda: self.down(level, kernel).transposed())
 
     def _coarser(self, level: int) -> tuple[Tensor, Tensor]:
         while len(self._levels) < level:

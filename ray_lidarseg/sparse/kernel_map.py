@@ -82,15 +82,21 @@ class KernelMap:
     @cached_property
     def by_output(self) -> tuple[Int[Tensor, "N"], Int[Tensor, "E"]]:
         """Pairs ordered by output row, and where each row's pairs begin."""
-        counts = torch.bincount(self.dst, minlength=self.num_out)
-        return self.dst.argsort(stable=True), torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        return _segments(self.dst, self.num_out)
 
     @cached_property
+    def by_input(self) -> tuple[Int[Tensor, "N"], Int[Tensor, "E"]]:
+        """Pairs ordered by input row, and where each row's pairs begin."""
+        return _segments(self.src, self.num_in)
+
     def transposed(self) -> "KernelMap":
         """The adjoint map: outputs become inputs, offsets keep their numbers."""
-        mirrored = KernelMap(self.num_out, self.num_in, self.dst, self.src, self.bounds, self.center)
-        mirrored.__dict__["transposed"] = self
-        return mirrored
+        return KernelMap(self.num_out, self.num_in, self.dst, self.src, self.bounds, self.center)
+
+
+def _segments(rows: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
+    counts = torch.bincount(rows, minlength=num_rows)
+    return rows.argsort(stable=True), torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
 
 def parent_keys(keys: Int[Tensor, "V"]) -> Int[Tensor, "V"]:

@@ -113,8 +113,14 @@ class _Convolution(torch.autograd.Function):
 def _apply(x: Tensor, weight: Tensor, pairs: KernelMap, form: Form) -> Tensor:
     if form == "by_offset":
         return _apply_by_offset(x, weight, pairs)
-    products = _PRODUCTS[form](x.index_select(0, pairs.src), weight, pairs)
-    out = segment_sum(products, *pairs.by_output)
+    return _apply_gathered(x, weight, pairs, form, pairs.src, pairs.by_output)
+
+
+def _apply_gathered(
+    x: Tensor, weight: Tensor, pairs: KernelMap, form: Form, rows: Tensor, segments: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Row s of the result is the sum over the pairs of segment s of their row of ``x`` times their offset's matrix."""
+    out = segment_sum(_PRODUCTS[form](x.index_select(0, rows), weight, pairs), *segments)
     return out if pairs.center is None else out.addmm_(x, weight[pairs.center])
 
 
@@ -160,7 +166,9 @@ def _central_gradients(
 def _gradients_gathered(
     x: Tensor, weight: Tensor, grad: Tensor, pairs: KernelMap, form: Form, wanted: tuple[bool, ...]
 ) -> tuple[Tensor | None, Tensor | None]:
-    grad_x = _apply(grad, weight.mT, pairs.transposed, form) if wanted[0] else None
+    grad_x = None
+    if wanted[0]:
+        grad_x = _apply_gathered(grad, weight.mT, pairs, form, pairs.dst, pairs.by_input)
     if not wanted[1]:
         return grad_x, None
     rows, errors = x.index_select(0, pairs.src), grad.index_select(0, pairs.dst)

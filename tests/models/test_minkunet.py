@@ -58,7 +58,7 @@ def test_teacher_reuses_the_voxels_and_the_maps():
     again = copy.deepcopy(model)(batch, out.cells)
     assert torch.equal(again.point_logits, out.point_logits)
     assert again.cells.geometry.geometry._maps == built
-    assert len(built) == 5 + 4
+    assert len(built) == 5 + 4 + 4
 
 
 def test_a_scan_says_the_same_alone_and_in_company():

@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 import pytest
 import torch
 
@@ -16,7 +19,22 @@ def test_maps_are_built_once_and_up_reuses_down():
     geometry = VoxelGeometry.of_coords(torch.tensor([[0, 0, 0, 0], [0, 0, 1, 1]]))
     assert geometry.submanifold(1) is geometry.submanifold(1)
     assert geometry.submanifold(0) is not geometry.submanifold(0, (3, 1, 3))
-    assert geometry.up(0).transposed is geometry.down(0)
+    assert geometry.up(0) is geometry.up(0)
+    assert geometry.up(0).src is geometry.down(0).dst
+
+
+def test_maps_are_freed_with_their_batch_without_the_garbage_collector():
+    geometry = VoxelGeometry.of_coords(torch.tensor([[0, 0, 0, 0], [0, 0, 1, 1]]))
+    for pairs in (geometry.down(0), geometry.up(0), geometry.submanifold(0)):
+        assert pairs.by_output
+        assert pairs.blocks is not None
+    watched = weakref.ref(geometry.up(0))
+    gc.disable()
+    try:
+        del geometry, pairs
+        assert watched() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("rows", [[[0, 1, 0, 0], [0, 0, 9, 9]], [[0, 1, 0, 0], [0, 1, 0, 0]]])
