@@ -1,0 +1,340 @@
+"""Own logs: one manifest lists the key-frames, one ontology file says what is in them. No code to write.
+
+The manifest is JSONL (one JSON object a line) or Parquet (one row) with one record per LiDAR key-frame:
+
+================ ======= ===============================================================================================
+column           type    meaning
+================ ======= ===============================================================================================
+frame_id         string  unique within the manifest
+scene            string  drive the frame belongs to; label splits keep drives apart
+split            string  train, val or test
+timestamp_us     int     LiDAR time, microseconds
+points           string  the scan: a path relative to the manifest, an absolute path, or a URI (``s3://…``)
+point_format     string  optional; bin4, bin5, npy, pcd or parquet (``point_files.py``); else from the extension
+labels           string  optional; path or URI of one raw id per point in file order, or ``#NAME``: that column of the
+                         point file (pcd, parquet, structured npy)
+cameras          mapping optional; image name → camera
+================ ======= ===============================================================================================
+
+Label files are ``.npy`` (integers [P]), or plain little-endian unsigned integers of one, two or four bytes a point
+(``.label``, ``.bin``; the width follows from the number of points). Of unsigned 32-bit ids, in any container, the low
+16 bits are the class (SemanticKITTI keeps the instance in the others).
+
+A camera is a mapping:
+
+================ ======= ===============================================================================================
+image            string  JPEG or PNG: path or URI as for ``points``
+intrinsics       9 float pin-hole matrix of the undistorted image, row by row, pixels
+width, height    int     pixels
+timestamp_us     int     exposure, microseconds
+cam_SE3_lidar    16      LiDAR to camera (x right, y down, z forward), row by row; ego-motion between sweep and exposure
+                         already compensated
+================ ======= ===============================================================================================
+
+Instead of ``cam_SE3_lidar`` a camera may give the chain it is made of, 16 numbers each: ``ego_SE3_lidar``,
+``global_SE3_lidar_ego`` (vehicle at ``timestamp_us`` of the sweep), ``global_SE3_camera_ego`` (vehicle at the exposure)
+and ``ego_SE3_cam``. ``dst_SE3_src`` takes points of ``src`` to ``dst``. Nested lists are fine, too.
+
+``cam_SE3_lidar`` refers to the axes of the point file; scans and matrices are turned to x forward, y left, z up
+together when they are read (``ontology.py``).
+"""
+
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from ray_lidarseg.datasets.ontology import MANIFEST, taxonomy
+from ray_lidarseg.datasets.point_files import FORMATS, Columns, column, format_of, load_npy, read_columns
+from ray_lidarseg.errors import DataError
+from ray_lidarseg.geometry.camera import chain
+from ray_lidarseg.geometry.pose import require_rigid
+from ray_lidarseg.ontology import Ontology, nearest
+from ray_lidarseg.sample import CameraImage, Keyframe
+
+_SHOWN_PROBLEMS = 5
+_CHAIN = ("ego_SE3_lidar", "global_SE3_lidar_ego", "global_SE3_camera_ego", "ego_SE3_cam")
+_CLASS_MASK = 0xFFFF
+
+
+def _flat(values: Any) -> Any:
+    is_nested = isinstance(values, list) and all(isinstance(row, list) for row in values)
+    return [value for row in values for value in row] if is_nested else values
+
+
+_Numbers = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], BeforeValidator(_flat)]
+_Pose = Annotated[_Numbers, Field(min_length=16, max_length=16)]
+_Text = Annotated[str, Field(min_length=1)]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class _Camera(_Record):
+    image: _Text
+    intrinsics: Annotated[_Numbers, Field(min_length=9, max_length=9)]
+    width: Annotated[int, Field(ge=1)]
+    height: Annotated[int, Field(ge=1)]
+    timestamp_us: int
+    cam_SE3_lidar: _Pose | None = None
+    ego_SE3_lidar: _Pose | None = None
+    global_SE3_lidar_ego: _Pose | None = None
+    global_SE3_camera_ego: _Pose | None = None
+    ego_SE3_cam: _Pose | None = None
+
+    @model_validator(mode="after")
+    def _one_calibration(self) -> "_Camera":
+        given = [name for name in _CHAIN if getattr(self, name) is not None]
+        if (self.cam_SE3_lidar is None) != (len(given) == len(_CHAIN)) or (self.cam_SE3_lidar is not None and given):
+            raise ValueError(f"give cam_SE3_lidar, or all four of {', '.join(_CHAIN)}")
+        return self
+
+    def to_camera_pose(self) -> np.ndarray:
+        """[4, 4], or DataError where a matrix is not rigid."""
+        if self.cam_SE3_lidar is None:
+            return chain(*(np.array(getattr(self, name), np.float64).reshape(4, 4) for name in _CHAIN))
+        pose = np.array(self.cam_SE3_lidar, np.float64).reshape(4, 4)
+        require_rigid(pose, "cam_SE3_lidar")
+        return pose
+
+
+class _Frame(_Record):
+    frame_id: _Text
+    scene: _Text
+    split: Literal["train", "val", "test"]
+    timestamp_us: int
+    points: _Text
+    point_format: Literal["bin4", "bin5", "npy", "pcd", "parquet"] | None = None
+    labels: str = ""
+    cameras: dict[_Text, _Camera] = {}
+
+
+def index(content: bytes, uri: str, ontology: Ontology) -> list[Keyframe]:
+    """Lists the key-frames of a manifest, by URI; no scan is opened.
+
+    Args:
+        content: The manifest's bytes.
+        uri: Where it lies: says JSONL or Parquet, and what relative paths refer to.
+        ontology: Says what the axes of scans and calibrations are.
+
+    Raises:
+        DataError: A missing or unknown column (the nearest is named), a wrong type, a null, an unknown split, a
+            repeated frame id, or a calibration that is not rigid; the first few records are named.
+    """
+    records = _parquet_records(content, uri) if uri.lower().endswith(".parquet") else _jsonl_records(content, uri)
+    frames: list[Keyframe] = []
+    problems: list[str] = []
+    places: dict[str, str] = {}
+    for place, record in records:
+        try:
+            frame = _keyframe(_frame(record), uri, ontology)
+        except DataError as error:
+            problems.append(f"  {place}: {error}")
+            continue
+        if frame.frame_id in places:
+            problems.append(f"  {place}: frame_id {frame.frame_id!r} is already used by {places[frame.frame_id]}")
+        places[frame.frame_id] = place
+        frames.append(frame)
+    if problems:
+        raise DataError("\n".join([f"{uri}: {len(problems)} records do not fit:", *problems[:_SHOWN_PROBLEMS]]))
+    return frames
+
+
+def decode(frame: Keyframe, read: Callable[[str], bytes], ontology: Ontology) -> Keyframe:
+    """Reads a key-frame's scan and labels: x forward, y left, z up in metres, intensity in 0 … 1 (0 without one).
+
+    Raises:
+        DataError: A file is missing, empty, truncated or corrupt, has no intensity although the ontology gives its
+            range, its labels do not fit its points, or an id is not in the ontology. The message names the file.
+    """
+    uri, _, point_format = frame.points_uri.rpartition("#")
+    uri, point_format = (uri, point_format) if point_format in FORMATS else (frame.points_uri, "")
+    columns = read_columns(_content(read, uri), point_format or format_of(uri), uri)
+    points = np.empty((len(columns["x"]), 4), np.float32)
+    for row, (axis, sign) in enumerate(_turned_axes(ontology)):
+        points[:, row] = columns["xyz"[axis]] * np.float32(sign)
+    points[:, 3] = _intensity(columns, ontology, uri)
+    labels = _labels(frame, read, columns, ontology) if frame.labels_uri else frame.labels
+    return replace(frame, points=points, labels=labels, ring=_ring(columns, uri))
+
+
+def _jsonl_records(content: bytes, uri: str) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(content.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield f"line {number}", json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{uri}, line {number} is not JSON: {error}; expected one object a line") from error
+
+
+def _parquet_records(content: bytes, uri: str) -> Iterator[tuple[str, Any]]:
+    try:
+        table = pq.ParquetFile(io.BytesIO(content)).read(use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{uri} is truncated or not a Parquet file: {error}") from error
+    for number, record in enumerate(table.to_pylist()):
+        yield f"row {number}", _without_absent(record)
+
+
+def _without_absent(record: dict[str, Any]) -> dict[str, Any]:
+    """Parquet gives every record every field; of optional ones a null means absent. Maps come as pairs."""
+    record = _without_nulls(record, _Frame)
+    cameras = record.get("cameras", {})
+    cameras = dict(cameras) if isinstance(cameras, list) else cameras
+    if isinstance(cameras, dict):
+        record["cameras"] = {
+            name: _without_nulls(camera, _Camera) for name, camera in cameras.items() if camera is not None
+        }
+    return record
+
+
+def _without_nulls(values: Any, model: type[BaseModel]) -> Any:
+    if not isinstance(values, Mapping):
+        return values
+    optional = {name for name, entry in model.model_fields.items() if not entry.is_required()}
+    return {name: value for name, value in values.items() if value is not None or name not in optional}
+
+
+def _frame(record: Any) -> _Frame:
+    try:
+        return _Frame.model_validate(record)
+    except ValidationError as error:
+        problems = "; ".join(_explain(problem) for problem in error.errors())
+        frame_id = record.get("frame_id", "") if isinstance(record, Mapping) else ""
+        raise DataError(f"frame {frame_id!r}: {problems}" if frame_id else problems) from error
+
+
+def _explain(problem: Any) -> str:
+    *path, last = [str(part) for part in problem["loc"]] or ["record"]
+    place, known = ".".join([*path, last]), set((_Camera if path else _Frame).model_fields)
+    if problem["type"] == "missing":
+        return f"missing column {place!r}"
+    if problem["type"] == "extra_forbidden":
+        return f"unknown column {place!r}{nearest(last, known)}"
+    if problem["input"] is None:
+        return f"{place} is null"
+    return f"{place}: {problem['msg']} (got {problem['input']!r:.60} of type {type(problem['input']).__name__})"
+
+
+def _keyframe(frame: _Frame, manifest_uri: str, ontology: Ontology) -> Keyframe:
+    points_uri = _resolve(frame.points, manifest_uri)
+    if frame.point_format is None:
+        format_of(points_uri)
+    return Keyframe(
+        frame_id=frame.frame_id,
+        dataset=MANIFEST,
+        scene=frame.scene,
+        split=frame.split,
+        timestamp_us=frame.timestamp_us,
+        points_uri=f"{points_uri}#{frame.point_format}" if frame.point_format else points_uri,
+        labels_uri=frame.labels if frame.labels.startswith("#") else _resolve(frame.labels, manifest_uri),
+        cameras=tuple(_camera(name, frame, manifest_uri, ontology) for name in sorted(frame.cameras)),
+    )
+
+
+def _camera(name: str, frame: _Frame, manifest_uri: str, ontology: Ontology) -> CameraImage:
+    camera = frame.cameras[name]
+    file_SE3_inside = np.eye(4)
+    file_SE3_inside[:3, :3] = np.array(ontology.sensor.rotation).T
+    try:
+        cam_SE3_lidar = camera.to_camera_pose() @ file_SE3_inside
+    except DataError as error:
+        raise DataError(f"frame {frame.frame_id!r}, camera {name!r}: {error}") from error
+    return CameraImage(
+        name=name,
+        uri=_resolve(camera.image, manifest_uri),
+        intrinsics=np.array(camera.intrinsics, np.float64).reshape(3, 3),
+        cam_SE3_lidar=cam_SE3_lidar,
+        timestamp_us=camera.timestamp_us,
+        width_px=camera.width,
+        height_px=camera.height,
+    )
+
+
+def _resolve(path: str, manifest_uri: str) -> str:
+    if not path or "://" in path or path.startswith("/"):
+        return path
+    folder, slash, _ = manifest_uri.rpartition("/")
+    return f"{folder}{slash}{path}"
+
+
+def _content(read: Callable[[str], bytes], uri: str) -> bytes:
+    try:
+        return read(uri)
+    except OSError as error:
+        raise DataError(f"{uri} cannot be read: {error}") from error
+
+
+def _turned_axes(ontology: Ontology) -> list[tuple[int, float]]:
+    """Which column of the file, with which sign, is x, y and z inside: exact, and a NaN stays in its own coordinate."""
+    return [next((axis, sign) for axis, sign in enumerate(row) if sign) for row in ontology.sensor.rotation]
+
+
+def _intensity(columns: Columns, ontology: Ontology, uri: str) -> np.ndarray | float:
+    if ontology.sensor.intensity == "none":
+        return 0.0
+    values = column(columns, "intensity")
+    if values is None:
+        raise DataError(
+            f"{uri} has no intensity column, it has {', '.join(columns)}: set sensor.intensity to none in the ontology"
+        )
+    low, high = ontology.sensor.intensity
+    return np.clip((values.astype(np.float32) - np.float32(low)) / np.float32(high - low), 0.0, 1.0)
+
+
+def _ring(columns: Columns, uri: str) -> np.ndarray:
+    values = column(columns, "ring")
+    if values is None:
+        return np.zeros(0, np.uint8)
+    ring = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=-1.0, neginf=-1.0)
+    is_channel = (ring >= 0) & (ring <= np.iinfo(np.uint8).max) & (ring == np.floor(ring))
+    if not is_channel.all():
+        raise DataError(
+            f"{uri}: ring holds {ring[~is_channel][0]:g}, expected whole numbers 0 … 255; use another point_format "
+            "or rename the column"
+        )
+    return ring.astype(np.uint8)
+
+
+def _labels(frame: Keyframe, read: Callable[[str], bytes], columns: Columns, ontology: Ontology) -> np.ndarray:
+    uri = frame.labels_uri
+    if uri.startswith("#"):
+        place, raw = f"{frame.points_uri}, column {uri[1:]}", _label_column(columns, uri[1:], frame.points_uri)
+    else:
+        place, raw = uri, _label_file(_content(read, uri), len(columns["x"]), uri)
+    if raw.dtype.kind not in "ui":
+        raise DataError(f"{place} holds {raw.dtype}: expected integers, one raw id per point")
+    if raw.shape != columns["x"].shape:
+        raise DataError(
+            f"{place} has shape {list(raw.shape)}, the scan has {len(columns['x'])} points: expected one id per point"
+        )
+    try:
+        return taxonomy(ontology).to_train(raw & np.uint32(_CLASS_MASK) if raw.dtype == np.uint32 else raw)
+    except DataError as error:
+        raise DataError(f"{place}: {error}") from error
+
+
+def _label_column(columns: Columns, name: str, uri: str) -> np.ndarray:
+    if name.lower() not in columns:
+        raise DataError(f"{uri} has no label column {name!r}{nearest(name, set(columns))}: it has {', '.join(columns)}")
+    return columns[name.lower()]
+
+
+def _label_file(content: bytes, num_points: int, uri: str) -> np.ndarray:
+    if uri.lower().endswith(".npy"):
+        return load_npy(content, uri).reshape(-1)
+    width, rest = divmod(len(content), num_points)
+    if rest or width not in (1, 2, 4):
+        raise DataError(
+            f"{uri} has {len(content)} bytes for {num_points} points: expected 1, 2 or 4 bytes a point (uint8, uint16 "
+            "or uint32); labels and scan do not belong together, or the file is truncated"
+        )
+    return np.frombuffer(content, f"<u{width}")

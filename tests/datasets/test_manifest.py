@@ -1,0 +1,311 @@
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from ray_lidarseg.datasets import manifest
+from ray_lidarseg.errors import DataError
+from ray_lidarseg.ontology import Ontology, parse_ontology
+from ray_lidarseg.sample import Keyframe
+from ray_lidarseg.types import IGNORE
+
+POSE = np.eye(4).reshape(-1).tolist()
+SHIFTED = np.array([[1, 0, 0, 5], [0, 1, 0, 6], [0, 0, 1, 7], [0, 0, 0, 1]], np.float64)
+CAMERA: dict[str, Any] = {
+    "image": "images/0.jpg",
+    "intrinsics": [100.0, 0, 50, 0, 100, 40, 0, 0, 1],
+    "width": 100,
+    "height": 80,
+    "timestamp_us": 1,
+    "cam_SE3_lidar": POSE,
+}
+RECORD: dict[str, Any] = {
+    "frame_id": "a",
+    "scene": "drive",
+    "split": "train",
+    "timestamp_us": 5,
+    "points": "scans/0.bin",
+    "labels": "labels/0.label",
+    "cameras": {"front": CAMERA},
+}
+POINTS = np.array([[1, 2, 3, 0], [4, 5, 6, 50], [7, 8, 9, 200]], np.float32)
+
+
+def ontology(**sensor: Any) -> Ontology:
+    lidar = {"num_beams": 16, "fov_up_deg": 15, "fov_down_deg": -15, "min_range_m": 1, "max_range_m": 100}
+    classes = [{"name": "car", "raw_ids": [10]}, {"name": "road", "raw_ids": [40, 41]}]
+    content = {"name": "own", "classes": classes, "ignore_raw_ids": [0]}
+    return parse_ontology(yaml.safe_dump({**content, "sensor": {**lidar, "intensity": [0, 100], **sensor}}))
+
+
+def index(*records: dict[str, Any], uri: str = "/logs/manifest.jsonl", **sensor: Any) -> list[Keyframe]:
+    return manifest.index("\n".join(json.dumps(record) for record in records).encode(), uri, ontology(**sensor))
+
+
+def without(*names: str, **changes: Any) -> dict[str, Any]:
+    return {name: value for name, value in {**RECORD, **changes}.items() if name not in names}
+
+
+def camera(**changes: Any) -> dict[str, Any]:
+    values = {**CAMERA, **changes}
+    return {**RECORD, "cameras": {"front": {name: value for name, value in values.items() if value is not None}}}
+
+
+def parquet(records: list[dict[str, Any]]) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(records), file)
+    return file.getvalue()
+
+
+def test_a_record_becomes_a_key_frame() -> None:
+    (frame,) = index(RECORD)
+    assert (frame.frame_id, frame.dataset, frame.scene, frame.split, frame.timestamp_us) == (
+        "a",
+        "manifest",
+        "drive",
+        "train",
+        5,
+    )
+    assert frame.points_uri == "/logs/scans/0.bin"
+    assert frame.labels_uri == "/logs/labels/0.label"
+    (front,) = frame.cameras
+    assert (front.name, front.uri, front.width_px, front.height_px) == ("front", "/logs/images/0.jpg", 100, 80)
+    assert front.intrinsics[0].tolist() == [100.0, 0.0, 50.0]
+
+
+@pytest.mark.parametrize(
+    ("path", "uri", "expected"),
+    [
+        ("a.bin", "s3://bucket/logs/m.jsonl", "s3://bucket/logs/a.bin"),
+        ("s3://other/a.bin", "/logs/m.jsonl", "s3://other/a.bin"),
+        ("/disk/a.bin", "s3://bucket/m.jsonl", "/disk/a.bin"),
+        ("a.bin", "m.jsonl", "a.bin"),
+    ],
+)
+def test_paths_are_relative_to_the_manifest(path: str, uri: str, expected: str) -> None:
+    assert index({**RECORD, "points": path}, uri=uri)[0].points_uri == expected
+
+
+def test_parquet_and_jsonl_say_the_same() -> None:
+    other = without("labels", frame_id="b", cameras={"rear": CAMERA})
+    records = [RECORD, other]
+    from_parquet = manifest.index(parquet(records), "/logs/manifest.parquet", ontology())
+    assert [frame.to_row() for frame in from_parquet] == [frame.to_row() for frame in index(*records)]
+    assert [[view.name for view in frame.cameras] for frame in from_parquet] == [["front"], ["rear"]]
+
+
+def test_parquet_cameras_may_be_a_map() -> None:
+    struct = pa.Table.from_pylist([CAMERA]).to_struct_array().combine_chunks().type
+    table = pa.Table.from_pylist([{**RECORD, "cameras": [("front", CAMERA)]}], schema=_schema(struct))
+    file = io.BytesIO()
+    pq.write_table(table, file)
+    (frame,) = manifest.index(file.getvalue(), "/logs/m.parquet", ontology())
+    assert frame.to_row() == index(RECORD)[0].to_row()
+
+
+def _schema(struct: pa.DataType) -> pa.Schema:
+    kinds = dict.fromkeys(("frame_id", "scene", "split", "points", "labels"), pa.string())
+    return pa.schema({**kinds, "timestamp_us": pa.int64(), "cameras": pa.map_(pa.string(), struct)})
+
+
+def test_the_chain_of_four_poses_is_composed() -> None:
+    # LiDAR 5, 6, 7 from the first ego, which is where the second ego is shifted to: nothing is left of either.
+    poses = {
+        "ego_SE3_lidar": POSE,
+        "global_SE3_lidar_ego": SHIFTED.tolist(),
+        "global_SE3_camera_ego": POSE,
+        "ego_SE3_cam": SHIFTED.reshape(-1).tolist(),
+    }
+    (frame,) = index(camera(cam_SE3_lidar=None, **poses))
+    np.testing.assert_allclose(frame.cameras[0].cam_SE3_lidar, np.eye(4))
+    (frame,) = index(camera(cam_SE3_lidar=None, **{**poses, "ego_SE3_cam": POSE}))
+    np.testing.assert_allclose(frame.cameras[0].cam_SE3_lidar, SHIFTED)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (without("timestamp_us"), "line 1: frame 'a': missing column 'timestamp_us'"),
+        (
+            without("timestamp_us", timestmp_us=5),
+            "missing column 'timestamp_us'; unknown column 'timestmp_us'; did you mean 'timestamp_us'",
+        ),
+        (without("labels", label="x"), "unknown column 'label'; did you mean 'labels'"),
+        (without(timestamp_us="5"), r"timestamp_us: Input should be a valid integer \(got '5' of type str\)"),
+        (without(timestamp_us=1.5), "timestamp_us: Input should be a valid integer"),
+        (without(scene=None), "scene is null"),
+        (without(frame_id=""), "frame_id: String should have at least 1 character"),
+        (without(split="training"), "split: Input should be 'train', 'val' or 'test'"),
+        (without(points="a.las"), "cannot tell the point format"),
+        (without(point_format="las"), "point_format: Input should be 'bin4', 'bin5', 'npy', 'pcd' or 'parquet'"),
+        (without(cameras=[1]), "cameras: Input should be a valid dictionary"),
+        (camera(intrinsics=[1.0] * 8), "cameras.front.intrinsics: .* at least 9 items"),
+        (camera(intrinsics=None), "missing column 'cameras.front.intrinsics'"),
+        (camera(widht=3), "unknown column 'cameras.front.widht'; did you mean 'width'"),
+        (camera(cam_SE3_lidar=POSE[:12]), "cam_SE3_lidar: .* at least 16 items"),
+        (camera(cam_SE3_lidar=None), "give cam_SE3_lidar, or all four of ego_SE3_lidar, global_SE3_lidar_ego"),
+        (camera(ego_SE3_lidar=POSE), "give cam_SE3_lidar, or all four"),
+        (
+            camera(cam_SE3_lidar=[2.0, *POSE[1:]]),
+            "frame 'a', camera 'front': wrong calibration: cam_SE3_lidar is not a rigid transform",
+        ),
+        (
+            camera(cam_SE3_lidar=None, **dict.fromkeys(manifest._CHAIN[:3], POSE), ego_SE3_cam=[-1.0, *POSE[1:]]),
+            "camera 'front': wrong calibration: ego_SE3_cam is not a rigid transform, it is mirrored",
+        ),
+    ],
+)
+def test_a_bad_record_says_what_is_wrong(record: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        index(record)
+
+
+def test_infinite_calibration_is_refused() -> None:
+    with pytest.raises(DataError, match=r"intrinsics\.0: Input should be a finite number"):
+        index(camera(intrinsics=[float("nan")] * 9))
+
+
+def test_repeated_ids_and_many_problems_are_listed_once() -> None:
+    with pytest.raises(DataError, match=r"line 3: frame_id 'a' is already used by line 1"):
+        index(RECORD, without(frame_id="b"), RECORD)
+    with pytest.raises(DataError, match=r"manifest.jsonl: 9 records do not fit") as caught:
+        index(*[without("scene", frame_id=str(number)) for number in range(9)])
+    assert str(caught.value).count("missing column 'scene'") == 5
+
+
+def test_parquet_with_a_null_or_a_wrong_type() -> None:
+    with pytest.raises(DataError, match="row 1: frame 'b': scene is null"):
+        manifest.index(parquet([RECORD, without(frame_id="b", scene=None)]), "m.parquet", ontology())
+    with pytest.raises(DataError, match="timestamp_us: Input should be a valid integer"):
+        manifest.index(parquet([without(timestamp_us=2.5)]), "m.parquet", ontology())
+
+
+@pytest.mark.parametrize(
+    ("content", "uri", "message"),
+    [
+        (b'{"a": 1', "m.jsonl", "m.jsonl, line 1 is not JSON"),
+        (b"[1]", "m.jsonl", "line 1: .*valid dictionary"),
+        (b"PAR1", "m.parquet", "truncated or not a Parquet file"),
+    ],
+)
+def test_a_manifest_that_is_none(content: bytes, uri: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        manifest.index(content, uri, ontology())
+
+
+def decode(files: dict[str, bytes], **changes: Any) -> Keyframe:
+    sensor = changes.pop("sensor", {})
+    (frame,) = index(without(cameras={}, **changes), **sensor)
+
+    def read(uri: str) -> bytes:
+        if uri not in files:
+            raise FileNotFoundError(uri)
+        return files[uri]
+
+    return manifest.decode(frame, read, ontology(**sensor))
+
+
+SCAN, LABELS = "/logs/scans/0.bin", "/logs/labels/0.label"
+RAW = np.array([10, 41, 0], np.uint32)
+
+
+def test_decode_scales_clips_and_maps() -> None:
+    frame = decode({SCAN: POINTS.tobytes(), LABELS: (RAW | (7 << 16)).tobytes()})
+    np.testing.assert_array_equal(frame.points[:, :3], POINTS[:, :3])
+    np.testing.assert_allclose(frame.points[:, 3], [0.0, 0.5, 1.0])
+    assert frame.labels.tolist() == [0, 1, IGNORE]
+    assert frame.labels.dtype == np.uint8
+    assert frame.ring.shape == (0,)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.uint32])
+def test_label_width_follows_from_the_number_of_points(kind: type[np.generic]) -> None:
+    assert decode({SCAN: POINTS.tobytes(), LABELS: RAW.astype(kind).tobytes()}).labels.tolist() == [0, 1, IGNORE]
+
+
+def test_labels_in_npy_and_in_a_column_of_the_scan() -> None:
+    file = io.BytesIO()
+    np.save(file, RAW.astype(np.int64))
+    files = {SCAN: POINTS.tobytes(), "/logs/l.npy": file.getvalue()}
+    assert decode(files, labels="l.npy").labels.tolist() == [0, 1, IGNORE]
+    table = {**dict(zip(("x", "y", "z", "i"), POINTS.T, strict=True)), "Class": RAW}
+    scan = io.BytesIO()
+    pq.write_table(pa.table(table), scan)
+    frame = decode({"/logs/s.parquet": scan.getvalue()}, points="s.parquet", labels="#Class")
+    assert frame.labels.tolist() == [0, 1, IGNORE]
+    with pytest.raises(DataError, match="no label column 'Clas'; did you mean 'class'"):
+        decode({"/logs/s.parquet": scan.getvalue()}, points="s.parquet", labels="#Clas")
+    with pytest.raises(DataError, match=r"column i holds float32: expected integers"):
+        decode({"/logs/s.parquet": scan.getvalue()}, points="s.parquet", labels="#i")
+
+
+def test_point_format_beats_the_extension() -> None:
+    five = np.concatenate([POINTS, [[0], [1], [31]]], axis=1).astype(np.float32)
+    frame = decode({SCAN: five.tobytes()}, point_format="bin5", labels="")
+    assert frame.ring.tolist() == [0, 1, 31]
+    assert frame.labels.shape == (0,)
+
+
+def test_axes_turn_points_and_calibration_together() -> None:
+    frame = decode({SCAN: POINTS.tobytes()}, labels="", sensor={"axes": "RFU"})
+    np.testing.assert_array_equal(frame.points[0, :3], [2.0, -1.0, 3.0])
+    (listed,) = index(camera(cam_SE3_lidar=SHIFTED.tolist()), axes="RFU")
+    inside = np.append(frame.points[0, :3], 1.0)
+    np.testing.assert_allclose(listed.cameras[0].cam_SE3_lidar @ inside, SHIFTED @ [1.0, 2.0, 3.0, 1.0])
+
+
+def test_nan_points_stay_in_place() -> None:
+    points = POINTS.copy()
+    points[1, 0] = np.nan
+    for axes in ("FLU", "RFU"):
+        frame = decode({SCAN: points.tobytes(), LABELS: RAW.tobytes()}, sensor={"axes": axes})
+        assert np.isnan(frame.points).any(axis=1).tolist() == [False, True, False]
+        assert frame.labels.tolist() == [0, 1, IGNORE]
+
+
+def test_no_intensity_gives_zeros_with_and_without_a_column() -> None:
+    frame = decode({SCAN: POINTS.tobytes()}, labels="", sensor={"intensity": "none"})
+    assert frame.points[:, 3].tolist() == [0.0, 0.0, 0.0]
+    file = io.BytesIO()
+    np.save(file, POINTS[:, :3])
+    frame = decode({"/logs/s.npy": file.getvalue()}, points="s.npy", labels="", sensor={"intensity": "none"})
+    assert frame.points[:, 3].tolist() == [0.0, 0.0, 0.0]
+    with pytest.raises(DataError, match=r"s.npy has no intensity column, it has x, y, z: set sensor.intensity to none"):
+        decode({"/logs/s.npy": file.getvalue()}, points="s.npy", labels="")
+
+
+@pytest.mark.parametrize(
+    ("files", "changes", "message"),
+    [
+        ({}, {}, "/logs/scans/0.bin cannot be read"),
+        ({SCAN: POINTS.tobytes()}, {}, "/logs/labels/0.label cannot be read"),
+        ({SCAN: POINTS.tobytes(), LABELS: b"\0" * 7}, {}, "7 bytes for 3 points: expected 1, 2 or 4 bytes a point"),
+        ({SCAN: POINTS.tobytes(), LABELS: b"\0" * 9}, {}, "9 bytes for 3 points"),
+        (
+            {SCAN: POINTS.tobytes(), LABELS: bytes([10, 99, 0])},
+            {},
+            r"0.label: unknown own label ids \[99\]: expected ids among \[0, 10, 40, 41\]",
+        ),
+        (
+            {SCAN: np.full((3, 5), 0.5, "<f4").tobytes()},
+            {"point_format": "bin5", "labels": ""},
+            "ring holds 0.5, expected whole",
+        ),
+    ],
+)
+def test_bad_files_are_named(files: dict[str, bytes], changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        decode(files, **changes)
+
+
+def test_labels_of_another_length_in_npy(tmp_path: Path) -> None:
+    np.save(tmp_path / "l.npy", RAW[:2])
+    files = {SCAN: POINTS.tobytes(), "/logs/l.npy": (tmp_path / "l.npy").read_bytes()}
+    with pytest.raises(DataError, match=r"l.npy has shape \[2\], the scan has 3 points"):
+        decode(files, labels="l.npy")
