@@ -8,7 +8,7 @@ from ray_lidarseg.world.raycast import cast
 from ray_lidarseg.world.road import ground_distance
 from ray_lidarseg.world.scene import Scene
 from ray_lidarseg.world.seeds import generator
-from ray_lidarseg.world.shading import Light, surfels
+from ray_lidarseg.world.shading import Light, Lighting, surfels
 from ray_lidarseg.world.solids import yaw_matrix
 from ray_lidarseg.world.views import PinholeView
 
@@ -95,7 +95,7 @@ def intrinsics(mounting: Mounting, image_size: tuple[int, int]) -> np.ndarray:
     return np.array([[focal * x_ratio, 0, 816.3 * x_ratio], [0, focal * y_ratio, 491.5 * y_ratio], [0, 0, 1]])
 
 
-def picture(scene: Scene, light: Light, frame: int, mounting: Mounting, shadow_map: np.ndarray) -> Picture:
+def picture(scene: Scene, light: Light, frame: int, mounting: Mounting, lighting: Lighting) -> Picture:
     """Renders one camera at its own moment.
 
     Args:
@@ -103,7 +103,7 @@ def picture(scene: Scene, light: Light, frame: int, mounting: Mounting, shadow_m
         light: Its light.
         frame: Key-frame.
         mounting: Which camera.
-        shadow_map: ``Light.shadow_map`` of the key-frame, shared by its cameras.
+        lighting: ``Light.at`` the time of the key-frame, shared by its cameras.
     """
     time_s = exposure_s(scene, frame, mounting)
     width, height = scene.preset.image_size
@@ -116,7 +116,7 @@ def picture(scene: Scene, light: Light, frame: int, mounting: Mounting, shadow_m
     image, labels = np.zeros((height * width, 3), np.float32), np.full(height * width, _NO_LABEL, np.uint8)
     is_sky = np.ones(height * width, bool)
     is_sky[seen.ray] = False
-    image[seen.ray] = light.shade(seen, view.origin, shadow_map)
+    image[seen.ray] = light.shade(seen, view.origin, lighting)
     image[is_sky] = light.sky(view.direction[is_sky])
     labels[seen.ray] = seen.label
     rng = generator(scene.seed, scene.index, frame, 1 + RIG.index(mounting))

@@ -30,7 +30,7 @@ def paint_ground(road: Road, points: GroundPoints, label: np.ndarray) -> tuple[n
         if len(chosen):
             colour[chosen], albedo[chosen] = paint(road, _select(points, chosen))
     is_kerb = (points.place.kerb > 0) & (points.place.kerb < 0.16) & (label != DRIVEABLE)
-    colour[is_kerb], albedo[is_kerb] = (0.62, 0.61, 0.59), 0.3
+    colour[is_kerb], albedo[is_kerb] = (0.62, 0.61, 0.59), 0.45
     return colour, albedo
 
 
@@ -45,12 +45,12 @@ def _select(points: GroundPoints, chosen: np.ndarray) -> GroundPoints:
 def _asphalt(road: Road, at: GroundPoints) -> tuple[np.ndarray, np.ndarray]:
     plan, place = road.plan, at.place
     grain = texture(at.x, at.y, 0.04) * fade(0.15, at.blur_m) * 0.035
-    stain = texture(at.x + 31, at.y + 7, 0.35) * 0.04
+    stain = texture(at.x + 31, at.y + 7, 0.1) * 0.035
     lane = (np.abs(place.across) - plan.median) / plan.lane_width
     track = 0.035 * np.cos(4 * np.pi * lane) * (lane < plan.num_lanes) * (place.kerb < 0)
-    patch = hash01(np.floor(place.along / 7.3), np.floor(place.across / 2.9), 4.0, plan.salt) < 0.07
+    patch = hash01(np.floor(place.along / 7.3), np.floor(place.across / 2.9), 4.0, plan.salt) < 0.04
     tone = 0.36 + 0.1 * (plan.salt - 0.5) + grain + stain + track - 0.06 * patch
-    crack = np.abs(texture(at.x * 0.7, at.y * 0.7, 0.22)) < 0.03
+    crack = np.abs(texture(at.x, at.y, 0.055)) < 0.03
     tone = tone - 0.10 * crack * fade(0.12, at.blur_m)
     gutter = np.clip(1 + place.kerb / 0.5, 0, 1) * (place.kerb < 0)
     tone = tone - 0.06 * gutter
@@ -60,7 +60,7 @@ def _asphalt(road: Road, at: GroundPoints) -> tuple[np.ndarray, np.ndarray]:
     colour += (white * wear)[:, None] * (_WHITE - colour)
     colour += (yellow * wear)[:, None] * (_YELLOW - colour)
     marked = np.maximum(white, yellow)
-    return colour, (0.15 + 0.6 * (tone - 0.36)) * (1 - marked) + _MARKING_ALBEDO * marked
+    return colour, (0.17 + 0.6 * (tone - 0.36)) * (1 - marked) + _MARKING_ALBEDO * marked
 
 
 def _line(offset: np.ndarray, width_m: float, blur_m: np.ndarray) -> np.ndarray:
@@ -126,22 +126,22 @@ def _slabs(road: Road, at: GroundPoints) -> tuple[np.ndarray, np.ndarray]:
     strength = fade(size * 0.6, at.blur_m)
     tone = 0.56 + strength * (0.07 * (slab - 0.5) - 0.14 * joint) + 0.025 * texture(at.x, at.y, 0.1)
     warm = np.array([1.0, 0.97, 0.92], np.float32) if road.plan.salt < 0.5 else np.array([0.98, 0.98, 1.0], np.float32)
-    return (tone[:, None] * warm).astype(np.float32), (0.32 + 0.3 * (tone - 0.56)).astype(np.float32)
+    return (tone[:, None] * warm).astype(np.float32), (0.56 + 0.4 * (tone - 0.56)).astype(np.float32)
 
 
 def _grass(road: Road, at: GroundPoints) -> tuple[np.ndarray, np.ndarray]:
-    broad = texture(at.x, at.y, 0.45)
+    broad = texture(at.x, at.y, 0.13)
     blade = hash01(at.x / 0.07, at.y / 0.07, 0.0) - 0.5
     tuft = texture(at.x, at.y, 0.05)
     tone = 0.42 + 0.05 * broad + fade(0.12, at.blur_m) * 0.16 * blade + 0.03 * tuft * fade(0.4, at.blur_m)
-    soil = np.clip(0.8 * broad - 0.9 + 0.5 * (road.plan.salt - 0.5), 0, 1)[:, None]
-    green = tone[:, None] * np.array([0.72, 1.0, 0.42], np.float32)
+    soil = np.clip(0.8 * broad - 0.6 + 0.5 * (road.plan.salt - 0.5), 0, 1)[:, None]
+    green = tone[:, None] * np.array([0.80, 0.96, 0.50], np.float32) * np.float32(0.9)
     brown = tone[:, None] * np.array([1.15, 0.92, 0.66], np.float32)
-    return (green * (1 - soil) + brown * soil).astype(np.float32), (0.31 + 0.2 * (tone - 0.42)).astype(np.float32)
+    return (green * (1 - soil) + brown * soil).astype(np.float32), (0.50 + 0.4 * (tone - 0.42)).astype(np.float32)
 
 
 def _cobbles(road: Road, at: GroundPoints) -> tuple[np.ndarray, np.ndarray]:
     row = np.floor(at.place.along / 0.22)
     stone = hash01(row, at.place.across / 0.16 + 0.5 * (row % 2), 9.0, road.plan.salt)
     tone = 0.45 + 0.16 * (stone - 0.5) * fade(0.3, at.blur_m) + 0.02 * texture(at.x, at.y, 0.2)
-    return (tone[:, None] * np.array([1.04, 0.97, 0.93], np.float32)).astype(np.float32), 0.27 + 0.2 * (tone - 0.45)
+    return (tone[:, None] * np.array([1.04, 0.97, 0.93], np.float32)).astype(np.float32), 0.42 + 0.3 * (tone - 0.45)

@@ -249,8 +249,8 @@ def _bark(s: Surface, paint: Paint) -> None:
 def _barrier(s: Surface, paint: Paint) -> None:
     stripe = ((s.local[:, 0] + 0.6 * s.local[:, 2]) / 0.35) % 2 < 1
     band = (s.unit[:, 2] > -0.35) & (s.unit[:, 2] < 0.75) & (s.face < 4)
-    paint.coat(band & stripe, (0.82, 0.12, 0.09), 0.45)
-    paint.coat(band & ~stripe, (0.93, 0.92, 0.9), 0.5)
+    paint.coat(band & stripe, (0.82, 0.12, 0.09), 0.2)
+    paint.coat(band & ~stripe, (0.93, 0.92, 0.9), 0.26)
 
 
 def _cone(s: Surface, paint: Paint) -> None:

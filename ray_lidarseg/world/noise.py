@@ -50,6 +50,6 @@ def fractal() -> np.ndarray:
 
 def texture(x: np.ndarray, y: np.ndarray, cell_m: float) -> np.ndarray:
     """The fractal texture at positions in metres, ``cell_m`` metres a cell, repeated for ever."""
-    row = (np.asarray(x * (1 / cell_m)).astype(np.int32)) & (TILE_CELLS - 1)
-    column = (np.asarray(y * (1 / cell_m)).astype(np.int32)) & (TILE_CELLS - 1)
+    row = np.floor(x * (1 / cell_m)).astype(np.int32) & (TILE_CELLS - 1)
+    column = np.floor(y * (1 / cell_m)).astype(np.int32) & (TILE_CELLS - 1)
     return fractal().ravel()[row * TILE_CELLS + column]

@@ -65,10 +65,10 @@ def _write_frame(root: Path, scene: Scene, light: Light, frame: int) -> None:
         write_atomically(points, sweep.points.tobytes())
         write_atomically(labels, sweep.labels.tobytes())
     missing = [mounting for mounting in RIG if not (root / _file(scene, frame, mounting.channel)).exists()]
-    shadow_map = light.shadow_map(frame * scene.preset.frame_interval_s) if missing else None
+    lighting = light.at(frame * scene.preset.frame_interval_s) if missing else None
     for mounting in missing:
-        assert shadow_map is not None
-        image = picture(scene, light, frame, mounting, shadow_map).colour
+        assert lighting is not None
+        image = picture(scene, light, frame, mounting, lighting).colour
         _, encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
         write_atomically(root / _file(scene, frame, mounting.channel), encoded.tobytes())
 

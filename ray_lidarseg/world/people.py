@@ -10,7 +10,7 @@ ADULT, CHILD, CONSTRUCTION_WORKER = 2, 3, 4
 
 _SKIN = ((0.87, 0.68, 0.56), (0.74, 0.53, 0.40), (0.48, 0.33, 0.24), (0.95, 0.77, 0.66))
 _HAIR = ((0.10, 0.08, 0.07), (0.28, 0.18, 0.10), (0.62, 0.50, 0.30), (0.5, 0.5, 0.5))
-_CLOTH_ALBEDO = 0.34
+_CLOTH_ALBEDO = 0.27
 
 
 def _clothes(rng: np.random.Generator) -> tuple[float, float, float]:

@@ -14,7 +14,7 @@ from ray_lidarseg.world.solids import Solids
 from ray_lidarseg.world.vehicles import TYPES
 
 _BEHIND_M, _AHEAD_M = 75.0, 85.0
-_MIX = {"car": 0.80, "truck": 0.09, "trailer": 0.03, "bus": 0.04, "ridden_motorcycle": 0.02, "ridden_bicycle": 0.02}
+_MIX = {"car": 0.878, "truck": 0.07, "trailer": 0.006, "bus": 0.006, "ridden_motorcycle": 0.02, "ridden_bicycle": 0.02}
 
 
 @dataclass(frozen=True)
@@ -108,26 +108,26 @@ class Populator:
     def _features(self) -> None:
         for start in np.arange(0, self.length + 1, 55.0):
             self._roadside_vehicles(float(start))
-            if self._stratum(2) < 0.55:
+            if self._stratum(2) < 0.6:
                 self._building_site(float(start + self.rng.uniform(8, 22)))
-            if self._stratum(3) < 0.6:
+            if self._stratum(3) < 0.5:
                 self._barriers(float(start + self.rng.uniform(2, 14)))
             if self._stratum(4) < 0.65:
                 self._cones(float(start + self.rng.uniform(4, 24)))
             for name, feature in (("bicycle", 8), ("motorcycle", 9)):
-                if self._stratum(feature) < 0.8:
+                if self._stratum(feature) < 0.9:
                     self._two_wheelers(name, float(start))
 
     def _roadside_vehicles(self, start: float) -> None:
-        for name, feature, share in (("bus", 5, 0.5), ("trailer", 6, 0.5), ("truck", 7, 0.7)):
-            if self._stratum(feature) > share:
+        for name, feature, share in (("bus", 5, 0.58), ("trailer", 6, 0.62), ("truck", 7, 0.5)):
+            if self._stratum(feature) > share or (name != "truck" and start % 110 > 1):
                 continue
-            side = int(self.rng.choice(self._sides()))
+            side = int(self.rng.choice(self._sides(), p=(0.2, 0.8)))  # rarely beside the ego lane: it would hide half
             across = side * (self._kerb - TYPES[name].width_m / 2 - 0.2)
             if not self.plan.parking:
                 across = side * (self._outer + TYPES[name].width_m / 2 + 1)
-            for _ in range(6):
-                along = start + float(self.rng.uniform(4, 40))
+            for _ in range(20):
+                along = start + float(self.rng.uniform(10, 44))
                 turn = 0.0 if side < 0 else np.pi
                 if not self._near_crossing(along, 9) and self._vehicle(name, along, across, turn):
                     break
@@ -138,7 +138,7 @@ class Populator:
         for _ in range(int(self.rng.integers(1, 3))):
             turn = float(self.rng.uniform(0, 2 * np.pi))
             self._vehicle("construction", start + float(self.rng.uniform(-5, 5)), middle, turn)
-        for offset in np.arange(-8, 8.1, 2.1):
+        for offset in np.arange(-6, 6.1, 2.1):
             self._try(partial(structures.barrier, self.rng), start + offset, side * (self._kerb - 0.4), radius=0.9)
         for _ in range(3):
             along, across = start + self.rng.uniform(-7, 7), middle + self.rng.uniform(-3, 3)
@@ -150,7 +150,7 @@ class Populator:
     def _barriers(self, start: float) -> None:
         side = int(self.rng.choice(self._sides()))
         across = side * (self._kerb + float(self.rng.choice([-0.5, 0.5, -1.9])))
-        for offset in np.arange(0, self.rng.uniform(14, 34), 2.1):
+        for offset in np.arange(0, self.rng.uniform(6, 14), 2.1):
             if not self._near_crossing(start + offset, 5):
                 self._try(partial(structures.barrier, self.rng), start + offset, across, radius=0.9)
 
@@ -168,7 +168,7 @@ class Populator:
             turn = np.pi / 2 + float(self.rng.normal(0, 0.12))
             self._vehicle(name, along + float(offset), side * (self._kerb + self.plan.verge + 1.1), turn)
         if self.rng.random() < 0.7:
-            across = side * (self.plan.half_width - self.plan.parking - 0.7)
+            across = side * (self.plan.half_width - self.plan.parking - 0.45)
             speed = -side * float(self.rng.uniform(3, 6))
             rider = TYPES[f"ridden_{name}"].build(self.rng)
             self.movers.append(Mover(rider, start + float(self.rng.uniform(4, 18)) * -side, across, speed))
@@ -192,13 +192,13 @@ class Populator:
             if not (is_ego and abs(along) < 9 + length / 2):
                 across = side * self.plan.lane(lane) + float(self.rng.normal(0, 0.15))
                 self.movers.append(Mover(TYPES[name].build(self.rng), along, across, speed))
-            along += length / 2 + float(self.rng.choice([6, 12, 25, 45])) * float(self.rng.uniform(0.7, 1.4))
+            along += length / 2 + float(self.rng.choice([12, 25, 45, 80])) * float(self.rng.uniform(0.7, 1.4))
 
     def _parked(self) -> None:
         if not self.plan.parking:
             return
         for side in self._sides():
-            density = float(self.rng.choice([0.12, 0.4, 0.75]))
+            density = float(self.rng.choice([0.06, 0.2, 0.45]))
             for along in np.arange(-_BEHIND_M, self.length + _AHEAD_M, 6.1):
                 if self._near_crossing(float(along), 10) or self.rng.random() > density:
                     continue
@@ -211,7 +211,7 @@ class Populator:
         first, last, right, left = self.plan.car_park
         for along in np.arange(first + 2, last - 1, 2.8):
             for across in (right + 4, left - 4):
-                if first < last and self.rng.random() < 0.6:
+                if first < last and self.rng.random() < 0.4:
                     turn = float(self.rng.choice([np.pi / 2, -np.pi / 2])) + float(self.rng.normal(0, 0.03))
                     self._vehicle("car", float(along), across, turn)
 
@@ -223,9 +223,9 @@ class Populator:
             for bank in (-1, 1):
                 self._arm_houses(side, bank)
                 for beside in np.arange(self._kerb + 12, 75, 6.4):
-                    if self.rng.random() < 0.4:
+                    if self.rng.random() < 0.2:
                         self._in_arm("car", side, bank * (self.plan.crossing_half_width - 1.2), float(beside))
-            waiting = str(self.rng.choice(["car", "bus", "truck", "car"]))
+            waiting = str(self.rng.choice(["car", "motorcycle", "truck", "car"]))
             self._in_arm(waiting, side, side * self.plan.crossing_half_width / 2, self._kerb + 9.5, turn=np.pi)
 
     def _in_arm(self, name: str, side: int, off_axis: float, beside: float, turn: float = 0.0) -> None:
@@ -249,7 +249,7 @@ class Populator:
 
     def _houses(self) -> None:
         for side in self._sides():
-            setback, base = float(self.rng.uniform(1.5, 9)), float(self.rng.uniform(4, 15))
+            setback, base = float(self.rng.uniform(3, 14)), float(self.rng.uniform(4, 15))
             along = -_BEHIND_M - 10
             while along < self.length + _AHEAD_M + 10:
                 length = float(self.rng.uniform(8, 22))
@@ -325,15 +325,15 @@ class Populator:
 
     def _plants(self) -> None:
         row = self.plan.verge / 2 if self.plan.verge else 0.9
-        spacing = float(self.rng.choice([8.0, 12.0, 18.0, 60.0]))
+        spacing = float(self.rng.choice([7.0, 10.0, 15.0]))
         for side in self._sides():
             for along in np.arange(-_BEHIND_M, self.length + _AHEAD_M, spacing):
                 if self.rng.random() < 0.85:
                     self._try(partial(structures.tree, self.rng), float(along), side * (self._kerb + row), 0.0, 0.35)
             self._gardens(side)
-            for _ in range(int((self.length + 170) / 7)):
+            for _ in range(int((self.length + 170) / 3.5)):
                 along = float(self.rng.uniform(-_BEHIND_M, self.length + _AHEAD_M))
-                across = side * float(self._outer + self.rng.uniform(1.5, 30))
+                across = side * float(self._outer + 1.5 + 24 * self.rng.random() ** 1.6)
                 is_tree = self.rng.random() < 0.5
                 build = structures.tree if is_tree else structures.bush
                 self._try(partial(build, self.rng), along, across, self.rng.uniform(0, 6), 1.4)
@@ -343,7 +343,7 @@ class Populator:
         along = -_BEHIND_M
         while along < self.length + _AHEAD_M:
             length = float(self.rng.uniform(5, 12))
-            style = self.rng.choice(["hedge", "fence", "open"], p=[0.35, 0.2, 0.45])
+            style = self.rng.choice(["hedge", "fence", "open"], p=[0.4, 0.15, 0.45])
             middle = along + length / 2
             if style != "open" and not self._near_crossing(middle, length / 2 + 6):
                 build = structures.hedge if style == "hedge" else structures.fence

@@ -14,7 +14,7 @@ from ray_lidarseg.world.noise import hash01
 DRIVEABLE, OTHER_FLAT, SIDEWALK, TERRAIN = 24, 25, 26, 27
 """Fine nuScenes category indices of the ground."""
 
-_CELL_M = 0.25
+_CELL_M = 0.4
 _WIDTH = 1024
 _CORNER_M = 5.0
 _MAX_OFFSET_M = 45.0
@@ -136,12 +136,12 @@ class Road:
     def _is_island(self, place: Place) -> np.ndarray:
         """Paved strips and refuges beside the pavement, every other stretch of 30 m."""
         stretch = np.floor(place.along / 30)
-        chosen = hash01(stretch, np.sign(place.across), 3.0, self.plan.salt) < 0.12
+        chosen = hash01(stretch, np.sign(place.across), 3.0, self.plan.salt) < 0.08
         beyond = place.kerb - self.plan.verge - self.plan.pavement
         return chosen & (beyond > 0) & (beyond < 4.0) & (np.abs(place.from_crossing) > 20)
 
     def _is_plaza(self, place: Place) -> np.ndarray:
-        chosen = hash01(np.floor(place.along / 26), np.sign(place.across), 1.0, self.plan.salt) < 0.16
+        chosen = hash01(np.floor(place.along / 26), np.sign(place.across), 1.0, self.plan.salt) < 0.2
         return chosen & (place.kerb > 0) & (place.kerb < self.plan.verge + self.plan.pavement + 6)
 
     def _is_driveway(self, place: Place) -> np.ndarray:

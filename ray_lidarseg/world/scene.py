@@ -87,13 +87,13 @@ class Scene:
 
 def draw_plan(rng: np.random.Generator, length: float, seed: int, index: int) -> RoadPlan:
     """A street; ranges from data.md §4.3, bends and car parks ours."""
-    has_median = stratified(seed, index, 1) < 0.35
+    has_median = stratified(seed, index, 1) < 0.3
     parking = 2.3 if rng.random() < 0.7 else 0.0
-    num_lanes = 2 if rng.random() < 0.35 else 1
-    median = float(rng.uniform(0.8, 1.6)) if has_median else 0.0
+    num_lanes = 2 if rng.random() < 0.5 else 1
+    median = float(rng.uniform(0.7, 1.2)) if has_median else 0.0
     half_width = median + num_lanes * float(rng.uniform(3.1, 3.7)) + parking + 0.4
-    verge = float(rng.uniform(1.2, 2.6)) if rng.random() < 0.4 else 0.0
-    pavement = float(rng.uniform(2.0, 4.6))
+    verge = float(rng.uniform(1.4, 3.4)) if rng.random() < 0.6 else 0.0
+    pavement = float(rng.uniform(2.4, 5.2))
     side = 1 if rng.random() < 0.5 else -1
     near = half_width + verge + pavement
     first = float(rng.uniform(0, max(length, 25)))

@@ -16,6 +16,7 @@ from ray_lidarseg.world.solids import Kind, Solids
 from ray_lidarseg.world.views import ParallelView
 
 _SHADOW_CELL_M, _SHADOW_TOP_M, _SHADOW_BIAS_M = 0.2, 60.0, 0.22
+_OCCLUSION, _OCCLUSION_NEAR_M, _OCCLUSION_FAR_M = 0.5, 0.3, 0.8
 _SHADOW_BEHIND_M, _SHADOW_AHEAD_M, _SHADOW_SIDE_M = 55.0, 75.0, 60.0
 
 
@@ -122,50 +123,90 @@ def _faces(kind: np.ndarray, unit: np.ndarray, taper: np.ndarray) -> tuple[np.nd
 _FACE_NORMALS = np.array([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]], np.float32)
 
 
+class Shadows:
+    """What one direction of light reaches: a raster of parallel rays; what stands still is cast once."""
+
+    def __init__(self, scene: Scene, direction: np.ndarray) -> None:
+        length = scene.speed * scene.duration
+        size = (length + _SHADOW_BEHIND_M + _SHADOW_AHEAD_M, 2 * _SHADOW_SIDE_M)
+        shape = (int(size[1] / _SHADOW_CELL_M), int(size[0] / _SHADOW_CELL_M))
+        low = np.array([-_SHADOW_BEHIND_M, -_SHADOW_SIDE_M])
+        self.view = ParallelView(direction, low, _SHADOW_CELL_M, shape, _SHADOW_TOP_M)
+        self._fixed = cast(self.view, scene.fixed).distance
+
+    def depth(self, moving: Solids) -> np.ndarray:
+        """float32 [rows, columns]: how far the light of each cell gets, with these moving things in its way."""
+        return cast(self.view, moving, self._fixed).distance.reshape(self.view.shape)
+
+    def lit_ratio(self, position: np.ndarray, depth: np.ndarray) -> np.ndarray:
+        """Share of the light that reaches each point, [0, 1]: the four nearest cells, weighted."""
+        cell = self.view.to_raster(position) - 0.5
+        base = np.floor(cell)
+        weight = cell - base
+        reach = self._reach(position)
+        lit = np.zeros(len(position), np.float32)
+        for right in (0, 1):
+            for down in (0, 1):
+                blocked = reach > _nearest(depth, base[:, 0] + right, base[:, 1] + down)
+                share_x = weight[:, 0] if right else 1 - weight[:, 0]
+                lit += np.where(blocked, 0, share_x * (weight[:, 1] if down else 1 - weight[:, 1]))
+        return lit
+
+    def open_ratio(self, position: np.ndarray, depth: np.ndarray) -> np.ndarray:
+        """Share of open sky above each point and its surroundings, [0, 1]: eight cells on two rings."""
+        cell = self.view.to_raster(position)
+        reach = self._reach(position)
+        free = np.zeros(len(position), np.float32)
+        for turn in range(8):
+            radius = (_OCCLUSION_NEAR_M if turn % 2 else _OCCLUSION_FAR_M) / _SHADOW_CELL_M
+            right, down = radius * np.cos(turn * np.pi / 4), radius * np.sin(turn * np.pi / 4)
+            free += reach <= _nearest(depth, cell[:, 0] + right - 0.5, cell[:, 1] + down - 0.5)
+        return free / 8
+
+    def _reach(self, position: np.ndarray) -> np.ndarray:
+        return self.view.start + position[:, 2] / self.view.direction[0, 2] - _SHADOW_BIAS_M
+
+
+@dataclass(frozen=True)
+class Lighting:
+    """Shadow rasters of one moment: of the sun, and of the sky straight above."""
+
+    sun: np.ndarray
+    sky: np.ndarray
+
+
 class Light:
-    """Sun, sky and shadows of one scene; the shadows of what stands still are cast once."""
+    """Sun, sky and shadows of one scene."""
 
     def __init__(self, scene: Scene) -> None:
         self.scene, self.nuisance = scene, scene.nuisance
 
     @cached_property
-    def _sun(self) -> ParallelView:
-        length = self.scene.speed * self.scene.duration
-        size = (length + _SHADOW_BEHIND_M + _SHADOW_AHEAD_M, 2 * _SHADOW_SIDE_M)
-        shape = (int(size[1] / _SHADOW_CELL_M), int(size[0] / _SHADOW_CELL_M))
-        low = np.array([-_SHADOW_BEHIND_M, -_SHADOW_SIDE_M])
-        return ParallelView(self.nuisance.sun, low, _SHADOW_CELL_M, shape, _SHADOW_TOP_M)
+    def _sun(self) -> Shadows:
+        return Shadows(self.scene, self.nuisance.sun)
 
     @cached_property
-    def _fixed_shadows(self) -> np.ndarray:
-        return cast(self._sun, self.scene.fixed).distance
+    def _sky(self) -> Shadows:
+        return Shadows(self.scene, np.array([0.0, 0.0, -1.0]))
 
-    def shadow_map(self, time_s: float) -> np.ndarray:
-        """float32 [rows, columns]: how far the sunlight of each cell gets, at a time."""
+    def at(self, time_s: float) -> Lighting:
+        """The shadows at a time."""
         moving = Solids.concatenate(mover.at(self.scene.road, time_s) for mover in self.scene.movers)
-        return cast(self._sun, moving, self._fixed_shadows).distance.reshape(self._sun.shape)
+        return Lighting(self._sun.depth(moving), self._sky.depth(moving))
 
-    def lit_ratio(self, position: np.ndarray, shadow_map: np.ndarray) -> np.ndarray:
-        """Share of sunlight that reaches each point, [0, 1]: the four nearest cells, weighted."""
-        cell = self._sun.to_raster(position) - 0.5
-        depth = self._sun.start + position[:, 2] / self._sun.direction[0, 2] - _SHADOW_BIAS_M
-        base = np.floor(cell)
-        weight = cell - base
-        lit = np.zeros(len(position), np.float32)
-        for right in (0, 1):
-            for down in (0, 1):
-                blocked = depth > _nearest(shadow_map, base[:, 0] + right, base[:, 1] + down)
-                share_x = weight[:, 0] if right else 1 - weight[:, 0]
-                lit += np.where(blocked, 0, share_x * (weight[:, 1] if down else 1 - weight[:, 1]))
-        return lit
-
-    def shade(self, seen: Surfels, origin: np.ndarray, shadow_map: np.ndarray) -> np.ndarray:
+    def shade(self, seen: Surfels, origin: np.ndarray, lighting: Lighting) -> np.ndarray:
         """float32 [n, 3] colours as a camera at ``origin`` sees them, haze included."""
         toward = -(seen.normal @ self.nuisance.sun)
-        lit = self.lit_ratio(seen.position, shadow_map) * np.clip(toward, 0, 1) * (seen.normal[:, 2] > -0.9)
+        lit = self._sun.lit_ratio(seen.position, lighting.sun) * np.clip(toward, 0, 1) * (seen.normal[:, 2] > -0.9)
         sky = 0.5 + 0.5 * seen.normal[:, 2]
         cool, warm = np.array([0.90, 0.98, 1.10], np.float32), np.array([1.06, 1.0, 0.92], np.float32)
-        ambient = (0.30 + 0.34 * sky)[:, None] * cool * np.float32(1.25 - 0.35 * self.nuisance.sun_ratio)
+        outside = seen.position + seen.normal * np.float32(_OCCLUSION_NEAR_M)
+        closed = 1 - self._sky.open_ratio(outside, lighting.sky)
+        ambient = (
+            ((0.30 + 0.34 * sky) * (1 - _OCCLUSION * closed))[:, None]
+            * cool
+            * np.float32(1.25 - 0.35 * self.nuisance.sun_ratio)
+        )
         light = ambient + (0.95 * self.nuisance.sun_ratio * lit)[:, None] * warm
         colour = seen.colour * light.astype(np.float32)
         haze = 1 - np.exp(-np.linalg.norm(seen.position - origin, axis=1) / self.nuisance.haze_m)

@@ -115,9 +115,8 @@ class Shape:
     ) -> None:
         """Adds one primitive of the given full ``size``; ``axes`` turns it about its centre."""
         turn = np.eye(3, dtype=np.float32) if axes is None else axes
-        half = tuple(max(extent / 2, 1e-3) for extent in size)
         row_label = self.label if label is None else label
-        self._rows.append((int(kind), centre, turn, half, taper, int(material), colour, albedo, row_label, self.salt))
+        self._rows.append((int(kind), centre, turn, size, taper, int(material), colour, albedo, row_label, self.salt))
 
     def rod(
         self, start: Vector, end: Vector, diameter_m: float, colour: Vector, albedo: float, taper: float = 0.0
@@ -134,13 +133,13 @@ class Shape:
     def solids(self) -> Solids:
         """Everything added so far, as arrays."""
         columns = list(zip(*self._rows, strict=True)) or [()] * 10
-        kind, centre, axes, half, taper, material, colour, albedo, label, salt = columns
+        kind, centre, axes, size, taper, material, colour, albedo, label, salt = columns
         vectors = lambda values: np.array(values, np.float32).reshape(-1, 3)  # noqa: E731
         return Solids(
             kind=np.array(kind, np.int8),
             centre=vectors(centre),
             axes=np.array(axes, np.float32).reshape(-1, 3, 3),
-            half=vectors(half),
+            half=np.maximum(vectors(size) / 2, np.float32(1e-3)),
             taper=vectors(taper),
             material=np.array(material, np.int16),
             colour=vectors(colour),

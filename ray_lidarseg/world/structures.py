@@ -30,7 +30,7 @@ def _wall_colour(rng: np.random.Generator) -> tuple[float, float, float]:
 def house(rng: np.random.Generator, length: float, depth: float, height: float) -> Solids:
     """A building, front towards +y at y = 0, its middle at x = 0; low ones get a gable, high ones a flat roof."""
     shape = Shape(MANMADE, float(rng.random()))
-    colour, albedo = _wall_colour(rng), float(rng.uniform(0.18, 0.42))
+    colour, albedo = _wall_colour(rng), float(rng.uniform(0.3, 0.62))
     material = Material.TOWER if height > 14 and rng.random() < 0.5 else Material.FACADE
     shape.add(Kind.BOX, (0, -depth / 2, height / 2), (length, depth, height), colour, albedo, material)
     shape.add(Kind.BOX, (0, -depth / 2, -1.5), (length, depth, 3.0), (0.4, 0.39, 0.38), 0.3, Material.CONCRETE)
@@ -81,7 +81,7 @@ def tree(rng: np.random.Generator) -> Solids:
     shape.add(Kind.CYLINDER, centre, size, (0.33, 0.26, 0.20), 0.25, Material.BARK, (0.5, 0, 0), axes)
     if rng.random() < 0.17:
         crown = (1.6, 1.6, height - 0.8)
-        shape.add(Kind.LEAVES, (0, 0, height / 2 + 0.5), crown, (0.16, 0.30, 0.14), 0.3, Material.LEAF)
+        shape.add(Kind.LEAVES, (0, 0, height / 2 + 0.5), crown, (0.16, 0.30, 0.14), 0.25, Material.LEAF)
         return shape.solids()
     spread = float(rng.uniform(0.55, 0.8)) * (height - bare)
     for branch in range(3):
@@ -95,7 +95,7 @@ def tree(rng: np.random.Generator) -> Solids:
         lump = (float(out * np.cos(turn)), float(out * np.sin(turn)), z)
         tone = tuple(np.clip(np.array(green) * rng.uniform(0.85, 1.15), 0, 1))
         size = (width, width * float(rng.uniform(0.8, 1.2)), width * float(rng.uniform(0.6, 0.85)))
-        shape.add(Kind.LEAVES, lump, size, tone, 0.33, Material.LEAF)
+        shape.add(Kind.LEAVES, lump, size, tone, 0.27, Material.LEAF)
     return shape.solids()
 
 
@@ -111,7 +111,7 @@ def bush(rng: np.random.Generator) -> Solids:
         width, height = float(rng.uniform(0.9, 2.2)), float(rng.uniform(0.7, 1.5))
         x, y = rng.uniform(-0.6, 0.6, 2)
         centre = (float(x), float(y), height * 0.42)
-        shape.add(Kind.LEAVES, centre, (width, width, height), green, 0.33, Material.LEAF)
+        shape.add(Kind.LEAVES, centre, (width, width, height), green, 0.27, Material.LEAF)
     return shape.solids()
 
 
@@ -121,10 +121,10 @@ def hedge(rng: np.random.Generator, length: float) -> Solids:
     green = _green(rng)
     height, depth = float(rng.uniform(0.9, 1.7)), float(rng.uniform(0.8, 1.1))
     core = tuple(0.62 * channel for channel in green)
-    shape.add(Kind.BOX, (0, 0, height * 0.45), (length, depth * 0.62, height * 0.9), core, 0.3, Material.LEAF)  # type: ignore[arg-type]
+    shape.add(Kind.BOX, (0, 0, height * 0.45), (length, depth * 0.62, height * 0.9), core, 0.25, Material.LEAF)  # type: ignore[arg-type]
     for x in np.arange(-length / 2, length / 2, 0.8):
         size = (1.5, depth * float(rng.uniform(0.9, 1.2)), height * float(rng.uniform(0.95, 1.15)))
-        shape.add(Kind.LEAVES, (float(x) + 0.4, 0, height * 0.5), size, green, 0.33, Material.LEAF)
+        shape.add(Kind.LEAVES, (float(x) + 0.4, 0, height * 0.5), size, green, 0.27, Material.LEAF)
     return shape.solids()
 
 
@@ -163,8 +163,8 @@ def traffic_light(rng: np.random.Generator) -> Solids:
 def barrier(rng: np.random.Generator, length: float = 2.0) -> Solids:
     """A red and white road barrier along x."""
     shape = Shape(BARRIER, float(rng.random()))
-    shape.add(Kind.WEDGE, (0, 0, 0.25), (length, 0.55, 0.5), (0.86, 0.85, 0.82), 0.42, Material.CONCRETE, (0, 0, 0.55))
-    shape.add(Kind.BOX, (0, 0, 0.72), (length * 0.97, 0.16, 0.62), (0.9, 0.88, 0.86), 0.42, Material.BARRIER)
+    shape.add(Kind.WEDGE, (0, 0, 0.25), (length, 0.55, 0.5), (0.86, 0.85, 0.82), 0.2, Material.CONCRETE, (0, 0, 0.55))
+    shape.add(Kind.BOX, (0, 0, 0.72), (length * 0.97, 0.16, 0.62), (0.9, 0.88, 0.86), 0.2, Material.BARRIER)
     return shape.solids()
 
 
@@ -193,9 +193,9 @@ def fence(rng: np.random.Generator, length: float) -> Solids:
 def planter(rng: np.random.Generator) -> Solids:
     """Concrete tub with a plant: looks like a barrier to a LiDAR."""
     shape = Shape(MANMADE, float(rng.random()))
-    shape.add(Kind.BOX, (0, 0, 0.35), (1.7, 0.6, 0.7), (0.58, 0.57, 0.55), 0.38, Material.CONCRETE)
+    shape.add(Kind.BOX, (0, 0, 0.35), (1.7, 0.6, 0.7), (0.58, 0.57, 0.55), 0.22, Material.CONCRETE)
     for x in (-0.4, 0.4):
-        shape.add(Kind.LEAVES, (x, 0, 0.85), (0.9, 0.6, 0.6), _green(rng), 0.33, Material.LEAF, label=VEGETATION)
+        shape.add(Kind.LEAVES, (x, 0, 0.85), (0.9, 0.6, 0.6), _green(rng), 0.27, Material.LEAF, label=VEGETATION)
     return shape.solids()
 
 

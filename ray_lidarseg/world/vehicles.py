@@ -13,15 +13,15 @@ BICYCLE, BUS, CAR, CONSTRUCTION, MOTORCYCLE, TRAILER, TRUCK = 14, 16, 17, 18, 21
 """Fine nuScenes category indices."""
 
 _PAINTS = (
-    ((0.86, 0.87, 0.88), 0.50),
-    ((0.62, 0.64, 0.66), 0.35),
-    ((0.30, 0.32, 0.34), 0.12),
-    ((0.10, 0.10, 0.12), 0.04),
-    ((0.55, 0.08, 0.08), 0.22),
-    ((0.10, 0.20, 0.42), 0.10),
-    ((0.16, 0.33, 0.24), 0.10),
-    ((0.70, 0.62, 0.45), 0.30),
-    ((0.80, 0.55, 0.10), 0.32),
+    ((0.86, 0.87, 0.88), 0.30),
+    ((0.62, 0.64, 0.66), 0.12),
+    ((0.30, 0.32, 0.34), 0.05),
+    ((0.10, 0.10, 0.12), 0.025),
+    ((0.55, 0.08, 0.08), 0.15),
+    ((0.10, 0.20, 0.42), 0.05),
+    ((0.16, 0.33, 0.24), 0.06),
+    ((0.70, 0.62, 0.45), 0.18),
+    ((0.80, 0.55, 0.10), 0.22),
 )
 _TYRE = (0.05, 0.05, 0.055)
 _STEEL = (0.22, 0.23, 0.25)
@@ -60,15 +60,19 @@ def car(rng: np.random.Generator) -> Solids:
         "suv": (4.7, 1.92, 1.08, 1.74),
         "van": (4.9, 1.95, 1.10, 1.95),
     }[str(style)]
-    front, rear = {"saloon": (1.05, -1.75), "hatch": (0.85, -1.98), "suv": (0.95, -2.2), "van": (1.75, -2.38)}[
+    front, rear = {"saloon": (1.12, -1.78), "hatch": (0.95, -1.93), "suv": (1.05, -2.12), "van": (1.80, -2.36)}[
         str(style)
     ]
     scale = float(rng.uniform(0.95, 1.06))
     colour, albedo = _paint(rng)
     shape = Shape(CAR, float(rng.random()))
     lower = 0.20
-    body = (length * scale, width, belt - lower)
-    shape.add(Kind.WEDGE, (0, 0, (belt + lower) / 2), body, colour, albedo, Material.CAR_BODY, (0.05, 0.03, 0.07))
+    shoulder = lower + 0.68 * (belt - lower)
+    body = (length * scale, width, shoulder - lower)
+    shape.add(Kind.WEDGE, (0, 0, (shoulder + lower) / 2), body, colour, albedo, Material.CAR_BODY, (0.03, 0.02, 0.03))
+    bonnet = (length * scale * 0.985, width * 0.985, belt - shoulder)
+    slope = (0.24, 0.12, 0.09) if style != "van" else (0.14, 0.02, 0.05)
+    shape.add(Kind.WEDGE, (0, 0, (belt + shoulder) / 2), bonnet, colour, albedo, taper=slope)
     cabin = (front - rear, width * 0.92, roof - belt)
     taper = {
         "saloon": (0.62, 0.50, 0.17),
