@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import cv2
 import ray
 from tqdm import tqdm
 
@@ -33,9 +34,9 @@ def generate(preset: str, out: str, seed: int = 0) -> None:
 
     Raises:
         DataError: There is no such preset.
-        StorageError: The folder cannot be written, or holds another world.
+        StorageError: The folder cannot be written, is no folder (``s3://``), or holds another world.
     """
-    size, root = preset_named(preset), Path(out).resolve()
+    size, root = preset_named(preset), _local(out)
     _claim(root, size, seed)
     if _is_complete(root, size, seed):
         print(f"world: {root} is complete")
@@ -43,6 +44,14 @@ def generate(preset: str, out: str, seed: int = 0) -> None:
     with connect():
         rows = _run_tasks(root, size, seed)
     write_tables(root, size, seed, rows)
+
+
+def _local(out: str) -> Path:
+    if "://" in out and not out.startswith("file://"):
+        raise StorageError(
+            f"a world is written to a folder that all workers share, not to {out}: generate it into a folder, then copy it"
+        )
+    return Path(out.removeprefix("file://")).resolve()
 
 
 def _claim(root: Path, preset: Preset, seed: int) -> None:
@@ -93,8 +102,6 @@ def _run_tasks(root: Path, preset: Preset, seed: int) -> list[Rows]:
 
 
 def _scene_task(root: str, preset: Preset, seed: int, index: int) -> Rows:
-    import cv2
-
     cv2.setNumThreads(1)
     return write_scene(Path(root), Scene(preset, seed, index))
 

@@ -15,7 +15,7 @@ from ray_lidarseg.world.scene import Nuisance, Scene
 from ray_lidarseg.world.solids import Kind, Solids
 from ray_lidarseg.world.views import ParallelView
 
-_SHADOW_CELL_M, _SHADOW_TOP_M, _SHADOW_BIAS_M = 0.2, 60.0, 0.22
+_SHADOW_CELL_M, _SHADOW_TOP_M, _SHADOW_BIAS_M = 0.2, 60.0, 0.15
 _OCCLUSION, _OCCLUSION_NEAR_M, _OCCLUSION_FAR_M = 0.5, 0.3, 0.8
 _SHADOW_BEHIND_M, _SHADOW_AHEAD_M, _SHADOW_SIDE_M = 55.0, 75.0, 60.0
 
@@ -197,10 +197,10 @@ class Light:
     def shade(self, seen: Surfels, origin: np.ndarray, lighting: Lighting) -> np.ndarray:
         """float32 [n, 3] colours as a camera at ``origin`` sees them, haze included."""
         toward = -(seen.normal @ self.nuisance.sun)
-        lit = self._sun.lit_ratio(seen.position, lighting.sun) * np.clip(toward, 0, 1) * (seen.normal[:, 2] > -0.9)
+        outside = seen.position + seen.normal * np.float32(_OCCLUSION_NEAR_M)  # the raster is coarser than the surface
+        lit = self._sun.lit_ratio(outside, lighting.sun) * np.clip(toward, 0, 1) * (seen.normal[:, 2] > -0.9)
         sky = 0.5 + 0.5 * seen.normal[:, 2]
         cool, warm = np.array([0.90, 0.98, 1.10], np.float32), np.array([1.06, 1.0, 0.92], np.float32)
-        outside = seen.position + seen.normal * np.float32(_OCCLUSION_NEAR_M)
         closed = 1 - self._sky.open_ratio(outside, lighting.sky)
         ambient = (
             ((0.30 + 0.34 * sky) * (1 - _OCCLUSION * closed))[:, None]
@@ -222,7 +222,7 @@ class Light:
         colour = _horizon(self.nuisance) * (1 - blend) + (zenith + grey) * blend
         flat = unit[:, :2] / (up[:, None] + 0.12)
         cloud = np.clip(
-            0.45 * texture(flat[:, 0] * 9, flat[:, 1] * 9, 0.09) + 0.25 * (1 - self.nuisance.sun_ratio), 0, 0.8
+            0.45 * texture(flat[:, 0] * 9, flat[:, 1] * 9, 0.03) + 0.25 * (1 - self.nuisance.sun_ratio), 0, 0.8
         )
         colour = colour + (cloud * np.clip(up * 6, 0, 1))[:, None] * (np.float32(0.96) - colour)
         glow = np.clip(-(unit @ self.nuisance.sun), 0, 1) ** 40 * self.nuisance.sun_ratio

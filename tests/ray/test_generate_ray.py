@@ -73,5 +73,10 @@ def test_an_unknown_preset_is_an_error_before_anything_is_written(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_object_storage_is_refused_with_the_way_out():
+    with pytest.raises(StorageError, match="not to s3://bucket/world: generate it into a folder"):
+        generate("tiny", "s3://bucket/world")
+
+
 def test_the_marker_names_generator_preset_and_seed(world):
     assert json.loads((world / "world.json").read_text())["seed"] == 3
