@@ -11,19 +11,16 @@ from typing import Any
 import pyarrow as pa
 from tqdm import tqdm
 
+from ray_lidarseg.datasets.ontology import absent_class, dataset_name, taxonomy_for
 from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.datasets.shards import Catalog, PreparedFrames, read_catalog
-from ray_lidarseg.datasets.taxonomy import taxonomy_of
 from ray_lidarseg.errors import DataError, LidarSegError
 from ray_lidarseg.metrics.confusion import Confusion
 from ray_lidarseg.metrics.scoring import Scores, score
 from ray_lidarseg.recipe import Recipe
-from ray_lidarseg.runtime import doctor, pool, storage
+from ray_lidarseg.runtime import doctor, ontologies, pool, storage
 from ray_lidarseg.runtime.cluster import connect
 from ray_lidarseg.runtime.runs import RunFolder, load_method
-
-ABSENT_RULE = {"nuscenes": "skip", "semantickitti": "zero"}
-"""What a class that is in neither truth nor prediction does to the mean. Source: both devkits."""
 
 _FOLDER = "evaluation"
 _LEVELS = ("point", "cell")
@@ -50,6 +47,7 @@ def evaluate(run: str, prepared: str = "", split: str = "val", which: str | int 
     method, recipe, step = load_method(folder.uri, which)
     catalog = _labelled(_catalog(recipe, prepared), split)
     _check_dataset(catalog, recipe)
+    ontologies.check_classes(recipe.data, prepared or recipe.data.prepared)
     scores = _score(folder.uri, recipe, prepared, catalog, step, list(method.segmentors()))
     result = _result(folder, recipe, scores, split, step)
     folder.write(f"{_FOLDER}/{split}.json", json.dumps(result, indent=1).encode())
@@ -136,7 +134,7 @@ def _score(run: str, recipe: Recipe, prepared: str, catalog: Catalog, step: int,
         "prepared": storage.absolute(prepared or recipe.data.prepared),
         "split_catalog": catalog,
     }
-    num_classes = taxonomy_of(recipe.data.dataset).num_classes
+    num_classes = taxonomy_for(recipe.data).num_classes
     scores = {name: Scores.empty(num_classes) for name in names}
     rows = [{"position": position} for position in range(len(catalog))]
     done = 0
@@ -162,26 +160,26 @@ def _add(scores: dict[str, Scores], counts: dict[str, dict[str, list[list[int]]]
 
 
 def _result(folder: RunFolder, recipe: Recipe, scores: dict[str, Scores], split: str, step: int) -> dict[str, Any]:
-    dataset = recipe.data.dataset
+    rule = absent_class(recipe.data)
     return {
         "split": split,
         "frames": next(iter(scores.values())).num_frames,
         "step": step,
-        "dataset": dataset,
-        "class_names": list(taxonomy_of(dataset).class_names),
-        "absent_rule": ABSENT_RULE[dataset],
+        "dataset": dataset_name(recipe.data),
+        "class_names": list(taxonomy_for(recipe.data).class_names),
+        "absent_rule": rule,
         "commit": doctor.versions().get("git_commit", ""),
         "fingerprint": recipe.fingerprint,
         "models": {
-            name: {level: _numbers(getattr(part, level), dataset) for level in _LEVELS} for name, part in scores.items()
+            name: {level: _numbers(getattr(part, level), rule) for level in _LEVELS} for name, part in scores.items()
         },
     }
 
 
-def _numbers(confusion: Confusion, dataset: str) -> dict[str, Any]:
+def _numbers(confusion: Confusion, absent_rule: str) -> dict[str, Any]:
     means = {f"miou_{rule}_ratio": _or_none(confusion.miou(rule)) for rule in ("skip", "zero")}
     return {
-        "miou_ratio": means[f"miou_{ABSENT_RULE[dataset]}_ratio"],
+        "miou_ratio": means[f"miou_{absent_rule}_ratio"],
         **means,
         "accuracy_ratio": _or_none(confusion.accuracy()),
         "iou_ratio": [_or_none(value) for value in confusion.iou().tolist()],

@@ -8,7 +8,7 @@ costs that scan only.
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,8 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from ray_lidarseg.datasets.decode import decode
+from ray_lidarseg.datasets.ontology import MANIFEST, taxonomy_for
+from ray_lidarseg.datasets.point_files import has_known_extension
 from ray_lidarseg.datasets.scans import decode_scan, scan_id
 from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.datasets.shards import PreparedFrames, open_parquet, read_catalog
@@ -29,10 +31,11 @@ from ray_lidarseg.datasets.submission import (
     label_path,
     submission_bytes,
 )
-from ray_lidarseg.datasets.taxonomy import taxonomy_of
 from ray_lidarseg.errors import DataError, LidarSegError, RunError
 from ray_lidarseg.models.inference import ScanLabels, label_frames
-from ray_lidarseg.runtime import doctor, pool, storage
+from ray_lidarseg.ontology import Ontology
+from ray_lidarseg.recipe import Data
+from ray_lidarseg.runtime import doctor, ontologies, pool, storage
 from ray_lidarseg.runtime.cluster import connect
 from ray_lidarseg.runtime.runs import RunFolder, load_method
 from ray_lidarseg.sample import Keyframe
@@ -101,8 +104,10 @@ def predict(
     """
     began = time.monotonic()
     out = storage.absolute(out)
-    job = _job(run, out, which, file_format, split)
-    rows = _rows(prepared, index, scans, columns, split)
+    job = _job(run, out, which, file_format, split, index)
+    rows = _rows(prepared, index, scans, columns, split, MANIFEST if job.data.dataset == MANIFEST else "")
+    if prepared:
+        ontologies.check_classes(job.data, prepared)
     _refuse_equal_names(rows, job)
     storage.check_writable(out)
     summary = _claim(job, rows, prepared)
@@ -127,9 +132,10 @@ class _Job:
     step: int
     file_format: FileFormat
     split: str
-    dataset: str
+    data: Data
     fingerprint: str
     batch: int
+    read_as: Ontology | None  # of own logs: what their scans hold, when it is not what prepared shards say
 
     def path(self, frame_id: str) -> str:
         return label_path(frame_id, self.file_format, self.split)
@@ -153,7 +159,7 @@ class _Progress:
         self.histogram.update(dict(enumerate(histogram)))
 
     def report(self, job: _Job, skipped: int, seconds: float) -> PredictReport:
-        names = taxonomy_of(job.dataset).class_names
+        names = taxonomy_for(job.data).class_names
         num_points = {name: self.histogram[index] for index, name in enumerate(names)}
         rate = self.done / max(seconds, 1e-9)
         return PredictReport(self.done, skipped, len(self.failures), rate, num_points, self.failures)
@@ -168,7 +174,7 @@ class _Labeller:
         method, recipe, _ = load_method(job.run, job.step, self.device)
         self.segmentor = list(method.segmentors().values())[-1]
         self.sensor, self.use_intensity = resolve_sensor(recipe.data), recipe.data.use_intensity
-        self.taxonomy = taxonomy_of(job.dataset)
+        self.taxonomy = taxonomy_for(job.data)
         self.frames = _prepared_frames(prepared) if prepared else None
 
     def __call__(self, rows: pa.Table) -> pa.Table:
@@ -219,13 +225,13 @@ class _Labeller:
         return np.bincount(scan.labels, minlength=self.taxonomy.num_classes).tolist()
 
 
-def _job(run: str, out: str, which: str | int, file_format: FileFormat, split: str) -> _Job:
+def _job(run: str, out: str, which: str | int, file_format: FileFormat, split: str, index: str) -> _Job:
     folder = RunFolder(run)
     _, recipe, step = load_method(folder.uri, which)
-    dataset = recipe.data.dataset
-    check_format(file_format, taxonomy_of(dataset))
+    check_format(file_format, taxonomy_for(recipe.data))
+    read_as = ontologies.of_index(index) if index else recipe.data.ontology
     batch = recipe.train.evaluate_batch
-    return _Job(folder.uri, out, step, file_format, split, dataset, recipe.fingerprint, batch)
+    return _Job(folder.uri, out, step, file_format, split, recipe.data, recipe.fingerprint, batch, read_as)
 
 
 def _prepared_frames(prepared: str) -> PreparedFrames:
@@ -233,12 +239,14 @@ def _prepared_frames(prepared: str) -> PreparedFrames:
     return PreparedFrames(filesystem, path, read_catalog(filesystem, path))
 
 
-def _rows(prepared: str, index: str, scans: Sequence[str], columns: int, split: str) -> list[dict[str, Any]]:
-    """One row a scan: ``frame_id``, ``points_uri``, ``dataset`` (empty for raw files), ``columns``, ``position``."""
+def _rows(
+    prepared: str, index: str, scans: Sequence[str], columns: int, split: str, scans_dataset: str
+) -> list[dict[str, Any]]:
+    """One row a scan: ``frame_id``, ``points_uri``, ``dataset`` (empty: by layout), ``columns``, ``position``."""
     if sum(map(bool, (prepared, index, scans))) != 1:
         raise DataError("predict needs exactly one of --prepared, --index and --scans")
     if scans:
-        return _scan_rows(scans, columns)
+        return _scan_rows(scans, columns, scans_dataset)
     listed = _catalog_rows(prepared) if prepared else _index_rows(index)
     rows = [row for row in listed if row.pop("split") == split]
     if not rows:
@@ -262,18 +270,23 @@ def _index_rows(index: str) -> list[dict[str, Any]]:
     return [{**row, "columns": 0, "position": -1} for row in rows]
 
 
-def _scan_rows(scans: Sequence[str], columns: int) -> list[dict[str, Any]]:
-    files = [file for scan in scans for file in _files(storage.absolute(scan))]
+def _scan_rows(scans: Sequence[str], columns: int, dataset: str) -> list[dict[str, Any]]:
+    is_scan = has_known_extension if dataset else _is_binary
+    files = [file for scan in scans for file in _files(storage.absolute(scan), is_scan)]
     return [
-        {"frame_id": scan_id(file), "points_uri": file, "dataset": "", "columns": columns, "position": -1}
+        {"frame_id": scan_id(file), "points_uri": file, "dataset": dataset, "columns": columns, "position": -1}
         for file in files
     ]
 
 
-def _files(uri: str) -> list[str]:
-    if uri.endswith(".bin"):
+def _is_binary(uri: str) -> bool:
+    return uri.endswith(".bin")
+
+
+def _files(uri: str, is_scan: Callable[[str], bool]) -> list[str]:
+    if is_scan(uri):
         return [uri]
-    found = [file for file in storage.list_files(uri) if file.endswith(".bin")]
+    found = [file for file in storage.list_files(uri) if is_scan(file)]
     if not found:
         raise DataError(f"{uri} is neither a .bin file nor a folder of them")
     return found
@@ -299,8 +312,10 @@ def _claim(job: _Job, rows: list[dict[str, Any]], prepared: str) -> dict[str, An
     summary = {
         **same,
         "split": job.split,
-        "dataset": job.dataset,
-        "class_names": list(taxonomy_of(job.dataset).class_names),
+        "dataset": job.data.dataset,
+        "data": job.data.model_dump(mode="json"),
+        "read_as": job.read_as.model_dump(mode="json") if job.read_as else None,
+        "class_names": list(taxonomy_for(job.data).class_names),
         "commit": doctor.versions().get("git_commit", ""),
         "num_scans": len(rows),
         "num_points": there.get("num_points", {}),

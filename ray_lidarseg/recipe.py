@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ray_lidarseg.errors import RecipeError
+from ray_lidarseg.ontology import Ontology
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -42,10 +43,17 @@ class Data(Section):
     """Prepared shards and what they hold."""
 
     prepared: str = ""  # URI of the folder `ray-lidarseg prepare` wrote
-    dataset: Literal["nuscenes", "semantickitti"] = "nuscenes"  # taxonomy and sensor
+    dataset: Literal["nuscenes", "semantickitti", "manifest"] = "nuscenes"  # taxonomy and sensor
+    ontology: Ontology | None = None  # of dataset manifest; left out, train takes it from the prepared folder
     sensor: Sensor = Sensor()
     val_frames: tuple[str, ...] = ()  # frames taken out of train and validated on, beside the index's own val split
     use_intensity: bool = True  # False: intensity is zeroed, for sensors without one
+
+    @model_validator(mode="after")
+    def _ontology_has_an_effect(self) -> "Data":
+        if self.ontology is not None and self.dataset != "manifest":
+            raise ValueError(f"ontology is for dataset manifest, {self.dataset} brings its own classes and sensor")
+        return self
 
 
 class Split(Section):
@@ -195,6 +203,8 @@ class Recipe(Section):
     def fingerprint(self) -> str:
         """Eight hex digits of what decides the result; workers, logging and checkpoint rhythm do not."""
         content = self.model_dump(mode="json", exclude={"workers", "name"})
+        if self.data.ontology is None:
+            content["data"].pop("ontology")
         for key in ("log_every", "checkpoint_every", "keep_checkpoints", "evaluate_batch"):
             content["train"].pop(key)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
@@ -267,7 +277,7 @@ def _set(content: dict[str, Any], dotted: str, value: Any) -> None:
         if not isinstance(child, dict):
             raise RecipeError(f"override {dotted!r}: {key!r} is a value, not a section")
         content = child
-    if last == "name" and content.get("name") != value:
+    if path and last == "name" and content.get("name") != value:
         content.clear()  # another variant of a union has other fields
     content[last] = value
 

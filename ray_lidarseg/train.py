@@ -35,15 +35,15 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback as _Cleaner
 from torch.utils.data import DataLoader
 
+from ray_lidarseg.datasets.ontology import taxonomy_for
 from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.datasets.shards import Catalog, PreparedFrames, read_catalog
 from ray_lidarseg.datasets.splits import LabelSplit, make_split
 from ray_lidarseg.datasets.stream import TrainSteps
-from ray_lidarseg.datasets.taxonomy import taxonomy_of
 from ray_lidarseg.errors import LidarSegError, RecipeError, RunError
 from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.recipe import Recipe
-from ray_lidarseg.runtime import checkpoints, cluster, doctor, storage
+from ray_lidarseg.runtime import checkpoints, cluster, doctor, ontologies, storage
 from ray_lidarseg.runtime.loop import Hooks, Ranks, StepLoop, run, synchronise_batch_norm
 from ray_lidarseg.runtime.runs import RunFolder
 from ray_lidarseg.runtime.tracking import Tracker, lines_until
@@ -89,7 +89,7 @@ def train(recipe: Recipe, run: str) -> RunFolder:
         ResourceError: The cluster cannot hold the workers.
         StorageError: The run folder cannot be written.
     """
-    folder = RunFolder(run)
+    folder, recipe = RunFolder(run), ontologies.complete(recipe)
     if folder.belongs_to(recipe) and folder.is_finished():
         print(f"{folder.uri} is finished: {recipe.train.steps} steps", flush=True)
         return folder
@@ -131,7 +131,7 @@ class _Worker:
         recipe = plan.recipe
         self.plan, self.ranks = plan, ranks
         self.sensor = resolve_sensor(recipe.data)
-        num_classes = len(taxonomy_of(recipe.data.dataset).class_names)
+        num_classes = taxonomy_for(recipe.data).num_classes
         filesystem, path = storage.resolve(plan.prepared)
         catalog = _catalog(recipe, plan.prepared)
         self.frames = PreparedFrames(filesystem, path, catalog)

@@ -2,12 +2,15 @@
 
 import colorsys
 import math
+from typing import Literal
 
 import numpy as np
 
 from ray_lidarseg.datasets.points import usable
-from ray_lidarseg.datasets.taxonomy import Taxonomy
+from ray_lidarseg.datasets.taxonomy import Taxonomy, taxonomy_of
+from ray_lidarseg.errors import DataError
 from ray_lidarseg.ontology import Ontology
+from ray_lidarseg.recipe import Data
 from ray_lidarseg.sample import Keyframe, SensorSpec
 from ray_lidarseg.types import IGNORE
 
@@ -42,6 +45,39 @@ def sensor(ontology: Ontology) -> SensorSpec:
         max_range_m=given.max_range_m,
         intensity_scale=0.0 if given.intensity == "none" else 1.0 / (given.intensity[1] - given.intensity[0]),
     )
+
+
+def required(data: Data) -> Ontology:
+    """The ontology of a recipe's data.
+
+    Raises:
+        DataError: There is none.
+    """
+    if data.ontology is None:
+        raise DataError(
+            f"data.dataset={data.dataset} needs data.ontology: `ray-lidarseg train` fills it in from data.prepared"
+        )
+    return data.ontology
+
+
+def taxonomy_for(data: Data) -> Taxonomy:
+    """The classes a recipe's models predict: of the data set, or of the ontology."""
+    return taxonomy(required(data)) if data.dataset == MANIFEST else taxonomy_of(data.dataset)
+
+
+def absent_class(data: Data) -> Literal["skip", "zero"]:
+    """What a class in neither truth nor prediction counts in mIoU: by the data set's benchmark, or by the ontology.
+
+    nuScenes-lidarseg leaves it out of the mean, SemanticKITTI counts it as 0.
+    """
+    if data.dataset == MANIFEST:
+        return required(data).absent_class
+    return "zero" if data.dataset == "semantickitti" else "skip"
+
+
+def dataset_name(data: Data) -> str:
+    """What tables call the data: the data set, or the ontology."""
+    return data.ontology.name if data.ontology else data.dataset
 
 
 def doubts(frame: Keyframe, ontology: Ontology) -> list[str]:

@@ -53,6 +53,11 @@ def format_of(uri: str) -> str:
     )
 
 
+def has_known_extension(uri: str) -> bool:
+    """Whether the name alone says the format."""
+    return uri.partition("?")[0].lower().endswith(tuple(_EXTENSIONS))
+
+
 def read_columns(content: bytes, point_format: str, uri: str) -> Columns:
     """The columns of a point file, in file order.
 

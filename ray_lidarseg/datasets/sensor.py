@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+from ray_lidarseg.datasets import ontology
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.recipe import Data
 from ray_lidarseg.sample import SensorSpec
@@ -50,7 +51,8 @@ def resolve_sensor(data: Data) -> SensorSpec:
     changes: dict[str, float] = {}
     for key, value in data.sensor.model_dump(exclude_none=True).items():
         changes[key.replace("_deg", "_rad")] = math.radians(value) if key.endswith("_deg") else value
-    sensor = replace(sensor_of(data.dataset), **changes)  # type: ignore[arg-type]
+    default = sensor_of(data.dataset) if data.dataset != ontology.MANIFEST else ontology.sensor(ontology.required(data))
+    sensor = replace(default, **changes)  # type: ignore[arg-type]
     if sensor.fov_down_rad >= sensor.fov_up_rad:
         raise DataError("data.sensor: fov_down_deg must be below fov_up_deg")
     if sensor.min_range_m >= sensor.max_range_m:

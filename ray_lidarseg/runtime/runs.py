@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from ray_lidarseg.datasets.ontology import taxonomy_for
 from ray_lidarseg.datasets.sensor import resolve_sensor
-from ray_lidarseg.datasets.taxonomy import taxonomy_of
 from ray_lidarseg.errors import RunError
 from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.methods.method import Method
@@ -120,7 +120,7 @@ def load_method(
     folder = RunFolder(run)
     recipe = folder.recipe()
     state = folder.checkpoint(which)
-    method = build_method(recipe, resolve_sensor(recipe.data), len(taxonomy_of(recipe.data.dataset).class_names))
+    method = build_method(recipe, resolve_sensor(recipe.data), taxonomy_for(recipe.data).num_classes)
     method.load_state_dict(state["method"])
     return method.to(device).eval(), recipe, state["step"]
 

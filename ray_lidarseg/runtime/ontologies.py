@@ -1,0 +1,84 @@
+"""How an ontology travels: index file → prepared folder → recipe in the run folder."""
+
+import pyarrow as pa
+
+from ray_lidarseg.datasets.ontology import MANIFEST
+from ray_lidarseg.datasets.shards import open_parquet
+from ray_lidarseg.errors import DataError, RecipeError
+from ray_lidarseg.ontology import Ontology, parse_ontology
+from ray_lidarseg.recipe import Data, Recipe, override
+from ray_lidarseg.runtime import storage
+
+ONTOLOGY_NAME = "ontology.json"
+_KEY = b"ray_lidarseg.ontology"
+
+
+def attach(table: pa.Table, ontology: Ontology) -> pa.Table:
+    """The index table with the ontology in its metadata."""
+    return table.replace_schema_metadata({**(table.schema.metadata or {}), _KEY: ontology.model_dump_json().encode()})
+
+
+def of_index(index: str) -> Ontology | None:
+    """The ontology that `index` wrote into its file; None for the built-in data sets."""
+    with open_parquet(*storage.resolve(storage.absolute(index)), writer="index") as file:
+        text = (file.schema_arrow.metadata or {}).get(_KEY)
+    return None if text is None else parse_ontology(text.decode(), origin=index)
+
+
+def of_prepared(prepared: str) -> Ontology | None:
+    """The ontology beside the shards of a folder; None for the built-in data sets."""
+    file = storage.join(storage.absolute(prepared), ONTOLOGY_NAME)
+    return parse_ontology(storage.read_bytes(file).decode(), origin=file) if storage.exists(file) else None
+
+
+def keep(ontology: Ontology | None, prepared: str) -> None:
+    """Writes an index's ontology beside the shards.
+
+    Raises:
+        DataError: The folder was prepared with another one.
+    """
+    there = of_prepared(prepared)
+    if there not in (None, ontology):
+        raise DataError(f"{prepared} was prepared with another ontology: prepare this index into a new folder")
+    if ontology is not None and there is None:
+        text = ontology.model_dump_json(indent=1)
+        storage.write_bytes(storage.join(prepared, ONTOLOGY_NAME), text.encode())
+
+
+def complete(recipe: Recipe) -> Recipe:
+    """The recipe with the ontology of its shards, so that a run folder alone says what its classes are.
+
+    Raises:
+        RecipeError: The recipe brings another ontology than the shards.
+        DataError: ``data.dataset`` is manifest, but the shards have no ontology.
+    """
+    if recipe.data.dataset != MANIFEST or not recipe.data.prepared:
+        return recipe
+    ontology = of_prepared(recipe.data.prepared)
+    if ontology is None:
+        raise DataError(
+            f"{recipe.data.prepared} holds no {ONTOLOGY_NAME}: write it with `ray-lidarseg index manifest … "
+            "--ontology …` and `prepare`, or set data.dataset"
+        )
+    if recipe.data.ontology not in (None, ontology):
+        raise RecipeError(
+            f"data.ontology is not that of {recipe.data.prepared}: leave it out, or index and prepare with it"
+        )
+    return override(recipe, {"data.ontology": ontology.model_dump(mode="json")})
+
+
+def check_classes(data: Data, prepared: str) -> None:
+    """Refuses shards whose class ids mean something else than the run's.
+
+    Raises:
+        DataError: The class names differ.
+    """
+    ontology = of_prepared(prepared)
+    expected = data.ontology
+    if ontology is None or expected is None:
+        return
+    names, run_names = ([entry.name for entry in each.classes] for each in (ontology, expected))
+    if names != run_names:
+        raise DataError(
+            f"{prepared} has the classes {names}, the run predicts {run_names}: give shards of those classes"
+        )
