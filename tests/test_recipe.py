@@ -74,3 +74,8 @@ def test_every_built_in_recipe_loads_and_uses_only_known_keys(name: str) -> None
 def test_a_missing_recipe_names_the_built_in_ones() -> None:
     with pytest.raises(RecipeError, match="demo"):
         load_recipe("nothing-like-this")
+
+
+def test_naming_a_run_changes_nothing_else():
+    recipe = load_recipe("demo")
+    assert override(recipe, {"name": "mine"}) == recipe.model_copy(update={"name": "mine"})

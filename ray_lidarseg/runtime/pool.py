@@ -4,6 +4,7 @@ Only rows travel: which frame to read, and what came out. Points go from file to
 """
 
 import logging
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 
 from ray_lidarseg.runtime.cluster import num_gpus, worker_environment
 
-_RESTARTS = 2  # of an actor whose process died; a scan that kills it every time must not loop for ever
+_RETRIES = 2  # of a group whose process died; a scan that kills it every time must not loop for ever
 
 
 def stream(rows: Sequence[Mapping[str, Any]], worker: type, arguments: Mapping[str, Any], group: int) -> Iterator[dict]:
@@ -27,13 +28,20 @@ def stream(rows: Sequence[Mapping[str, Any]], worker: type, arguments: Mapping[s
         arguments: See above; small and picklable.
         group: Rows in one call.
     """
-    import ray
-
     if not rows:
         return
     num_groups = -(-len(rows) // group)
     with _quiet_data_context():
-        results = ray.data.from_items(list(rows), override_num_blocks=num_groups).map_batches(
+        for batch in _mapped(rows, worker, arguments, num_groups).iter_batches(batch_size=None, batch_format="pyarrow"):
+            yield from batch.to_pylist()
+
+
+def _mapped(rows: Sequence[Mapping[str, Any]], worker: type, arguments: Mapping[str, Any], num_groups: int) -> Any:
+    import ray
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*ray_remote_args")  # Ray 2.60 has no other name for the retries
+        return ray.data.from_items(list(rows), override_num_blocks=num_groups).map_batches(
             worker,
             fn_constructor_kwargs=dict(arguments),
             batch_size=None,
@@ -42,10 +50,8 @@ def stream(rows: Sequence[Mapping[str, Any]], worker: type, arguments: Mapping[s
             num_cpus=1,
             num_gpus=1 if num_gpus() else 0,
             runtime_env={"env_vars": worker_environment()},
-            ray_remote_args_fn=lambda: {"max_restarts": _RESTARTS, "max_task_retries": _RESTARTS},
+            max_task_retries=_RETRIES,
         )
-        for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
-            yield from batch.to_pylist()
 
 
 def own_device() -> torch.device:

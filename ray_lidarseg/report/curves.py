@@ -1,0 +1,125 @@
+"""Figures of numbers: learning curves and per-class bars, one colour per run throughout."""
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ray_lidarseg.report.runs import RunView
+
+PALETTE = ("#2563eb", "#ea580c", "#059669", "#c026d3", "#b45309", "#0891b2", "#dc2626", "#4b5563")
+"""Colour of run i, modulo; dark enough on white for lines and text."""
+
+_DPI = 150
+_INK, _GRID = "#374151", "#e5e7eb"
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG without metadata."""
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def learning_curves(views: Sequence[RunView]) -> Figure | None:
+    """Loss, mIoU and pseudo-label keep ratio over steps; None where no run has logged anything."""
+    panels: list[tuple[str, Callable[[Axes, RunView, str], None]]] = []
+    if any(view.lines("train") for view in views):
+        panels.append(("training loss", _draw_loss))
+    if any(view.lines("evaluate") for view in views):
+        panels.append(("point mIoU, % (solid: teacher, dashed: student)", _draw_miou))
+    if any(_kept(line) is not None for view in views for line in view.lines("train")):
+        panels.append(("pseudo-labels kept, %", _draw_kept))
+    if not panels:
+        return None
+    figure = Figure(figsize=(4.3 * len(panels), 3.2), layout="constrained")
+    for axes, (title, draw) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for index, view in enumerate(views):
+            draw(axes, view, PALETTE[index % len(PALETTE)])
+        _finish(axes, title, "step")
+    _legend(figure, views)
+    return figure
+
+
+def class_bars(views: Sequence[RunView]) -> Figure | None:
+    """Point IoU of every class, one bar a run; None where no run was evaluated."""
+    shown = [(index, view) for index, view in enumerate(views) if view.class_iou()]
+    if not shown:
+        return None
+    names = shown[0][1].taxonomy.class_names
+    figure = Figure(figsize=(12.9, 3.4), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(shown)
+    for place, (index, view) in enumerate(shown):
+        heights = [100 * (value or 0.0) for value in view.class_iou()]
+        offsets = np.arange(len(names)) + (place - (len(shown) - 1) / 2) * width
+        axes.bar(offsets, heights, width * 0.92, color=PALETTE[index % len(PALETTE)], label=view.name)
+    axes.set_xticks(range(len(names)), [name.replace("_", " ") for name in names], rotation=35, ha="right")
+    _finish(axes, "point IoU by class, % (model to deploy)", "")
+    axes.grid(axis="x", visible=False)
+    _legend(figure, [view for _, view in shown])
+    return figure
+
+
+def smoothed(values: Sequence[float], window: int) -> np.ndarray:
+    """The mean of each value and up to ``window - 1`` before it; NaN values are left out."""
+    array = np.asarray(values, float)
+    return np.array([np.nanmean(array[max(0, end - window) : end]) for end in range(1, len(array) + 1)])
+
+
+def _draw_loss(axes: Axes, view: RunView, colour: str) -> None:
+    steps, losses = _series(view.lines("train"), "loss_total")
+    if not steps:
+        return
+    axes.plot(steps, losses, color=colour, alpha=0.25, linewidth=0.8)
+    axes.plot(steps, smoothed(losses, max(1, len(losses) // 15)), color=colour, linewidth=1.6, label=view.name)
+
+
+def _draw_miou(axes: Axes, view: RunView, colour: str) -> None:
+    lines = view.lines("evaluate")
+    models = list(dict.fromkeys(line["model"] for line in lines))
+    for model in models:
+        steps, ratios = _series([line for line in lines if line["model"] == model], "point_miou_ratio")
+        style = "--" if model == "student" and len(models) > 1 else "-"
+        axes.plot(steps, 100 * np.array(ratios), style, color=colour, linewidth=1.6, marker="o", markersize=3)
+
+
+def _draw_kept(axes: Axes, view: RunView, colour: str) -> None:
+    kept = [(line["step"], 100 * value) for line in view.lines("train") if (value := _kept(line)) is not None]
+    if kept:
+        steps, values = zip(*kept, strict=True)
+        axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+        axes.plot(steps, smoothed(values, max(1, len(values) // 15)), color=colour, linewidth=1.6)
+        axes.set_ylim(0, 100)
+
+
+def _kept(line: dict[str, Any]) -> float | None:
+    return next((value for key, value in line.items() if "keep_ratio" in key and value is not None), None)
+
+
+def _series(lines: Sequence[dict[str, Any]], key: str) -> tuple[list[int], list[float]]:
+    known = [(line["step"], line[key]) for line in lines if line.get(key) is not None]
+    return [step for step, _ in known], [value for _, value in known]
+
+
+def _finish(axes: Axes, title: str, x_label: str) -> None:
+    axes.set_title(title, fontsize=10, color=_INK, loc="left")
+    axes.set_xlabel(x_label, fontsize=9, color=_INK)
+    axes.tick_params(labelsize=8, colors=_INK, length=0)
+    axes.grid(color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(_GRID)
+
+
+def _legend(figure: Figure, views: Sequence[RunView]) -> None:
+    axes = figure.axes[0]
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(views)), fontsize=9, frameon=False)

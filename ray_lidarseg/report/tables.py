@@ -1,0 +1,112 @@
+"""Numbers for people: one table per protocol, repetitions with other seeds in one row as mean ± standard deviation."""
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from ray_lidarseg.report.runs import RunView
+
+_LEVELS = ("point", "cell")
+_MODELS = ("student", "teacher")
+
+
+def by_protocol(views: Sequence[RunView]) -> list[tuple[tuple[Any, ...], list[RunView]]]:
+    """Runs whose numbers may be compared, in order of first appearance; unreadable runs are left out."""
+    groups: dict[tuple[Any, ...], list[RunView]] = {}
+    for view in views:
+        if view.recipe is not None:
+            groups.setdefault(view.protocol, []).append(view)
+    return list(groups.items())
+
+
+def protocol_title(protocol: tuple[Any, ...]) -> str:
+    """``nuscenes · split uniform · 1 % labelled``."""
+    dataset, name, ratio = protocol
+    return f"{dataset} · split {name} · {100 * ratio:g} % labelled"
+
+
+def result_rows(views: Sequence[RunView]) -> list[dict[str, Any]]:
+    """One row per recipe: method, model, seeds, and for each model and level the mIoU in percent, as text.
+
+    The standard deviation is that of the sample (n - 1), shown from two seeds on.
+    """
+    families: dict[str, list[RunView]] = {}
+    for view in views:
+        families.setdefault(view.family, []).append(view)
+    return [_row(members) for members in families.values()]
+
+
+def facts(view: RunView) -> dict[str, str]:
+    """The origin of a run's numbers, as label and text."""
+    split, versions = view.manifest.get("split", {}), view.manifest.get("versions", {})
+    steps = [line["step"] for line in view.metrics if "step" in line]
+    total = view.recipe.train.steps if view.recipe else 0
+    labelled, unlabelled = split.get("num_labelled"), split.get("num_unlabelled")
+    known = {
+        "method": f"{view.recipe.method.name} · {view.recipe.model.name}" if view.recipe else "",
+        "steps": f"{max(steps, default=0):,} of {total:,}" if total else "",
+        "seed": f"{view.recipe.seed} · split {view.recipe.split.seed}" if view.recipe else "",
+        "split": f"{split['protocol']} · {100 * split['ratio']:g} %" if split else "",
+        "frames": f"{labelled:,} labelled · {unlabelled:,} unlabelled" if labelled is not None else "",
+        "digest": split.get("digest", ""),
+        "recipe": view.recipe.fingerprint if view.recipe else "",
+        "commit": versions.get("git_commit", "")[:12],
+        "versions": " · ".join(f"{name} {versions[name]}" for name in ("torch", "ray", "python") if name in versions),
+        "hardware": _hardware(view.manifest.get("hardware", {})),
+        "speed": _speed(view),
+    }
+    return {name: text or "unknown" for name, text in known.items()}
+
+
+def _row(members: list[RunView]) -> dict[str, Any]:
+    finals = [member.models() for member in members]
+    recipe = members[0].recipe
+    assert recipe is not None
+    numbers = {
+        f"{model}_{level}": mean_and_deviation([final.get(model, {}).get(level) for final in finals])
+        for model in _MODELS
+        for level in _LEVELS
+    }
+    return {
+        "runs": ", ".join(member.name for member in members),
+        "method": recipe.method.name,
+        "model": recipe.model.name,
+        "steps": f"{recipe.train.steps:,}",
+        "seeds": len(members),
+        "source": _source(members),
+        **numbers,
+    }
+
+
+def mean_and_deviation(ratios: Sequence[float | None]) -> str:
+    """``56.1`` or ``56.1 ± 0.8``, percent; an en dash where there is no number."""
+    known = [100 * ratio for ratio in ratios if ratio is not None]
+    if not known:
+        return "–"
+    mean = f"{statistics.fmean(known):.1f}"
+    return f"{mean} ± {statistics.stdev(known):.1f}" if len(known) > 1 else mean
+
+
+def _source(members: list[RunView]) -> str:
+    evaluated = sum(bool(member.evaluation) for member in members)
+    if evaluated == len(members):
+        return "evaluate"
+    return "last validation" if evaluated == 0 else "mixed"
+
+
+def _hardware(hardware: dict[str, Any]) -> str:
+    gpus = hardware.get("gpus") or []
+    parts = [", ".join(gpus)] if gpus else []
+    if hardware.get("cpu"):
+        parts.append(f"{hardware['cpu']} ({hardware.get('cores')} cores)")
+    if hardware.get("memory_gib"):
+        parts.append(f"{hardware['memory_gib']:g} GiB")
+    return " · ".join(parts)
+
+
+def _speed(view: RunView) -> str:
+    rates = [line["scans_per_s"] for line in view.lines("train") if line.get("scans_per_s")]
+    memory = [line["memory_gib"] for line in view.lines("train") if line.get("memory_gib")]
+    if not rates:
+        return ""
+    return f"{statistics.median(rates):.1f} scans/s" + (f" · {max(memory):.2f} GiB" if memory else "")

@@ -1,0 +1,43 @@
+"""The data of the 3-D viewer: a few thousand points of a scan, small enough to lie inside the page."""
+
+import base64
+from typing import Any
+
+import numpy as np
+
+from ray_lidarseg.report.scenes import Scene
+from ray_lidarseg.types import IGNORE
+
+_MAX_POINTS = 14_000  # what a browser draws at full rate on a plain canvas
+_REACH_M = 60.0
+_UNIT_M = 0.01  # centimetres: 16 bits hold ±327 m
+
+
+def cloud(scene: Scene, max_points: int = _MAX_POINTS) -> dict[str, Any]:
+    """Points in centimetres (int16, base64) and one layer of class ids (uint8, base64) for the truth and each run."""
+    points = scene.frame.points
+    chosen = _chosen(points, max_points)
+    xyz = points[chosen, :3]
+    if scene.frame.dataset == "semantickitti":  # the viewer looks along y, as nuScenes drives
+        xyz = np.stack([-xyz[:, 1], xyz[:, 0], xyz[:, 2]], axis=1)
+    truth = {"truth": scene.frame.labels[chosen]} if len(scene.frame.labels) else {}
+    layers = {**truth, **{name: labels[chosen] for name, labels in scene.said.items()}}
+    return {
+        "frame": scene.frame.frame_id,
+        "points": _base64(np.rint(xyz / _UNIT_M).astype("<i2")),
+        "layers": {name: _base64(labels.astype(np.uint8)) for name, labels in layers.items()},
+        "colours": scene.taxonomy.colours.tolist(),
+        "ignore": IGNORE,
+    }
+
+
+def _chosen(points: np.ndarray, max_points: int) -> np.ndarray:
+    with np.errstate(invalid="ignore"):
+        inside = np.flatnonzero((np.abs(points[:, :3]) < _REACH_M).all(axis=1))
+    if len(inside) <= max_points:
+        return inside
+    return np.sort(np.random.default_rng(0).choice(inside, max_points, replace=False))
+
+
+def _base64(values: np.ndarray) -> str:
+    return base64.b64encode(values.tobytes()).decode()

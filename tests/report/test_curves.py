@@ -1,0 +1,66 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ray_lidarseg.recipe import Recipe
+from ray_lidarseg.report import curves
+from ray_lidarseg.report.runs import RunView
+
+TRAIN = tuple(
+    {"kind": "train", "step": step, "loss_total": 10 / step, "pseudo_keep_ratio": 0.4} for step in range(1, 30)
+)
+EVALUATE = tuple(
+    {"kind": "evaluate", "step": step, "model": model, "point_miou_ratio": 0.3, "point_iou_ratio": [0.5, None] * 8}
+    for step in (10, 20)
+    for model in ("student", "teacher")
+)
+
+
+def image_of(figure) -> np.ndarray:
+    return np.array(Image.open(io.BytesIO(curves.png(figure))).convert("RGB"))
+
+
+def has_colour(image: np.ndarray, css: str) -> bool:
+    wanted = np.array([int(css[i : i + 2], 16) for i in (1, 3, 5)])
+    return bool((np.abs(image.astype(int) - wanted).max(axis=2) < 8).any())
+
+
+def test_learning_curves_have_a_panel_for_each_kind_of_number():
+    views = [RunView("a", "a", Recipe(), metrics=TRAIN + EVALUATE), RunView("b", "b", Recipe(), metrics=TRAIN)]
+    figure = curves.learning_curves(views)
+    assert [axes.get_title(loc="left").split(",")[0] for axes in figure.axes] == [
+        "training loss",
+        "point mIoU",
+        "pseudo-labels kept",
+    ]
+    assert len(figure.axes[1].lines) == 2
+    image = image_of(figure)
+    assert has_colour(image, curves.PALETTE[0])
+    assert has_colour(image, curves.PALETTE[1])
+
+
+def test_what_was_not_logged_has_no_panel():
+    lines = tuple({"kind": "train", "step": 1, "loss_total": 2.0} for _ in range(1))
+    assert len(curves.learning_curves([RunView("a", "a", Recipe(), metrics=lines)]).axes) == 1
+    assert curves.learning_curves([RunView("a", "a", Recipe())]) is None
+
+
+def test_lines_without_a_number_are_left_out():
+    lines = ({"kind": "train", "step": 1, "loss_total": None}, *TRAIN)
+    figure = curves.learning_curves([RunView("a", "a", Recipe(), metrics=lines)])
+    assert len(figure.axes[0].lines[0].get_xdata()) == len(TRAIN)
+
+
+def test_class_bars_stand_for_each_class_and_run():
+    views = [RunView(name, name, Recipe(), metrics=EVALUATE) for name in "ab"] + [RunView("c", "c", Recipe())]
+    figure = curves.class_bars(views)
+    assert len(figure.axes[0].patches) == 2 * 16
+    assert figure.axes[0].patches[0].get_height() == pytest.approx(50)
+    assert has_colour(image_of(figure), curves.PALETTE[1])
+    assert curves.class_bars(views[2:]) is None
+
+
+def test_smoothing_is_a_trailing_mean():
+    np.testing.assert_allclose(curves.smoothed([2, 4, 6, np.nan], 2), [2, 3, 5, 6])
