@@ -9,6 +9,7 @@ import math
 import resource
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -141,7 +142,9 @@ class StepLoop:
             self._update()
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.schedule.step()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*lr_scheduler.step")  # where the very first step is skipped
+            self.schedule.step()
         self.step += 1
         return values
 
