@@ -49,7 +49,7 @@ def generate(preset: str, out: str, seed: int = 0) -> None:
 def _local(out: str) -> Path:
     if "://" in out and not out.startswith("file://"):
         raise StorageError(
-            f"a world is written to a folder that all workers share, not to {out}: generate it into a folder, then copy it"
+            f"a world goes into a folder that all workers share, not to {out}: generate it into a folder, then copy it"
         )
     return Path(out.removeprefix("file://")).resolve()
 

@@ -11,17 +11,20 @@ from ray_lidarseg.world.scene import Scene
 
 
 @pytest.fixture(scope="session")
-def tiny_scene() -> Scene:
-    return Scene(PRESETS["tiny"], 0, 1)
+def tiny_scenes() -> list[Scene]:
+    return [Scene(PRESETS["tiny"], 0, index) for index in range(10)]
 
 
 @pytest.fixture(scope="session")
-def tiny_world(tmp_path_factory) -> Path:
+def tiny_scene(tiny_scenes) -> Scene:
+    return tiny_scenes[1]
+
+
+@pytest.fixture(scope="session")
+def tiny_world(tmp_path_factory, tiny_scenes) -> Path:
     cv2.setNumThreads(1)
     root = tmp_path_factory.mktemp("world")
-    preset = PRESETS["tiny"]
-    rows = [write_scene(root, Scene(preset, 0, index)) for index in range(len(preset.scenes))]
-    write_tables(root, preset, 0, rows)
+    write_tables(root, PRESETS["tiny"], 0, [write_scene(root, scene) for scene in tiny_scenes])
     return root
 
 

@@ -78,12 +78,12 @@ def test_train_and_validation_scenes_hold_most_classes(nusc):
     assert len(seen[True] - {0}) >= 13
 
 
-def test_points_project_onto_what_the_camera_sees(nusc):
+def test_points_project_onto_what_the_camera_sees(nusc, tiny_scenes):
     """Every LiDAR label against the hidden truth of the camera at the projected pixel."""
     same, count = 0, 0
     preset = PRESETS["tiny"]
     for index in (1, 4):
-        scene = Scene(preset, 0, index)
+        scene = tiny_scenes[index]
         light = Light(scene)
         record = next(row for row in nusc.scene if row["name"] == preset.scenes[index])
         data = nusc.get("sample", record["first_sample_token"])["data"]
@@ -140,10 +140,9 @@ def test_a_lost_file_is_written_again_with_the_same_bytes(tiny_world):
     assert files[2].stat().st_mtime_ns == kept_at
 
 
-def test_tables_are_the_same_bytes_each_time(tmp_path, tiny_world):
-    preset = PRESETS["tiny"]
-    rows = [writer.write_scene(tiny_world, Scene(preset, 0, index)) for index in range(10)]
-    writer.write_tables(tmp_path, preset, 0, rows)
+def test_tables_are_the_same_bytes_each_time(tmp_path, tiny_world, tiny_scenes):
+    rows = [writer.scene_rows(scene) for scene in tiny_scenes]
+    writer.write_tables(tmp_path, PRESETS["tiny"], 0, rows)
     for file in (tmp_path / "v1.0-mini").iterdir():
         assert file.read_bytes() == (tiny_world / "v1.0-mini" / file.name).read_bytes()
 

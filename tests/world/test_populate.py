@@ -2,8 +2,6 @@ import numpy as np
 import pytest
 
 from ray_lidarseg.world.populate import Mover
-from ray_lidarseg.world.presets import PRESETS
-from ray_lidarseg.world.scene import Scene
 from ray_lidarseg.world.vehicles import car
 
 
@@ -16,10 +14,9 @@ def test_a_mover_keeps_its_speed_and_faces_its_way(tiny_scene):
         assert (after - before) @ front > 0
 
 
-def test_every_class_is_in_some_scene_and_streets_are_full():
+def test_every_class_is_in_some_scene_and_streets_are_full(tiny_scenes):
     labels = set()
-    for index in range(10):
-        scene = Scene(PRESETS["tiny"], 0, index)
+    for scene in tiny_scenes:
         labels |= set(scene.solids(0.0).label.tolist())
         assert 300 < len(scene.fixed) < 4000
     assert {9, 12, 14, 16, 17, 18, 21, 22, 23, 28, 30} | {2, 3, 4} <= labels
