@@ -1,0 +1,166 @@
+"""Training on a real local Ray: a whole run, and runs that are killed in the middle and end the same."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import torch
+
+from ray_lidarseg.errors import DataError, ResourceError, RunError, SplitError
+from ray_lidarseg.recipe import override
+from ray_lidarseg.runtime.runs import RunFolder, load_method
+from ray_lidarseg.train import train
+
+pytestmark = pytest.mark.ray
+
+_TIMINGS = ("scans_per_s", "data_wait_ratio", "memory_gib")
+_DRIVER = """
+import sys
+from ray_lidarseg.recipe import load_recipe
+from ray_lidarseg.train import train
+train(load_recipe(sys.argv[1]), sys.argv[2])
+"""
+
+
+def _results(run: RunFolder | str) -> list[dict]:
+    lines = RunFolder(str(run)).metrics() if not isinstance(run, RunFolder) else run.metrics()
+    return [{key: value for key, value in line.items() if key not in _TIMINGS} for line in lines]
+
+
+def _wait_for_step(run: Path, step: int) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        file = run / "metrics.jsonl"
+        if file.exists() and any(f'"step": {step},' in line for line in file.read_text().splitlines()):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"no step {step} in {run} within two minutes")
+
+
+def _train_workers() -> list[int]:
+    """Process ids of the training workers of this process's own Ray."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"RayTrainWorker" in (folder / "cmdline").read_bytes() and os.getpid() in _ancestors(int(folder.name)):
+                found.append(int(folder.name))
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+def _ancestors(pid: int) -> list[int]:
+    ancestors = []
+    while pid > 1:
+        pid = int((Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[1])
+        ancestors.append(pid)
+    return ancestors
+
+
+@pytest.fixture(scope="module")
+def undisturbed(local_ray, tiny, tmp_path_factory) -> RunFolder:
+    """A run that nothing happened to."""
+    return train(tiny, str(tmp_path_factory.mktemp("runs") / "undisturbed"))
+
+
+def test_the_run_folder_is_complete(undisturbed, tiny):
+    lines = _results(undisturbed)
+    assert [line["step"] for line in lines if line["kind"] == "train"] == list(range(1, 21))
+    assert [(line["step"], line["model"]) for line in lines if line["kind"] == "evaluate"] == [
+        (step, model) for step in (10, 20) for model in ("student", "teacher")
+    ]
+    assert all(line["frames"] == 3 for line in lines if line["kind"] == "evaluate")
+    assert lines[-3]["loss_total"] < lines[0]["loss_total"]
+    assert undisturbed.recipe() == tiny
+    manifest = undisturbed.manifest()
+    assert manifest["is_finished"]
+    assert manifest["fingerprint"] == tiny.fingerprint
+    assert manifest["versions"]["torch"] == metadata.version("torch")
+    split = json.loads(Path(undisturbed.path("split.json")).read_text())
+    assert (len(split["labelled"]), len(split["unlabelled"])) == (4, 4)
+    assert split["digest"] == manifest["split"]["digest"]
+    assert sorted(path.name for path in Path(undisturbed.path("checkpoints")).glob("step_*")) == [
+        "step_00000015",
+        "step_00000020",
+    ]
+    assert list(Path(undisturbed.path("tensorboard")).glob("events*"))
+
+
+def test_the_trained_method_loads_without_ray(undisturbed, tiny):
+    method, recipe, step = load_method(undisturbed.uri)
+    assert (recipe, step) == (tiny, 20)
+    assert not method.training
+    earlier, _, step = load_method(undisturbed.uri, 15)
+    assert step == 15
+    pairs = zip(method.student.parameters(), earlier.student.parameters(), strict=True)
+    assert any(not torch.equal(late, early) for late, early in pairs)
+
+
+def test_a_finished_run_returns_at_once_and_another_recipe_is_refused(undisturbed, tiny, capfd):
+    started = time.monotonic()
+    train(tiny, undisturbed.uri)
+    assert time.monotonic() - started < 1
+    assert "is finished: 20 steps" in capfd.readouterr().out
+    with pytest.raises(RunError, match=r"differ in optim.lr \(0.001 there, 0.5 here\): give another --run"):
+        train(override(tiny, {"optim.lr": 0.5}), undisturbed.uri)
+
+
+def test_a_killed_driver_continues_with_the_same_numbers(local_ray, undisturbed, tiny, tmp_path):
+    run, recipe = tmp_path / "run", tmp_path / "recipe.yaml"
+    recipe.write_text(tiny.to_yaml())
+    command = [sys.executable, "-c", _DRIVER, str(recipe), str(run)]
+    driver = subprocess.Popen(command, start_new_session=True)
+    try:
+        _wait_for_step(run, 7)
+    finally:
+        driver.kill()
+        driver.wait()
+    assert not RunFolder(str(run)).is_finished()
+    Path(run, "checkpoints", "checkpoint_manager_snapshot.json").write_text("{torn")  # as a kill during its write would
+    train(tiny, str(run))
+    assert _results(run) == _results(undisturbed)
+
+
+def test_a_killed_worker_is_replaced_and_the_numbers_stay_the_same(local_ray, undisturbed, tiny, tmp_path):
+    run, killed = tmp_path / "run", []
+
+    def kill_one() -> None:
+        _wait_for_step(run, 7)
+        killed.append(_train_workers()[0])
+        os.kill(killed[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    folder = train(tiny, str(run))
+    killer.join()
+    assert killed
+    assert _results(folder) == _results(undisturbed)
+
+
+def test_an_error_in_a_worker_arrives_as_itself_and_is_not_tried_again(local_ray, prepared, tiny, tmp_path):
+    broken = tmp_path / "prepared"
+    shutil.copytree(prepared, broken)
+    for shard in broken.glob("shard-*.parquet"):
+        shard.unlink()
+    with pytest.raises(DataError, match=r"shard-.*is missing: run `ray-lidarseg prepare`") as caught:
+        train(override(tiny, {"data.prepared": str(broken)}), str(tmp_path / "run"))
+    assert "Traceback" not in str(caught.value)
+
+
+def test_what_can_be_known_before_is_said_before_any_worker_starts(local_ray, tiny, tmp_path):
+    run = str(tmp_path / "run")
+    with pytest.raises(SplitError, match=r"split.ratio=0.001 of 8 training frames with labels selects none"):
+        train(override(tiny, {"split.ratio": 0.001}), run)
+    with pytest.raises(ResourceError, match=r"asks for 4 worker\(s\) of 8 CPU"):
+        train(override(tiny, {"workers.num_workers": 4, "workers.cpus_per_worker": 8}), run)
+    with pytest.raises(ResourceError, match="1 GPU each, but the cluster has 4 CPU and 0 GPU"):
+        train(override(tiny, {"workers.use_gpu": "yes"}), run)
+    assert not Path(run, "recipe.yaml").exists()
