@@ -18,6 +18,7 @@ RIGHT, WRONG = (186, 194, 205), (220, 38, 38)
 
 _RING_M, _RING_COLOUR = 10, (230, 234, 240)
 _OVERSAMPLE = 2
+_DENSE_POINTS = 12_000  # a scan of fewer points is drawn with larger dots
 
 
 def png(image: np.ndarray) -> bytes:
@@ -48,7 +49,7 @@ def birds_eye(
     Args:
         points: [P, 4]; not finite ones are left out.
         rgb: [P, 3] colour of each point; the higher of two points at one place is drawn last, red ones after all.
-        dataset: Decides which axis is forward: y for nuScenes, x for SemanticKITTI.
+        dataset: Decides which axis is forward: y for nuScenes, x for all others.
         half_extent_m: From the middle to the border.
         size_px: Side of the picture.
     """
@@ -62,7 +63,7 @@ def birds_eye(
     order = np.lexsort((points[:, 2], (rgb == WRONG).all(axis=1)))
     column = np.floor((right_m + half_extent_m) / (2 * half_extent_m) * side).astype(np.int64)[order]
     row = np.floor((half_extent_m - forward_m) / (2 * half_extent_m) * side).astype(np.int64)[order]
-    _dots(pixels, row, column, rgb[order], radius=1)
+    _dots(pixels, row, column, rgb[order], radius=1 if len(points) > _DENSE_POINTS else 2)
     canvas = Image.fromarray(pixels)
     _vehicle(ImageDraw.Draw(canvas), half_extent_m, side)
     return np.array(canvas.resize((size_px, size_px), Image.Resampling.LANCZOS))
@@ -114,7 +115,7 @@ def camera_overlay(
     visible = visible[np.argsort(-projection.depth_m[visible])]
     pixels = (0.35 * 255 + 0.65 * photo.mean(axis=2, keepdims=True)).repeat(3, axis=2).astype(np.uint8)
     column, row = np.floor(projection.pixels[visible].T * (width_px / camera.width_px)).astype(np.int64)
-    _dots(pixels, row, column, rgb[shown][visible], radius=1)
+    _dots(pixels, row, column, rgb[shown][visible], radius=2)
     return pixels
 
 
@@ -125,7 +126,7 @@ def best_camera(cameras: tuple[CameraImage, ...]) -> CameraImage | None:
 
 
 def _ground_axes(points: np.ndarray, dataset: str) -> tuple[np.ndarray, np.ndarray]:
-    return (-points[:, 1], points[:, 0]) if dataset == "semantickitti" else (points[:, 0], points[:, 1])
+    return (points[:, 0], points[:, 1]) if dataset == "nuscenes" else (-points[:, 1], points[:, 0])
 
 
 def _dots(pixels: np.ndarray, row: np.ndarray, column: np.ndarray, rgb: np.ndarray, radius: int) -> None:

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from ray_lidarseg.datasets.taxonomy import Taxonomy, taxonomy_of
+from ray_lidarseg.datasets.ontology import dataset_name, taxonomy_for
+from ray_lidarseg.datasets.taxonomy import Taxonomy
 from ray_lidarseg.errors import LidarSegError
 from ray_lidarseg.recipe import Recipe
 from ray_lidarseg.runtime import storage
@@ -40,7 +41,7 @@ class RunView:
     def taxonomy(self) -> Taxonomy:
         """Classes of the run's data set."""
         assert self.recipe is not None
-        return taxonomy_of(self.recipe.data.dataset)
+        return taxonomy_for(self.recipe.data)
 
     def lines(self, kind: str) -> list[dict[str, Any]]:
         """Metrics lines of one kind."""
@@ -53,7 +54,7 @@ class RunView:
             return ("unknown",)
         split = self.manifest.get("split", {})
         ratio = split.get("ratio", self.recipe.split.ratio)
-        return (self.recipe.data.dataset, split.get("protocol", self.recipe.split.protocol), ratio)
+        return (dataset_name(self.recipe.data), split.get("protocol", self.recipe.split.protocol), ratio)
 
     @property
     def family(self) -> str:
@@ -105,7 +106,7 @@ def read_run(uri: str, name: str) -> RunView:
             missing.append(f"{sentence} ({error})")
             return otherwise
 
-    recipe = attempt(folder.recipe, None, "no readable recipe: nothing of this run can be shown")
+    recipe = attempt(lambda: _recipe(folder), None, "no readable recipe: nothing of this run can be shown")
     if recipe is None:
         return RunView(name, folder.uri, None, missing=tuple(missing))
     manifest = attempt(folder.manifest, {}, "no manifest: commit, hardware and split digest are unknown")
@@ -113,6 +114,12 @@ def read_run(uri: str, name: str) -> RunView:
     evaluation = attempt(lambda: _evaluation(folder), {}, "not evaluated: numbers are those of the last validation")
     missing += _gaps(manifest, metrics, evaluation)
     return RunView(name, folder.uri, recipe, manifest, tuple(metrics), evaluation, tuple(missing))
+
+
+def _recipe(folder: RunFolder) -> Recipe:
+    recipe = folder.recipe()
+    taxonomy_for(recipe.data)  # raises where the classes of an own data set are unknown
+    return recipe
 
 
 def _evaluation(folder: RunFolder) -> dict[str, Any]:

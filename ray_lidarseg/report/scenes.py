@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 
 from ray_lidarseg.datasets.decode import decode
+from ray_lidarseg.datasets.ontology import taxonomy_for
 from ray_lidarseg.datasets.scans import decode_scan
-from ray_lidarseg.datasets.sensor import resolve_sensor, sensor_of
+from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.datasets.shards import Catalog, PreparedFrames, read_catalog
 from ray_lidarseg.datasets.submission import read_labels
-from ray_lidarseg.datasets.taxonomy import Taxonomy, taxonomy_of
+from ray_lidarseg.datasets.taxonomy import Taxonomy
 from ray_lidarseg.errors import DataError, LidarSegError
 from ray_lidarseg.models.inference import label_frames
+from ray_lidarseg.ontology import Ontology
+from ray_lidarseg.recipe import Data
 from ray_lidarseg.report.runs import RunView
 from ray_lidarseg.runtime import storage
 from ray_lidarseg.runtime.runs import load_method
@@ -107,13 +110,14 @@ def _said(view: RunView, frames: Sequence[Keyframe]) -> list[np.ndarray]:
 
 
 def _predicted(folder: str, summary: dict[str, Any], example: dict[str, Any]) -> Scene:
-    taxonomy = taxonomy_of(summary["dataset"])
+    data = Data.model_validate(summary["data"])
+    taxonomy = taxonomy_for(data)
     content = storage.read_bytes(storage.join(folder, example["labels"]))
     labels = read_labels(content, taxonomy, summary["file_format"])
     frame = _scan(summary, example)
     if len(labels) != len(frame.points):
         raise DataError(f"{len(labels)} labels, but the scan has {len(frame.points)} points: it was replaced since")
-    return Scene(frame, sensor_of(frame.dataset), taxonomy, {"prediction": labels})
+    return Scene(frame, resolve_sensor(data), taxonomy, {"prediction": labels})
 
 
 def _scan(summary: dict[str, Any], example: dict[str, Any]) -> Keyframe:
@@ -122,5 +126,6 @@ def _scan(summary: dict[str, Any], example: dict[str, Any]) -> Keyframe:
         return PreparedFrames(filesystem, path, read_catalog(filesystem, path).select([example["frame_id"]]))[0]
     if example["dataset"]:
         row = Keyframe(example["frame_id"], example["dataset"], "", "", 0, example["points_uri"])
-        return decode(row, storage.read_bytes)
+        ontology = Ontology.model_validate(summary["read_as"]) if summary["read_as"] else None
+        return decode(row, storage.read_bytes, ontology)
     return decode_scan(example["points_uri"], storage.read_bytes, example["columns"])

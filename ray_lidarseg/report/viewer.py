@@ -18,7 +18,7 @@ def cloud(scene: Scene, max_points: int = _MAX_POINTS) -> dict[str, Any]:
     points = scene.frame.points
     chosen = _chosen(points, max_points)
     xyz = points[chosen, :3]
-    if scene.frame.dataset == "semantickitti":  # the viewer looks along y, as nuScenes drives
+    if scene.frame.dataset != "nuscenes":  # the viewer looks along y, as nuScenes drives
         xyz = np.stack([-xyz[:, 1], xyz[:, 0], xyz[:, 2]], axis=1)
     truth = {"truth": scene.frame.labels[chosen]} if len(scene.frame.labels) else {}
     layers = {**truth, **{name: labels[chosen] for name, labels in scene.said.items()}}

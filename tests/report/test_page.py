@@ -66,6 +66,7 @@ def write_predictions(folder: Path, prepared: str) -> str:
     gone = {**example, "frame_id": "val2", "labels": "lidarseg/val/val2_lidarseg.bin"}
     summary = {
         "run": "runs/a", "step": 3, "fingerprint": "12ab", "file_format": "lidarseg", "dataset": "nuscenes",
+        "data": {}, "read_as": None,
         "num_scans": 3, "num_labelled": 2, "num_failed": 1, "num_points": {"car": 750, "bus": 250},
         "prepared": prepared, "examples": [example, gone],
     }  # fmt: skip
