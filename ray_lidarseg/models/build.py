@@ -10,6 +10,7 @@ def build_segmentor(recipe: schema.Recipe, sensor: SensorSpec, num_classes: int)
     """The model ``recipe.model`` names, with fresh weights from torch's global generator.
 
     Raises:
+        RecipeError: The voxels are too small for the sensor's range.
         ResourceError: The sparse backend the recipe asks for is not installed.
     """
     model = recipe.model
