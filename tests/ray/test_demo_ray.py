@@ -1,0 +1,35 @@
+"""The main job as a user runs it, on the tiny world: every verb, then the same command again."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ray_lidarseg.demo import METHODS, demo
+
+pytestmark = pytest.mark.ray
+
+
+def _files(folder: Path, pattern: str) -> dict[str, float]:
+    return {str(file): file.stat().st_mtime for file in folder.rglob(pattern)}
+
+
+def test_demo_runs_every_verb_and_the_same_command_repeats_no_work(tmp_path: Path) -> None:
+    page = demo(out=str(tmp_path), steps=4, seed=0, preset="tiny")
+    html = page.read_text()
+    for method in METHODS:
+        run = tmp_path / "runs" / method
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines if line["kind"] == "evaluate"][-1] == 4
+        assert json.loads((run / "manifest.json").read_text())["split"]["digest"] in html
+        assert (run / "evaluation" / "val.json").is_file()
+    predictions = sorted((tmp_path / "predictions").rglob("*_lidarseg.bin"))
+    assert len(predictions) == 4  # two validation scenes of two key-frames
+    labels = np.fromfile(predictions[0], np.uint8)
+    assert labels.min() >= 1
+    assert labels.max() <= 16
+    before = _files(tmp_path, "*.bin") | _files(tmp_path, "shard-*.parquet") | _files(tmp_path, "step_*/*")
+    demo(out=str(tmp_path), steps=4, seed=0, preset="tiny")
+    after = _files(tmp_path, "*.bin") | _files(tmp_path, "shard-*.parquet") | _files(tmp_path, "step_*/*")
+    assert after == before
