@@ -75,11 +75,21 @@ def _index(verbs: Verbs) -> None:
     def run(args: argparse.Namespace) -> None:
         from ray_lidarseg.index import index
 
-        index(dataset=args.dataset, root=args.root, out=args.out, version=args.version, label_dir=args.labels)
+        index(
+            dataset=args.dataset,
+            root=args.root,
+            out=args.out,
+            version=args.version,
+            label_dir=args.labels,
+            ontology=args.ontology,
+        )
 
     parser = _verb(verbs, "index", "list a data set's key-frames: one Parquet row each, by URI", run)
-    parser.add_argument("dataset", choices=("nuscenes", "semantickitti"))
-    parser.add_argument("root", help="data root: holds v1.0-*/ and samples/, or sequences/")
+    parser.add_argument("dataset", choices=("nuscenes", "semantickitti", "manifest"))
+    parser.add_argument(
+        "root", help="data root: holds v1.0-*/ and samples/, or sequences/; or a .jsonl/.parquet manifest"
+    )
+    parser.add_argument("--ontology", default="", help="YAML file with classes and LiDAR of a manifest")
     parser.add_argument("--out", required=True, help="index file to write (.parquet)")
     parser.add_argument("--version", default="v1.0-mini", help="nuScenes table folder (default: %(default)s)")
     parser.add_argument(
