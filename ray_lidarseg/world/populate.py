@@ -14,6 +14,7 @@ from ray_lidarseg.world.solids import Solids
 from ray_lidarseg.world.vehicles import TYPES
 
 _BEHIND_M, _AHEAD_M = 75.0, 85.0
+_CLOSE_M = 28.0
 _MIX = {"car": 0.878, "truck": 0.07, "trailer": 0.006, "bus": 0.006, "ridden_motorcycle": 0.02, "ridden_bicycle": 0.02}
 
 
@@ -49,8 +50,8 @@ class Populator:
 
     def fixed(self) -> Solids:
         """Draws everything; what does not move is returned, the rest is in ``movers``."""
-        self._houses()
         self._features()
+        self._houses()
         self._traffic()
         self._parked()
         self._car_park()
@@ -187,6 +188,8 @@ class Populator:
         last = self.length + _AHEAD_M + (travel if speed < 0 else 0)
         while along < last:
             name = str(self.rng.choice(list(_MIX), p=list(_MIX.values())))
+            if speed > 0 and abs(along) < _CLOSE_M:
+                name = "car"  # something big that keeps beside the ego vehicle would hide half of every frame
             length = TYPES[name].length_m
             along += length / 2
             if not (is_ego and abs(along) < 9 + length / 2):
@@ -269,11 +272,14 @@ class Populator:
             across = side * (self._outer + 22)
         if has_arm and self._near_crossing(along, self.plan.pavement + length / 2 + 1.5):
             return
+        spots = [
+            self.road.at(along + o, across + side * 2.2)[:2] for o in np.arange(-length / 2, length / 2 + 0.1, 3.0)
+        ]
+        if not all(self._is_free(*spot, 2.4) for spot in spots):
+            return
         x, y, yaw = self.road.at(along, across)
         self._put(structures.house(self.rng, length, depth, height), x, y, yaw + (0 if side < 0 else np.pi), 0.1)
-        for offset in np.arange(-length / 2, length / 2 + 0.1, 3.0):
-            px, py, _ = self.road.at(along + offset, across + side * 2.2)
-            self._taken.append((px, py, 2.4))
+        self._taken.extend((*spot, 2.4) for spot in spots)
 
     def _furniture(self) -> None:
         edge = self._kerb + min(self.plan.verge, 0.6) + 0.5
