@@ -36,13 +36,13 @@ def _results(run: RunFolder | str) -> list[dict]:
 
 
 def _wait_for_step(run: Path, step: int) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         file = run / "metrics.jsonl"
         if file.exists() and any(f'"step": {step},' in line for line in file.read_text().splitlines()):
             return
         time.sleep(0.02)
-    raise AssertionError(f"no step {step} in {run} within two minutes")
+    raise AssertionError(f"no step {step} in {run} within five minutes")
 
 
 def _train_workers() -> list[int]:
