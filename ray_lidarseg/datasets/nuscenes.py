@@ -1,0 +1,145 @@
+"""nuScenes-lidarseg on disk: which key-frames there are, through the official devkit; workers never load it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ray_lidarseg.errors import DataError
+from ray_lidarseg.geometry import pose
+from ray_lidarseg.sample import CameraImage, Keyframe
+
+if TYPE_CHECKING:
+    from nuscenes import NuScenes
+
+_LIDAR = "LIDAR_TOP"
+_SPLITS = ("train", "val", "test")
+
+
+def index(root: str, version: str = "v1.0-mini") -> Iterator[Keyframe]:
+    """Lists the LiDAR key-frames of a data set in nuScenes format, by path, with six calibrated cameras.
+
+    A frame's id is the token of its LIDAR_TOP sample data. A scene's split is what ``root/version/splits.json`` says
+    (names that end in train, val or test), else the devkit's official list.
+
+    Args:
+        root: Data root, holds ``version``, ``samples`` and ``lidarseg``.
+        version: Name of the table folder.
+
+    Raises:
+        DataError: The tables are missing or inconsistent, number the categories in another order, or a scene belongs to
+            no split.
+    """
+    nusc = _load(root, version)
+    split_of_scene = _splits(Path(root) / version / "splits.json", version)
+    for scene in nusc.scene:
+        if scene["name"] not in split_of_scene:
+            raise DataError(
+                f"scene {scene['name']} of {version} is in no official split: name it in {root}/{version}/splits.json, "
+                'for example {"own_train": ["' + scene["name"] + '"]}'
+            )
+        yield from _scene(nusc, scene, split_of_scene[scene["name"]])
+
+
+def _load(root: str, version: str) -> "NuScenes":
+    if not (Path(root) / version).is_dir():
+        raise DataError(f"{root} holds no folder {version}: expected a nuScenes data root, or another --version")
+    from nuscenes import NuScenes
+
+    try:
+        nusc = NuScenes(version=version, dataroot=root, verbose=False)
+    except (AssertionError, KeyError, IndexError, OSError, json.JSONDecodeError) as error:
+        raise DataError(
+            f"nuScenes {version} in {root} does not load ({type(error).__name__}: {error}): a table is missing or the "
+            "tables and the lidarseg files do not belong together"
+        ) from error
+    _check_categories(nusc, version)
+    return nusc
+
+
+def _check_categories(nusc: "NuScenes", version: str) -> None:
+    from nuscenes.utils.color_map import get_colormap
+
+    found = getattr(nusc, "lidarseg_idx2name_mapping", {})
+    expected = dict(enumerate(get_colormap()))
+    wrong = {number: name for number, name in found.items() if expected.get(number) != name}
+    if wrong:
+        number, name = min(wrong.items())
+        raise DataError(
+            f"{version}/category.json numbers {name} as {number}, expected {expected.get(number, 'no such number')}: "
+            "use the category.json that comes with nuScenes-lidarseg"
+        )
+
+
+def _splits(file: Path, version: str) -> dict[str, str]:
+    from nuscenes.utils.splits import create_splits_scenes
+
+    official = create_splits_scenes()
+    names = ("mini_train", "mini_val") if version.endswith("mini") else _SPLITS
+    chosen = {name: official[name] for name in names}
+    if file.is_file():
+        chosen |= json.loads(file.read_text())
+    split_of_scene: dict[str, str] = {}
+    for name, scenes in chosen.items():
+        split = next((split for split in _SPLITS if name.endswith(split)), "")
+        if not split:
+            raise DataError(f"{file}: split {name!r} must end in one of {', '.join(_SPLITS)}")
+        split_of_scene |= dict.fromkeys(scenes, split)
+    return split_of_scene
+
+
+def _scene(nusc: "NuScenes", scene: dict[str, Any], split: str) -> Iterator[Keyframe]:
+    token = scene["first_sample_token"]
+    while token:
+        sample = nusc.get("sample", token)
+        if _LIDAR not in sample["data"]:
+            raise DataError(f"sample {token} of {scene['name']} has no {_LIDAR} key-frame")
+        yield _keyframe(nusc, sample, scene["name"], split)
+        token = sample["next"]
+
+
+def _keyframe(nusc: "NuScenes", sample: dict[str, Any], scene: str, split: str) -> Keyframe:
+    lidar = nusc.get("sample_data", sample["data"][_LIDAR])
+    global_SE3_lidar = _sensor_pose(nusc, lidar)
+    channels = sorted(channel for channel in sample["data"] if channel.startswith("CAM"))
+    return Keyframe(
+        frame_id=lidar["token"],
+        dataset="nuscenes",
+        scene=scene,
+        split=split,
+        timestamp_us=lidar["timestamp"],
+        points_uri=str(Path(nusc.dataroot) / lidar["filename"]),
+        labels_uri=_labels_uri(nusc, lidar["token"]),
+        cameras=tuple(_camera(nusc, channel, sample["data"][channel], global_SE3_lidar) for channel in channels),
+    )
+
+
+def _labels_uri(nusc: "NuScenes", token: str) -> str:
+    if not hasattr(nusc, "lidarseg") or token not in nusc._token2ind["lidarseg"]:
+        return ""
+    return str(Path(nusc.dataroot) / nusc.get("lidarseg", token)["filename"])
+
+
+def _camera(nusc: "NuScenes", channel: str, token: str, global_SE3_lidar: np.ndarray) -> CameraImage:
+    record = nusc.get("sample_data", token)
+    sensor = nusc.get("calibrated_sensor", record["calibrated_sensor_token"])
+    return CameraImage(
+        name=channel,
+        uri=str(Path(nusc.dataroot) / record["filename"]),
+        intrinsics=np.array(sensor["camera_intrinsic"], np.float64),
+        cam_SE3_lidar=pose.compose(pose.inverse(_sensor_pose(nusc, record)), global_SE3_lidar),
+        timestamp_us=record["timestamp"],
+        width_px=int(record.get("width", 0)),
+        height_px=int(record.get("height", 0)),
+    )
+
+
+def _sensor_pose(nusc: "NuScenes", record: dict[str, Any]) -> np.ndarray:
+    """global_SE3_sensor at the record's own time."""
+    sensor = nusc.get("calibrated_sensor", record["calibrated_sensor_token"])
+    ego = nusc.get("ego_pose", record["ego_pose_token"])
+    global_SE3_ego = pose.from_quaternion(ego["rotation"], ego["translation"])
+    ego_SE3_sensor = pose.from_quaternion(sensor["rotation"], sensor["translation"])
+    return pose.compose(global_SE3_ego, ego_SE3_sensor)

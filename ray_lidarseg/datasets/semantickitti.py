@@ -1,0 +1,130 @@
+"""SemanticKITTI and ScribbleKITTI on disk: which key-frames there are, with calibration."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from ray_lidarseg.errors import DataError
+from ray_lidarseg.geometry import pose
+from ray_lidarseg.sample import CameraImage, Keyframe
+
+VALIDATION = ("08",)
+TEST = tuple(f"{number:02d}" for number in range(11, 22))
+_CAMERA = "image_2"
+_SWEEP_US = 100_000  # the LiDAR turns ten times a second; used where times.txt is absent
+
+
+@dataclass(frozen=True)
+class _Calibration:
+    """The left colour camera of a sequence; its images all have one size."""
+
+    intrinsics: np.ndarray
+    cam_SE3_lidar: np.ndarray
+    width_px: int
+    height_px: int
+
+
+def index(root: str, label_dir: str = "labels") -> Iterator[Keyframe]:
+    """Lists the scans below ``root/sequences`` as key-frames by path.
+
+    Sequence 08 is ``val``, 11 … 21 are ``test``, every other one is ``train``. The label folder decides whether a
+    sequence has labels; where it exists, every scan is expected to have a file in it. Images are optional.
+
+    Args:
+        root: Folder that holds ``sequences``.
+        label_dir: ``labels``, or ``scribbles`` (ScribbleKITTI) for the training sequences; validation always takes
+            ``labels``.
+
+    Raises:
+        DataError: No sequences or no scans, a label folder that no training sequence has, images without a usable
+            calibration, or time stamps that do not fit the scans.
+    """
+    sequences = sorted(Path(root).glob("sequences/*/velodyne"))
+    if not sequences:
+        raise DataError(f"{root} holds no sequences/XX/velodyne: expected the folder that SemanticKITTI unpacks to")
+    if label_dir != "labels" and not any((scans.parent / label_dir).is_dir() for scans in sequences):
+        raise DataError(f"no sequence below {root} has a folder {label_dir!r}: unpack it, or index with labels")
+    for scans in sequences:
+        yield from _sequence(scans.parent, label_dir)
+
+
+def split_of(sequence: str) -> str:
+    """``train``, ``val`` or ``test``. Source: the benchmark; sequences it does not know are training data."""
+    if sequence in VALIDATION:
+        return "val"
+    return "test" if sequence in TEST else "train"
+
+
+def _sequence(folder: Path, label_dir: str) -> Iterator[Keyframe]:
+    scans = sorted((folder / "velodyne").glob("*.bin"))
+    split = split_of(folder.name)
+    labels = folder / (label_dir if split == "train" else "labels")
+    images, times_us = _images(folder), _times_us(folder, scans)
+    calibration = _calibration(folder, next(iter(images.values()))) if images else None
+    for scan, time_us in zip(scans, times_us, strict=True):
+        image = images.get(scan.stem)
+        yield Keyframe(
+            frame_id=f"{folder.name}/{scan.stem}",
+            dataset="semantickitti",
+            scene=folder.name,
+            split=split,
+            timestamp_us=time_us,
+            points_uri=str(scan),
+            labels_uri=str(labels / f"{scan.stem}.label") if labels.is_dir() else "",
+            cameras=(_camera(image, calibration, time_us),) if image and calibration else (),
+        )
+
+
+def _images(folder: Path) -> dict[str, Path]:
+    return {path.stem: path for path in sorted((folder / _CAMERA).glob("*")) if path.suffix in (".png", ".jpg")}
+
+
+def _camera(image: Path, calibration: _Calibration, time_us: int) -> CameraImage:
+    return CameraImage(
+        name=_CAMERA,
+        uri=str(image),
+        intrinsics=calibration.intrinsics,
+        cam_SE3_lidar=calibration.cam_SE3_lidar,
+        timestamp_us=time_us,
+        width_px=calibration.width_px,
+        height_px=calibration.height_px,
+    )
+
+
+def _times_us(folder: Path, scans: list[Path]) -> list[int]:
+    file = folder / "times.txt"
+    if not file.is_file():
+        return [_SWEEP_US * number for number in range(len(scans))]
+    times_us = [round(float(line) * 1e6) for line in file.read_text().split()]
+    by_number = [int(scan.stem) for scan in scans]
+    if by_number and max(by_number) >= len(times_us):
+        raise DataError(f"{file} has {len(times_us)} lines, but there is a scan {scans[-1].name}: expected one a scan")
+    return [times_us[number] for number in by_number]
+
+
+def _calibration(folder: Path, image: Path) -> _Calibration:
+    matrices = _matrices(folder / "calib.txt")
+    projection, cam0_SE3_lidar = matrices["P2"], pose.from_matrix(matrices["Tr"])
+    intrinsics = projection[:, :3]
+    cam_SE3_cam0 = np.eye(4)
+    cam_SE3_cam0[:3, 3] = np.linalg.solve(intrinsics, projection[:, 3])  # P2 = K [1 | t]; t is not zero
+    with Image.open(image) as opened:
+        width_px, height_px = opened.size
+    return _Calibration(intrinsics, pose.compose(cam_SE3_cam0, cam0_SE3_lidar), width_px, height_px)
+
+
+def _matrices(file: Path) -> dict[str, np.ndarray]:
+    if not file.is_file():
+        raise DataError(f"{file} is missing, but there are images: add it, or move {_CAMERA} away to index scans only")
+    lines = (line.partition(":") for line in file.read_text().splitlines())
+    numbers = {name.strip(): values.split() for name, _, values in lines}
+    wrong = [name for name in ("P2", "Tr") if len(numbers.get(name, ())) != 12]
+    if wrong:
+        raise DataError(f"{file}: expected lines 'P2:' and 'Tr:' with 12 numbers each, wrong or missing: {wrong}")
+    try:
+        return {name: np.array(numbers[name], np.float64).reshape(3, 4) for name in ("P2", "Tr")}
+    except ValueError as error:
+        raise DataError(f"{file} holds something that is no number: {error}") from error

@@ -1,0 +1,98 @@
+"""The verb `index`: list a data set's key-frames, one Parquet row each, by path; no scan is opened."""
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ray_lidarseg.datasets import manifest, nuscenes, semantickitti
+from ray_lidarseg.datasets.ontology import MANIFEST, doubts
+from ray_lidarseg.datasets.shards import keyframe_table, parquet_bytes
+from ray_lidarseg.errors import DataError
+from ray_lidarseg.ontology import Ontology, parse_ontology
+from ray_lidarseg.runtime import ontologies, storage
+from ray_lidarseg.sample import Keyframe
+
+_ROWS_PER_GROUP = 1024  # a few MiB at six cameras
+
+
+def index(
+    dataset: str, root: str, out: str, version: str = "v1.0-mini", label_dir: str = "labels", ontology: str = ""
+) -> int:
+    """Writes one row per LiDAR key-frame; an existing file is replaced.
+
+    Args:
+        dataset: ``nuscenes``, ``semantickitti`` or ``manifest``.
+        root: Folder of the data set, on a disk or mount that the workers of `prepare` see under the same path; or the
+            manifest, a path or a URI (``datasets.manifest`` describes it).
+        out: Parquet file to write; a path or a URI.
+        version: nuScenes table folder.
+        label_dir: SemanticKITTI label folder: ``labels`` or ``scribbles``.
+        ontology: Of a manifest: its ontology file, which the index file keeps; one scan is compared with it.
+
+    Returns:
+        Number of key-frames.
+
+    Raises:
+        DataError: The folder is missing, holds no key-frames, or is inconsistent.
+        StorageError: ``out`` cannot be written.
+    """
+    read_as = _read_ontology(dataset, ontology)
+    listed = _list_manifest(root, read_as) if read_as else _list(dataset, root, version, label_dir)
+    frames = list(tqdm(listed, desc="index", unit="frame", delay=2.0))
+    if not frames:
+        raise DataError(f"{root} holds no key-frames of {dataset}: check the root and the version")
+    _refuse_repeated(frames)
+    table = keyframe_table(frames)
+    if read_as:
+        _compare(frames[0], read_as)
+        table = ontologies.attach(table, read_as)
+    storage.write_bytes(out, parquet_bytes(table, _ROWS_PER_GROUP))
+    print(f"{len(frames)} key-frames in {out}: {_counts(frames)}")
+    return len(frames)
+
+
+def _read_ontology(dataset: str, ontology: str) -> Ontology | None:
+    if (dataset == MANIFEST) != bool(ontology):
+        raise DataError(
+            "dataset manifest needs --ontology: a YAML file with its classes and its LiDAR"
+            if dataset == MANIFEST
+            else f"--ontology is for dataset manifest: {dataset} brings its own classes and LiDAR"
+        )
+    return parse_ontology(storage.read_bytes(ontology).decode(), origin=ontology) if ontology else None
+
+
+def _list_manifest(uri: str, ontology: Ontology) -> list[Keyframe]:
+    uri = storage.absolute(uri)
+    return manifest.index(storage.read_bytes(uri), uri, ontology)
+
+
+def _compare(frame: Keyframe, ontology: Ontology) -> None:
+    """Says what the first scan makes of the ontology: cheaper now than after a night of training."""
+    decoded = manifest.decode(frame, storage.read_bytes, ontology)
+    for doubt in doubts(decoded, ontology):
+        print(f"warning: {frame.points_uri}: {doubt}")
+
+
+def _list(dataset: str, root: str, version: str, label_dir: str) -> Iterable[Keyframe]:
+    if not Path(root).expanduser().is_dir():
+        raise DataError(f"{root} is not a folder: give the root of a {dataset} data set on a local or mounted disk")
+    root = str(Path(root).expanduser().resolve())
+    if dataset == "nuscenes":
+        return nuscenes.index(root, version)
+    if dataset == "semantickitti":
+        return semantickitti.index(root, label_dir)
+    raise DataError(f"unknown data set {dataset!r}: expected nuscenes, semantickitti or manifest")
+
+
+def _refuse_repeated(frames: list[Keyframe]) -> None:
+    repeated = [frame_id for frame_id, count in Counter(frame.frame_id for frame in frames).items() if count > 1]
+    if repeated:
+        raise DataError(f"{len(repeated)} frame ids occur more than once, for example {repeated[:3]}")
+
+
+def _counts(frames: list[Keyframe]) -> str:
+    total = Counter(frame.split for frame in frames)
+    labelled = Counter(frame.split for frame in frames if frame.labels_uri)
+    return ", ".join(f"{split} {total[split]} ({labelled[split]} with labels)" for split in sorted(total))
