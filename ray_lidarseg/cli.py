@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ray-lidarseg", description="Semi-supervised LiDAR segmentation on Ray.")
     parser.add_argument("--version", action="version", version=f"ray-lidarseg {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for add in (_demo, _world, _index, _prepare, _train, _evaluate, _predict, _report, _recipe, _doctor):
+    for add in (_demo, _world, _index, _validate, _prepare, _train, _evaluate, _predict, _report, _recipe, _doctor):
         add(verbs)
     return parser
 
@@ -95,6 +95,19 @@ def _index(verbs: Verbs) -> None:
     parser.add_argument(
         "--labels", default="labels", choices=("labels", "scribbles"), help="SemanticKITTI or ScribbleKITTI labels"
     )
+
+
+def _validate(verbs: Verbs) -> None:
+    def run(args: argparse.Namespace) -> int:
+        from ray_lidarseg.validate import validate
+
+        return validate(data=args.data, sample=args.sample, seed=args.seed, json_out=args.json)
+
+    parser = _verb(verbs, "validate", "what is wrong with a data set and how to fix it; status 1 on errors", run)
+    parser.add_argument("data", help="what `index` wrote, or a folder of prepared shards")
+    parser.add_argument("--sample", type=int, default=50, help="frames to read; 0: all (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sample (default: %(default)s)")
+    parser.add_argument("--json", default="", help="file for the findings as JSON")
 
 
 def _prepare(verbs: Verbs) -> None:

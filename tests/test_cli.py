@@ -15,7 +15,8 @@ def test_help_imports_neither_torch_nor_ray() -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["demo", "world", "index", "prepare", "train", "evaluate", "predict", "report", "recipe", "doctor"]
+    "verb",
+    ["demo", "world", "index", "validate", "prepare", "train", "evaluate", "predict", "report", "recipe", "doctor"],
 )
 def test_every_verb_has_a_help_page(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:

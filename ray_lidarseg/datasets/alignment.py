@@ -8,7 +8,9 @@ of the depth jump times image edge strength). Ours: jumps between rings too, lev
 edges relative to their surroundings, the grid. Measured: at the stated calibration the summed score is the highest of
 2197 rotations on the real six-camera nuScenes key-frame (5.5 standard deviations above the mean), on 6 frames of the
 synthetic world (6.6) and on its 96 x 54 pixel version (4.3); turned by 3 to 5 degrees about any LiDAR axis, the peak
-moves to the opposite rotation, to within a degree.
+moves there to within a degree. Drawn 100 times, one to three of 16 frames of the world never gave a false alarm, and
+a turn of 3 degrees was found in every single frame (6 images of 224 x 126 pixels; of 96 x 54: in 60 % of single frames
+and in every four).
 """
 
 import io

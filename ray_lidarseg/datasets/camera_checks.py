@@ -15,9 +15,10 @@ _SQUARE = 1.1
 _OFFSET_WARNING_US, _OFFSET_ERROR_US = 100_000, 500_000  # nuScenes: 0 … 43 ms
 _COVERED = 0.05
 _MIN_ANGLE_DEG, _MIN_GAIN = 2.0, 1.0
-# Images and standard errors from which on a peak elsewhere counts. One camera's few images can mislead (nuScenes' busy
-# front image peaks 8 degrees off), all cameras together do not.
-_ALL_CAMERAS, _ONE_CAMERA = (5, 1.8), (8, 2.5)
+# Images and standard errors from which on a peak elsewhere counts. The best of 2197 rotations lies elsewhere by chance
+# where images are few and coarse: ten of 96 x 54 pixels of one camera gave 2.8 standard errors. All cameras together
+# never misled, not even those of one real key-frame.
+_ALL_CAMERAS, _ONE_CAMERA = (5, 1.8), (12, 4.0)
 _UNFIT_IMAGES, _UNFIT_RANK = 12, 0.9
 _WEAK_PEAK = 2.5
 _CAMERA_AXES = ("x (pitch)", "y (yaw)", "z (roll)")
@@ -129,6 +130,8 @@ def check_alignment(by_name: dict[str, list[CameraMeasures]]) -> list[Finding]:
     common = misfit([grid for each in grids.values() for grid in each])
     if len(grids) > 1 and _is_off(common, *_ALL_CAMERAS):
         return [_off("the LiDAR of all cameras", common.rotation_deg, "xyz", "the LiDAR's", common, expected)]
+    if len(grids) > 1 and _is_unfit(common):  # then the peak of one camera means nothing either
+        return [_overall(common, expected)]
     findings = []
     for name, each in grids.items():
         own = misfit(each)
@@ -140,7 +143,7 @@ def check_alignment(by_name: dict[str, list[CameraMeasures]]) -> list[Finding]:
 
 def _overall(common: Misfit, expected: str) -> Finding:
     measured = f"best within {common.angle_deg:.1f} deg over {common.num_images} images"
-    if common.given_rank_ratio < _UNFIT_RANK and common.num_images >= _UNFIT_IMAGES:
+    if _is_unfit(common):
         fits = f"{common.given_rank_ratio:.0%} of the rotations up to 6 deg fit worse than the stated one"
         fix = (
             "check which image belongs to which camera, the axes of LiDAR (mirrored?) and cameras, and the time stamps"
@@ -150,6 +153,10 @@ def _overall(common: Misfit, expected: str) -> Finding:
         fix = "raise --sample: too few clear edges to tell"
         return Finding("alignment", "warning", f"not certain: {measured}", expected, fix)
     return Finding("alignment", "ok", measured, expected)
+
+
+def _is_unfit(found: Misfit) -> bool:
+    return found.given_rank_ratio < _UNFIT_RANK and found.num_images >= _UNFIT_IMAGES
 
 
 def _is_off(found: Misfit, min_images: int, min_t: float) -> bool:

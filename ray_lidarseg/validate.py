@@ -1,0 +1,198 @@
+"""The verb `validate`: read a sample of frames in parallel and print what is wrong with the data, and how to fix it."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from ray_lidarseg.datasets import manifest
+from ray_lidarseg.datasets import ontology as own
+from ray_lidarseg.datasets.checks import check_all, check_times
+from ray_lidarseg.datasets.decode import decode
+from ray_lidarseg.datasets.findings import Finding, has_errors
+from ray_lidarseg.datasets.measures import FrameMeasures, measure
+from ray_lidarseg.datasets.sensor import sensor_of
+from ray_lidarseg.datasets.shards import CATALOG_NAME, PreparedFrames, open_parquet, read_catalog
+from ray_lidarseg.datasets.taxonomy import taxonomy_of
+from ray_lidarseg.errors import DataError, LidarSegError
+from ray_lidarseg.ontology import Ontology
+from ray_lidarseg.runtime import ontologies, storage
+from ray_lidarseg.runtime.cluster import connect, worker_environment
+from ray_lidarseg.sample import Keyframe, SensorSpec
+
+_FRAMES_PER_TASK = 2  # ours: a frame takes about half a second, so a task outweighs what it costs to start
+_TASK_RETRIES = 2  # of a task whose process died
+_STYLES = {"error": "bold red", "warning": "yellow", "ok": "green"}
+
+Results = list[FrameMeasures | tuple[str, str]]
+"""Of each frame its measures, or its id and why it cannot be read."""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The sampled frames of an index file or a prepared folder, listed but not read; travels to the tasks.
+
+    Attributes:
+        frames: Index rows, or a prepared folder's frames.
+        frame_ids: Id of each.
+        dataset: ``nuscenes``, ``semantickitti`` or ``manifest``.
+        ontology: Classes and LiDAR of a manifest's data.
+    """
+
+    frames: Sequence[Keyframe] | PreparedFrames
+    frame_ids: Sequence[str]
+    dataset: str
+    ontology: Ontology | None
+
+    @property
+    def sensor(self) -> SensorSpec:
+        return own.sensor(self.ontology) if self.ontology else sensor_of(self.dataset)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return (own.taxonomy(self.ontology) if self.ontology else taxonomy_of(self.dataset)).class_names
+
+    def read(self, position: int) -> Keyframe:
+        """One decoded frame."""
+        frame = self.frames[position]
+        if isinstance(self.frames, PreparedFrames):
+            return frame
+        if self.ontology:
+            return manifest.decode(frame, storage.read_bytes, self.ontology)
+        return decode(frame, storage.read_bytes)
+
+
+def validate(data: str, sample: int = 50, seed: int = 0, json_out: str = "") -> int:
+    """Checks a sample of the frames of an index or of a prepared folder; nothing is written but the report.
+
+    Args:
+        data: What `index` or `prepare` wrote; a path or a URI.
+        sample: Frames to read; 0 reads all.
+        seed: Of the sample.
+        json_out: File for the findings as JSON; a path or a URI.
+
+    Returns:
+        Exit status: 1 where something must be fixed before training, else 0.
+
+    Raises:
+        DataError: ``data`` is neither an index nor a prepared folder, or holds no frames.
+        StorageError: ``json_out`` cannot be written.
+    """
+    if sample < 0:
+        raise DataError(f"--sample {sample}: expected a number of frames, or 0 for all")
+    uri = storage.absolute(data)
+    is_prepared = storage.exists(storage.join(uri, CATALOG_NAME))
+    table = _listing(uri, is_prepared)
+    chosen = _choose(len(table), sample, seed)
+    source = _sampled_shards(uri, chosen) if is_prepared else _sampled_index(uri, table, chosen)
+    results = _measure(source)
+    frames = [result for result in results if isinstance(result, FrameMeasures)]
+    failures = dict(result for result in results if not isinstance(result, FrameMeasures))
+    findings = check_all(frames, failures, source.sensor, source.class_names)
+    scenes, times_us = (table.column(name).to_pylist() for name in ("scene", "timestamp_us"))
+    findings += check_times(scenes, times_us, is_ordered=not is_prepared)
+    _print(findings, f"{data}: {len(chosen)} of {len(table)} frames")
+    if json_out:
+        report = {
+            "data": data,
+            "frames": len(table),
+            "sampled": len(chosen),
+            "seed": seed,
+            "findings": [asdict(finding) for finding in findings],
+        }
+        storage.write_bytes(json_out, json.dumps(report, indent=1).encode())
+    return 1 if has_errors(findings) else 0
+
+
+def _listing(uri: str, is_prepared: bool) -> pa.Table:
+    """Every row of the index, or of the catalog of a prepared folder; no scans."""
+    path = storage.join(uri, CATALOG_NAME) if is_prepared else uri
+    with open_parquet(*storage.resolve(path), writer="prepare" if is_prepared else "index") as file:
+        table = file.read(use_threads=False)
+    missing = [name for name in ("frame_id", "dataset", "scene", "timestamp_us") if name not in table.column_names]
+    if missing:
+        raise DataError(f"{uri} has no column {', '.join(missing)}: expected what `ray-lidarseg index` writes")
+    datasets = sorted(set(table.column("dataset").to_pylist()))
+    if len(datasets) != 1:
+        raise DataError(f"{uri} holds frames of {datasets or 'no data set'}: expected the frames of one")
+    return table
+
+
+def _choose(total: int, sample: int, seed: int) -> list[int]:
+    count = min(sample or total, total)
+    return sorted(np.random.default_rng(seed).choice(total, count, replace=False).tolist())
+
+
+def _sampled_index(uri: str, table: pa.Table, chosen: list[int]) -> _Source:
+    frames = [Keyframe.from_row(row) for row in table.take(chosen).to_pylist()]
+    return _Source(frames, [frame.frame_id for frame in frames], frames[0].dataset, ontologies.of_index(uri))
+
+
+def _sampled_shards(uri: str, chosen: list[int]) -> _Source:
+    filesystem, folder = storage.resolve(uri)
+    catalog = read_catalog(filesystem, folder)
+    sampled = catalog.select([catalog.frame_id[row] for row in chosen])
+    frames = PreparedFrames(filesystem, folder, sampled)
+    return _Source(frames, sampled.frame_id, sampled.dataset[0], ontologies.of_prepared(uri))
+
+
+def _measure(source: _Source) -> Results:
+    """All frames, in their order."""
+    results: dict[int, FrameMeasures | tuple[str, str]] = {}
+    with connect(), tqdm(total=len(source.frame_ids), desc="validate", unit="frame") as bar:
+        for positions, part in _tasks(source):
+            results |= zip(positions, part, strict=True)
+            bar.update(len(part))
+    return [results[position] for position in sorted(results)]
+
+
+def _tasks(source: _Source) -> Iterator[tuple[range, Results]]:
+    """One Ray task a few frames; only row numbers go out and only measures come back."""
+    import ray
+
+    remote = ray.remote(_measure_some).options(
+        num_cpus=1, max_retries=_TASK_RETRIES, runtime_env={"env_vars": worker_environment()}
+    )
+    total, shared = len(source.frame_ids), ray.put(source)
+    parts = [range(start, min(start + _FRAMES_PER_TASK, total)) for start in range(0, total, _FRAMES_PER_TASK)]
+    running = {remote.remote(shared, part): part for part in parts}
+    while running:
+        (done,), _ = ray.wait(list(running), num_returns=1)
+        part = running.pop(done)
+        try:
+            yield part, ray.get(done)
+        except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
+            reason = f"its worker process died {_TASK_RETRIES + 1} times (out of memory?)"
+            yield part, [(source.frame_ids[position], reason) for position in part]
+
+
+def _measure_some(source: _Source, positions: range) -> Results:
+    return [_measure_one(source, position) for position in positions]
+
+
+def _measure_one(source: _Source, position: int) -> FrameMeasures | tuple[str, str]:
+    try:
+        return measure(source.read(position), source.sensor, storage.read_bytes)
+    except LidarSegError as error:
+        return source.frame_ids[position], str(error)
+    except Exception as error:  # whatever is wrong with one frame must not cost the others
+        return source.frame_ids[position], f"{type(error).__name__}: {error}"
+
+
+def _print(findings: Sequence[Finding], title: str) -> None:
+    table = Table(title=title, title_justify="left", show_lines=False)
+    for heading in ("check", "verdict", "measured", "expected"):
+        table.add_column(heading, overflow="fold")
+    for finding in findings:
+        verdict = f"[{_STYLES[finding.severity]}]{finding.severity}[/]"
+        table.add_row(finding.check, verdict, finding.measured, finding.expected)
+    console = Console()
+    console.print(table)
+    for finding in findings:
+        if finding.fix:
+            console.print(f"[{_STYLES[finding.severity]}]{finding.check}[/]: {finding.measured}. Fix: {finding.fix}")
