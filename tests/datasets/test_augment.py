@@ -1,0 +1,83 @@
+import math
+
+import pytest
+import torch
+
+from ray_lidarseg.datasets.augment import augment
+from ray_lidarseg.recipe import Augment
+from ray_lidarseg.sample import PointBatch
+
+STILL = {"flip_ratio": 0.0, "rotation_deg": (0.0, 0.0), "scale": (1.0, 1.0), "translation_std_m": 0.0}
+
+
+def batch(num_scans: int = 1) -> PointBatch:
+    generator = torch.Generator().manual_seed(3)
+    scans = []
+    for _ in range(num_scans):
+        points = torch.rand(20, 4, generator=generator) * 10
+        scans.append(PointBatch.of_scan(points, torch.arange(20), {"feature": points[:, :2].clone()}))
+    return PointBatch.pack(scans)
+
+
+def run(spec: dict, seed: int = 0, num_scans: int = 1) -> tuple[PointBatch, PointBatch]:
+    before = batch(num_scans)
+    return before, augment(before, Augment(**{**STILL, **spec}), torch.Generator().manual_seed(seed))
+
+
+def test_nothing_asked_nothing_moved() -> None:
+    before, after = run({})
+    torch.testing.assert_close(after.points, before.points)
+
+
+def test_flipping_with_certainty_negates_x_and_y() -> None:
+    before, after = run({"flip_ratio": 1.0})
+    torch.testing.assert_close(after.points, before.points * torch.tensor([-1.0, -1.0, 1.0, 1.0]))
+
+
+def test_a_quarter_turn_goes_counter_clockwise() -> None:
+    before, after = run({"rotation_deg": (90.0, 90.0)})
+    x, y, z, intensity = before.points.T
+    torch.testing.assert_close(after.points, torch.stack([-y, x, z, intensity], dim=1))
+
+
+def test_scale_multiplies_metres_and_not_intensity() -> None:
+    before, after = run({"scale": (2.0, 2.0)})
+    torch.testing.assert_close(after.points, before.points * torch.tensor([2.0, 2.0, 2.0, 1.0]))
+
+
+def test_translation_is_one_shift_a_scan_of_the_asked_spread() -> None:
+    before, after = run({"translation_std_m": 0.5}, num_scans=400)
+    shift = (after.points - before.points)[:, :3].reshape(400, 20, 3)
+    torch.testing.assert_close(shift, shift[:, :1].expand_as(shift), atol=1e-5, rtol=0)
+    assert float(shift[:, 0].std()) == pytest.approx(0.5, rel=0.1)
+
+
+def test_draws_stay_in_their_intervals_and_differ_between_scans() -> None:
+    before, after = run({"rotation_deg": (-45.0, 45.0), "scale": (0.95, 1.05)}, num_scans=200)
+    turn = torch.atan2(after.points[:, 1], after.points[:, 0]) - torch.atan2(before.points[:, 1], before.points[:, 0])
+    ratio = after.points[:, :3].norm(dim=1) / before.points[:, :3].norm(dim=1)
+    turn = torch.remainder(turn + math.pi, 2 * math.pi) - math.pi
+    assert turn.abs().max() <= math.pi / 4 + 1e-4
+    assert turn.max() > 0.6
+    assert turn.min() < -0.6
+    assert 0.95 - 1e-4 <= ratio.min() < 0.96
+    assert 1.04 < ratio.max() <= 1.05 + 1e-4
+
+
+def test_labels_extras_and_input_stay() -> None:
+    before, after = run({"rotation_deg": (30.0, 30.0), "translation_std_m": 1.0}, num_scans=2)
+    assert after.num_scans == 2
+    torch.testing.assert_close(after.labels, before.labels)
+    torch.testing.assert_close(after.extras["feature"], before.extras["feature"])
+    torch.testing.assert_close(before.points, batch(2).points)
+
+
+def test_the_generator_decides() -> None:
+    spec = {"rotation_deg": (-45.0, 45.0)}
+    torch.testing.assert_close(run(spec, seed=5)[1].points, run(spec, seed=5)[1].points)
+    assert not torch.equal(run(spec, seed=5)[1].points, run(spec, seed=6)[1].points)
+
+
+def test_no_scans_is_legal() -> None:
+    empty = PointBatch(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), 0)
+    assert len(augment(empty, Augment(), torch.Generator())) == 0
