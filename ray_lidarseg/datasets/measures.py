@@ -12,7 +12,7 @@ from ray_lidarseg.datasets.points import num_nonfinite, usable
 from ray_lidarseg.datasets.upright import Upright, upright
 from ray_lidarseg.errors import DataError, LidarSegError
 from ray_lidarseg.geometry.camera import project
-from ray_lidarseg.geometry.pose import inverse, require_rigid
+from ray_lidarseg.geometry.pose import require_rigid
 from ray_lidarseg.sample import CameraImage, Keyframe, SensorSpec
 
 _TAIL_PERCENT = 0.5
@@ -34,7 +34,6 @@ class CameraMeasures:
         stated_px: Width and height of the index.
         actual_px: Width and height of the file; 0, 0 where it cannot be read.
         inside_ratio: Share of the usable points in the picture.
-        inverted_inside_ratio: The same with the inverse of the extrinsics.
         scores: See ``alignment.scores``; None where not computed.
     """
 
@@ -47,7 +46,6 @@ class CameraMeasures:
     stated_px: tuple[int, int]
     actual_px: tuple[int, int]
     inside_ratio: float = 0.0
-    inverted_inside_ratio: float = 0.0
     scores: np.ndarray | None = None
 
 
@@ -200,18 +198,13 @@ def _camera(
     )
     if measured.calibration_problem:
         return measured
-    inside = _inside(camera, points, camera.cam_SE3_lidar)
+    inside = project(points, camera.cam_SE3_lidar, camera.intrinsics, camera.width_px, camera.height_px).is_inside
     covered |= inside
     return replace(
         measured,
         inside_ratio=float(inside.mean()),
-        inverted_inside_ratio=float(_inside(camera, points, inverse(camera.cam_SE3_lidar)).mean()),
         scores=scores(points, edges, camera, image) if measured.actual_px == measured.stated_px else None,
     )
-
-
-def _inside(camera: CameraImage, points: np.ndarray, cam_SE3_lidar: np.ndarray) -> np.ndarray:
-    return project(points, cam_SE3_lidar, camera.intrinsics, camera.width_px, camera.height_px).is_inside
 
 
 def _image(camera: CameraImage, read: Callable[[str], bytes]) -> tuple[Image.Image | None, str]:
