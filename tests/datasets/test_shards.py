@@ -1,0 +1,185 @@
+import multiprocessing
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyarrow import fs
+
+from ray_lidarseg.datasets import shards
+from ray_lidarseg.datasets.shards import PreparedFrames, read_catalog, write_catalog, write_shard
+from ray_lidarseg.errors import DataError
+from ray_lidarseg.sample import CameraImage, Keyframe
+
+LOCAL = fs.LocalFileSystem()
+
+
+def keyframe(number: int, camera: bool = False) -> Keyframe:
+    rng = np.random.default_rng(number)
+    image = CameraImage("CAM_FRONT", f"{number}.jpg", np.eye(3) * 2, np.arange(16.0).reshape(4, 4), 7, 96, 54)
+    is_labelled = number % 3 > 0
+    return Keyframe(
+        frame_id=f"frame-{number:03d}",
+        dataset="nuscenes",
+        scene=f"scene-{number // 4}",
+        split="train" if number < 9 else "val",
+        timestamp_us=number * 1000,
+        points_uri=f"{number}.bin",
+        labels_uri=f"{number}.label" if is_labelled else "",
+        points=rng.normal(size=(number + 1, 4)).astype(np.float32),
+        labels=rng.integers(0, 16, number + 1).astype(np.uint8) if is_labelled else np.zeros(0, np.uint8),
+        ring=np.arange(number + 1, dtype=np.uint8),
+        cameras=(image,) if camera else (),
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> str:
+    for start in range(0, 12, 5):
+        write_shard(LOCAL, str(tmp_path), [keyframe(i, camera=i % 2 > 0) for i in range(start, min(start + 5, 12))])
+    write_catalog(LOCAL, str(tmp_path))
+    return str(tmp_path)
+
+
+def frames_of(folder: str) -> PreparedFrames:
+    return PreparedFrames(LOCAL, folder, read_catalog(LOCAL, folder))
+
+
+def test_every_frame_comes_back_bit_for_bit(folder: str) -> None:
+    frames = frames_of(folder)
+    assert len(frames) == 12
+    for number in range(12):
+        back, wrote = frames[number], keyframe(number, camera=number % 2 > 0)
+        assert (back.frame_id, back.scene, back.split) == (wrote.frame_id, wrote.scene, wrote.split)
+        np.testing.assert_array_equal(back.points, wrote.points)
+        np.testing.assert_array_equal(back.labels, wrote.labels)
+        np.testing.assert_array_equal(back.ring, wrote.ring)
+        assert [camera.uri for camera in back.cameras] == [camera.uri for camera in wrote.cameras]
+
+
+def test_the_catalog_says_what_is_where(folder: str) -> None:
+    catalog = read_catalog(LOCAL, folder)
+    assert catalog.frame_id == tuple(f"frame-{i:03d}" for i in range(12))
+    assert catalog.num_points.tolist() == list(range(1, 13))
+    assert catalog.is_labelled.tolist() == [i % 3 > 0 for i in range(12)]
+    assert catalog.row.tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]
+    assert len(set(catalog.shard)) == 3
+    assert catalog.of_split("val").frame_id == ("frame-009", "frame-010", "frame-011")
+
+
+def test_one_row_group_a_frame_and_no_column_may_be_null(folder: str) -> None:
+    file = pq.ParquetFile(f"{folder}/{read_catalog(LOCAL, folder).shard[0]}")
+    assert file.num_row_groups == 5
+    assert [field.name for field in file.schema_arrow if field.nullable] == []
+    assert sum(column.null_count for column in file.read().columns) == 0
+
+
+def test_the_same_frames_make_the_same_file(tmp_path: Path) -> None:
+    first = write_shard(LOCAL, str(tmp_path), [keyframe(1), keyframe(2)])
+    before = (tmp_path / first).read_bytes()
+    assert write_shard(LOCAL, str(tmp_path), [keyframe(1), keyframe(2)]) == first
+    assert (tmp_path / first).read_bytes() == before
+    assert write_shard(LOCAL, str(tmp_path), [keyframe(2)]) != first
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_frame_in_two_shards_is_listed_once(tmp_path: Path) -> None:
+    write_shard(LOCAL, str(tmp_path), [keyframe(1), keyframe(2)])
+    write_shard(LOCAL, str(tmp_path), [keyframe(2), keyframe(3)])
+    assert write_catalog(LOCAL, str(tmp_path)).frame_id == ("frame-001", "frame-002", "frame-003")
+
+
+def test_selecting_keeps_the_order_asked_for(folder: str) -> None:
+    catalog = read_catalog(LOCAL, folder).select(["frame-007", "frame-002"])
+    assert [frame.frame_id for frame in map(PreparedFrames(LOCAL, folder, catalog).__getitem__, range(2))] == [
+        "frame-007",
+        "frame-002",
+    ]
+    with pytest.raises(DataError, match=r"1 frames are not among the 2 prepared ones, for example \['frame-999'\]"):
+        catalog.select(["frame-999"])
+
+
+def test_frames_move_into_validation(folder: str) -> None:
+    catalog = read_catalog(LOCAL, folder).with_validation(["frame-001"])
+    assert catalog.of_split("val").frame_id == ("frame-001", "frame-009", "frame-010", "frame-011")
+    assert len(catalog.of_split("train")) == 8
+
+
+def test_few_files_stay_open(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "_OPEN_FILES", 2)
+    frames = frames_of(folder)
+    assert [frames[i].frame_id for i in (0, 6, 11, 1)] == ["frame-000", "frame-006", "frame-011", "frame-001"]
+    assert len(frames._files) == 2
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_an_opened_reader_works_in_child_processes(folder: str, method: str) -> None:
+    frames = frames_of(folder)
+    expected = [frames[i].points.tolist() for i in range(12)]
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        children = pool.map(frames.__getitem__, range(12))
+    assert [frame.points.tolist() for frame in children] == expected
+
+
+def test_pickling_leaves_open_files_behind(folder: str) -> None:
+    frames = frames_of(folder)
+    assert frames[0].frame_id == "frame-000"
+    assert pickle.loads(pickle.dumps(frames))[3].frame_id == "frame-003"
+
+
+def test_a_torn_shard_is_named_with_the_remedy(folder: str) -> None:
+    frames = frames_of(folder)
+    file = Path(folder, frames.catalog.shard[0])
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(DataError, match=rf"frame frame-000 in {folder}/{file.name} .*delete it and run"):
+        frames[0]
+    with pytest.raises(DataError, match=r"is not a whole Parquet file .*run `ray-lidarseg prepare` again"):
+        write_catalog(LOCAL, folder)
+
+
+def test_a_missing_shard_is_named(folder: str) -> None:
+    frames = frames_of(folder)
+    Path(folder, frames.catalog.shard[0]).unlink()
+    with pytest.raises(DataError, match=r"frame frame-000 .*is missing: run `ray-lidarseg prepare`"):
+        frames[0]
+
+
+def test_a_catalog_of_other_shards_is_noticed(folder: str) -> None:
+    frames = frames_of(folder)
+    other = write_shard(LOCAL, folder, [keyframe(20)])
+    Path(folder, other).replace(Path(folder, frames.catalog.shard[0]))
+    with pytest.raises(DataError, match=r"holds frame frame-020 where catalog.parquet promises frame-000"):
+        frames[0]
+    with pytest.raises(DataError, match=r"frame frame-001 in .* cannot be read"):
+        frames[1]
+
+
+def test_another_schema_version_is_refused(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "SCHEMA_VERSION", 99)
+    with pytest.raises(DataError, match=r"catalog.parquet has schema version 1, this release reads 99: write it again"):
+        read_catalog(LOCAL, folder)
+
+
+def test_a_parquet_file_of_someone_else_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "catalog.parquet")
+    with pytest.raises(DataError, match="has schema version none"):
+        read_catalog(LOCAL, str(tmp_path))
+
+
+def test_a_folder_that_was_never_prepared(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"catalog.parquet is missing: run `ray-lidarseg prepare` to the end first"):
+        read_catalog(LOCAL, str(tmp_path))
+    with pytest.raises(DataError, match="holds no prepared frames"):
+        write_catalog(LOCAL, str(tmp_path))
+
+
+def test_a_failed_write_leaves_nothing_and_leftovers_of_a_kill_are_removed(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / ".unfinished-shard-0.parquet-12345678").write_bytes(b"half")
+    monkeypatch.setattr(shards.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_shard(LOCAL, str(tmp_path), [keyframe(1)])
+    assert shards.list_shards(LOCAL, str(tmp_path)) == []
+    assert shards.remove_unfinished(LOCAL, str(tmp_path)) == 1
+    assert list(tmp_path.iterdir()) == []

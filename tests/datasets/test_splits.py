@@ -1,0 +1,144 @@
+import hashlib
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ray_lidarseg.datasets.shards import Catalog
+from ray_lidarseg.datasets.splits import make_split, split_digest
+from ray_lidarseg.errors import SplitError
+from ray_lidarseg.recipe import Split
+
+
+def catalog(
+    num_train: int, num_val: int = 3, unlabelled: tuple[int, ...] = (), order: list[int] | None = None
+) -> Catalog:
+    count = num_train + num_val
+    entries = Catalog(
+        frame_id=tuple(f"f{i:04d}" for i in range(count)),
+        dataset=("nuscenes",) * count,
+        scene=tuple(f"scene-{i // 7}" for i in range(count)),
+        split=("train",) * num_train + ("val",) * num_val,
+        timestamp_us=np.arange(count) * 1000,
+        shard=("shard-0.parquet",) * count,
+        row=np.arange(count),
+        num_points=np.full(count, 5),
+        is_labelled=np.array([i not in unlabelled for i in range(count)]),
+    )
+    return entries if order is None else entries.select([entries.frame_id[i] for i in order])
+
+
+protocols = st.sampled_from(["uniform", "scene", "slidr-skip"])
+
+
+@given(
+    protocol=protocols, num_train=st.integers(1, 60), ratio=st.floats(0.05, 1.0), seed=st.integers(0, 3), data=st.data()
+)
+def test_a_split_is_deterministic_disjoint_and_complete(protocol, num_train, ratio, seed, data):
+    spec = Split(protocol=protocol, ratio=ratio, seed=seed)
+    if math.floor(ratio * num_train + 1e-9) == 0:
+        with pytest.raises(SplitError, match=f"of {num_train} training frames with labels selects none"):
+            make_split(catalog(num_train), spec)
+        return
+    split = make_split(catalog(num_train), spec)
+    order = data.draw(st.permutations(range(num_train + 3)))
+    assert make_split(catalog(num_train, order=list(order)), spec) == split
+    train = {f"f{i:04d}" for i in range(num_train)}
+    if set(split.labelled) == train:
+        assert split.unlabelled == split.labelled
+    else:
+        assert set(split.labelled) | set(split.unlabelled) == train
+        assert not set(split.labelled) & set(split.unlabelled)
+
+
+@given(num_train=st.integers(1, 200), percent=st.integers(1, 100), seed=st.integers(0, 3))
+def test_uniform_counts_are_floors_and_ratios_nest(num_train, percent, seed):
+    expected = percent * num_train // 100
+    if not expected:
+        return
+    split = make_split(catalog(num_train), Split(ratio=percent / 100, seed=seed))
+    assert len(split.labelled) == expected
+    whole = make_split(catalog(num_train), Split(ratio=1.0, seed=seed))
+    assert set(split.labelled) <= set(whole.labelled)
+    if expected >= 2:
+        half = make_split(catalog(num_train), Split(ratio=percent / 200, seed=seed))
+        assert set(half.labelled) < set(split.labelled)
+
+
+def test_published_counts() -> None:
+    # LaserMix: floor(p N) of 28,130 nuScenes and 19,130 SemanticKITTI training frames.
+    for total, counts in ((28_130, (281, 2_813, 5_626, 14_065)), (19_130, (191, 1_913, 3_826, 9_565))):
+        frames = catalog(total)
+        for ratio, count in zip((0.01, 0.1, 0.2, 0.5), counts, strict=True):
+            split = make_split(frames, Split(ratio=ratio))
+            assert (len(split.labelled), len(split.unlabelled)) == (count, total - count)
+
+
+def test_seeds_draw_different_frames() -> None:
+    first, second = (make_split(catalog(60), Split(ratio=0.2, seed=seed)) for seed in (0, 1))
+    assert first.labelled != second.labelled
+    assert first.digest != second.digest
+
+
+def test_scene_takes_whole_scenes_until_the_ratio_is_reached() -> None:
+    split = make_split(catalog(35), Split(protocol="scene", ratio=0.25))  # 8 of 35 frames: two scenes of 7
+    scenes = {int(frame_id[1:]) // 7 for frame_id in split.labelled}
+    assert len(split.labelled) == 14
+    assert len(scenes) == 2
+    assert not scenes & {int(frame_id[1:]) // 7 for frame_id in split.unlabelled}
+
+
+def test_slidr_skip_takes_every_kth_frame_in_time() -> None:
+    split = make_split(catalog(20), Split(protocol="slidr-skip", ratio=0.2))
+    assert split.labelled == ("f0000", "f0005", "f0010", "f0015")
+
+
+def test_the_digest_is_of_the_sorted_ids() -> None:
+    expected = hashlib.sha256(b"a\nb\nc").hexdigest()[:16]
+    assert split_digest(["c", "a", "b"]) == expected
+    frames = catalog(5)
+    split = make_split(frames, Split(protocol="list", frames=("f0003", "f0001")))
+    assert split.digest == hashlib.sha256(b"f0001\nf0003").hexdigest()[:16]
+
+
+def test_frames_without_labels_are_only_ever_unlabelled() -> None:
+    frames = catalog(10, unlabelled=(0, 2, 4, 6, 8))
+    split = make_split(frames, Split(ratio=0.4))
+    assert len(split.labelled) == 2
+    assert all(int(frame_id[1:]) % 2 for frame_id in split.labelled)
+    assert len(split.unlabelled) == 8
+    whole = make_split(frames, Split(ratio=1.0))
+    assert (len(whole.labelled), len(whole.unlabelled)) == (5, 5)
+
+
+def test_a_list_from_a_file_with_repeats_and_blank_lines(tmp_path: Path) -> None:
+    file = tmp_path / "list.txt"
+    file.write_text("f0002\n\nf0004\nf0002\n")
+    split = make_split(catalog(8), Split(protocol="list", frames=("f0005",), file=str(file)))
+    assert split.labelled == ("f0002", "f0004", "f0005")
+    assert split.ratio == pytest.approx(3 / 8)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"ratio": 0.01}, r"split.ratio=0.01 of 10 training frames with labels selects none: the least ratio is 0.1"),
+        ({"protocol": "scene", "ratio": 0.0}, "selects none"),
+        ({"protocol": "list"}, "needs split.frames, or split.file"),
+        ({"protocol": "list", "frames": ("f0001", "x")}, r"1 of 2 listed frames are not among the 11 .*\['x'\]"),
+        ({"protocol": "list", "frames": ("f0011",)}, "not among the 11 training frames"),
+        ({"protocol": "list", "frames": ("f0000",)}, r"1 of 1 listed frames have no labels, for example \['f0000'\]"),
+        ({"protocol": "list", "file": "no/such.txt"}, r"split.file no/such.txt cannot be read"),
+    ],
+)
+def test_splits_that_cannot_be(spec: dict, message: str) -> None:
+    with pytest.raises(SplitError, match=message):
+        make_split(catalog(11, unlabelled=(0,)), Split(**spec))
+
+
+def test_no_labels_at_all() -> None:
+    with pytest.raises(SplitError, match=r"none of the 2 training frames \(of 5 in all\) has labels"):
+        make_split(catalog(2, unlabelled=(0, 1)), Split())
