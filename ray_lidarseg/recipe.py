@@ -270,6 +270,9 @@ def _apply(content: dict[str, Any], override_text: str) -> None:
     _set(content, key.strip(), yaml.safe_load(value))
 
 
+_VARIANT_KEYS = ("model.name", "method.name")
+
+
 def _set(content: dict[str, Any], dotted: str, value: Any) -> None:
     *path, last = dotted.split(".")
     for key in path:
@@ -277,7 +280,7 @@ def _set(content: dict[str, Any], dotted: str, value: Any) -> None:
         if not isinstance(child, dict):
             raise RecipeError(f"override {dotted!r}: {key!r} is a value, not a section")
         content = child
-    if path and last == "name" and content.get("name") != value:
+    if dotted in _VARIANT_KEYS and content.get("name") != value:
         content.clear()  # another variant of a union has other fields
     content[last] = value
 

@@ -79,3 +79,7 @@ def test_a_missing_recipe_names_the_built_in_ones() -> None:
 def test_naming_a_run_changes_nothing_else():
     recipe = load_recipe("demo")
     assert override(recipe, {"name": "mine"}) == recipe.model_copy(update={"name": "mine"})
+
+
+def test_another_optimiser_keeps_the_other_keys_of_its_section() -> None:
+    assert parse_recipe("optim: {lr: 0.5}", ["optim.name=sgd"]).optim.lr == 0.5

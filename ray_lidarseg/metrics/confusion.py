@@ -37,7 +37,7 @@ class Confusion:
         Raises:
             ValueError: A truth that is neither a class nor IGNORE, or a prediction of a counted point that is no class.
         """
-        truth, prediction = torch.as_tensor(truth).long(), torch.as_tensor(prediction).long()
+        truth, prediction = _ids(truth), _ids(prediction)
         is_counted = truth != IGNORE
         truth, prediction = truth[is_counted], prediction[is_counted]
         self._check("truth", truth)
@@ -120,3 +120,8 @@ class Confusion:
                 f"Confusion.add: {what} must be a class in 0..{self.num_classes - 1} at every point whose truth is not "
                 f"IGNORE ({IGNORE}), got {wrong[:8]}; map raw ids with the taxonomy first"
             )
+
+
+def _ids(values: Tensor | np.ndarray) -> Tensor:
+    """Class ids as int64; an array is copied, since shards hand out read-only ones."""
+    return values.long() if isinstance(values, Tensor) else torch.from_numpy(values.astype(np.int64))
