@@ -13,7 +13,7 @@ from ray_lidarseg.generate import generate
 from ray_lidarseg.index import index
 from ray_lidarseg.predict import predict
 from ray_lidarseg.prepare import prepare
-from ray_lidarseg.recipe import Recipe, load_recipe, override
+from ray_lidarseg.recipe import Recipe, load_recipe, override, with_method
 from ray_lidarseg.report.page import report
 from ray_lidarseg.runtime.cluster import connect
 from ray_lidarseg.train import train
@@ -56,18 +56,14 @@ def demo(out: str = "demo", steps: int = 0, seed: int = 0, preset: str = "demo")
 
 def demo_recipe(folder: Path, method: str, steps: int = 0, seed: int = 0) -> Recipe:
     """The built-in recipe ``demo`` for one method, on the shards below ``folder``."""
-    recipe = load_recipe("demo")
-    variants = {name: getattr(recipe.method, name) for name in ("cross_entropy_weight", "lovasz_weight")}
-    method_keys = {} if method == recipe.method.name else {"method": {"name": method, **variants}}
     length = {"train.steps": steps, "train.evaluate_every": max(steps // 4, 1)} if steps else {}
     return override(
-        recipe,
+        with_method(load_recipe("demo"), method),
         {
             "name": f"demo-{method}",
             "data.prepared": str(folder / "prepared"),
             "seed": seed,
             "split.seed": seed,
-            **method_keys,
             **length,
         },
     )

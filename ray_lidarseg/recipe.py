@@ -263,6 +263,19 @@ def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
     return validate_recipe(content, "overrides")
 
 
+def with_method(recipe: Recipe, name: str) -> Recipe:
+    """The recipe with another method, for a fair comparison: the keys both methods have keep their values.
+
+    Raises:
+        RecipeError: No such method.
+    """
+    sections = {section.model_fields["name"].default: section for section in (Supervised, MeanTeacher, LaserMix)}
+    if name not in sections:
+        raise RecipeError(f"no method {name!r}: expected one of {', '.join(sections)}")
+    kept = {key: value for key, value in recipe.method if key in sections[name].model_fields}
+    return override(recipe, {"method": {**kept, "name": name}})
+
+
 def _apply(content: dict[str, Any], override_text: str) -> None:
     key, equals, value = override_text.partition("=")
     if not equals:

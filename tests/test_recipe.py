@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from ray_lidarseg.errors import RecipeError
-from ray_lidarseg.recipe import Recipe, builtin_recipes, load_recipe, override, parse_recipe
+from ray_lidarseg.recipe import Recipe, builtin_recipes, load_recipe, override, parse_recipe, with_method
 
 
 @pytest.mark.parametrize(
@@ -83,3 +83,16 @@ def test_naming_a_run_changes_nothing_else():
 
 def test_another_optimiser_keeps_the_other_keys_of_its_section() -> None:
     assert parse_recipe("optim: {lr: 0.5}", ["optim.name=sgd"]).optim.lr == 0.5
+
+
+def test_another_method_keeps_every_key_both_have() -> None:
+    recipe = parse_recipe("method: {name: lasermix, consistency_weight: 7, lovasz_weight: 3, confidence: 0.5}")
+    assert with_method(recipe, "mean_teacher").method.consistency_weight == 7
+    assert with_method(recipe, "supervised").method.model_dump() == {
+        "name": "supervised",
+        "cross_entropy_weight": 1.0,
+        "lovasz_weight": 3.0,
+    }
+    assert with_method(recipe, "lasermix") == recipe
+    with pytest.raises(RecipeError, match="no method 'fixmatch'"):
+        with_method(recipe, "fixmatch")
