@@ -138,8 +138,10 @@ def _camera(nusc: "NuScenes", channel: str, token: str, global_SE3_lidar: np.nda
 
 def _sensor_pose(nusc: "NuScenes", record: dict[str, Any]) -> np.ndarray:
     """global_SE3_sensor at the record's own time."""
-    sensor = nusc.get("calibrated_sensor", record["calibrated_sensor_token"])
-    ego = nusc.get("ego_pose", record["ego_pose_token"])
-    global_SE3_ego = pose.from_quaternion(ego["rotation"], ego["translation"])
-    ego_SE3_sensor = pose.from_quaternion(sensor["rotation"], sensor["translation"])
+    ego_SE3_sensor = _pose(nusc.get("calibrated_sensor", record["calibrated_sensor_token"]))
+    global_SE3_ego = _pose(nusc.get("ego_pose", record["ego_pose_token"]))
     return pose.compose(global_SE3_ego, ego_SE3_sensor)
+
+
+def _pose(record: dict[str, Any]) -> np.ndarray:
+    return pose.from_quaternion(np.array(record["rotation"]), np.array(record["translation"]))
