@@ -11,6 +11,7 @@ import math
 import os
 import signal
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -122,6 +123,8 @@ def work(config: dict[str, Plan]) -> None:
     plan, context = config["plan"], ray.train.get_context()
     logging.getLogger().setLevel(logging.WARNING)  # Ray logs every report of every rank to the root logger
     torch.set_num_threads(plan.num_threads)
+    # A channels-last 1x1 kernel has two equal layouts, and DDP warns that it saw the other one.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     ranks = Ranks(context.get_world_rank(), context.get_world_size())
     _Worker(plan, ranks, get_device()).run()
 
