@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from ray_lidarseg.datasets import manifest
 from ray_lidarseg.datasets import ontology as own
 from ray_lidarseg.datasets.checks import check_all, check_times
 from ray_lidarseg.datasets.decode import decode
@@ -62,9 +61,7 @@ class _Source:
         frame = self.frames[position]
         if isinstance(self.frames, PreparedFrames):
             return frame
-        if self.ontology:
-            return manifest.decode(frame, storage.read_bytes, self.ontology)
-        return decode(frame, storage.read_bytes)
+        return decode(frame, storage.read_bytes, self.ontology)
 
 
 def validate(data: str, sample: int = 50, seed: int = 0, json_out: str = "") -> int:
