@@ -1,15 +1,15 @@
 """What every test shares: one thread a process, shape-checked ground-floor code, and Ray that keeps to itself."""
 
 import os
+import runpy
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from jaxtyping import install_import_hook
-
-_GROUND_FLOOR = ("sample", "geometry", "losses", "metrics", "models", "methods", "sparse")
-_hook = install_import_hook([f"ray_lidarseg.{name}" for name in _GROUND_FLOOR], "beartype.beartype")
+_STARTUP = str(Path(__file__).parent / "startup")
+os.environ["PYTHONPATH"] = os.pathsep.join([_STARTUP, *filter(None, [os.environ.get("PYTHONPATH")])])
+runpy.run_path(f"{_STARTUP}/sitecustomize.py")  # this process has started already
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

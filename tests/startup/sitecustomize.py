@@ -1,0 +1,7 @@
+"""Checks tensor shapes in every Python process the tests start, Ray's workers too: it is on their PYTHONPATH."""
+
+from jaxtyping import install_import_hook
+
+GROUND_FLOOR = ("sample", "geometry", "losses", "metrics", "models", "methods", "sparse")
+
+install_import_hook([f"ray_lidarseg.{name}" for name in GROUND_FLOOR], "beartype.beartype")
