@@ -1,0 +1,61 @@
+"""A whole training step on a CUDA device: the same losses as on a CPU, and finite ones under mixed precision."""
+
+import math
+
+import pytest
+import torch
+
+from ray_lidarseg.methods.build import build_method
+from ray_lidarseg.recipe import parse_recipe
+from ray_lidarseg.runtime.loop import Ranks, StepLoop
+from ray_lidarseg.sample import PointBatch, SensorSpec
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+SENSOR = SensorSpec(32, math.radians(10), math.radians(-30), 1.0, 50.0, 1.0)
+MODELS = {
+    "fidnet": "{name: fidnet, height_px: 16, width_px: 64, width_factor: 0.25}",
+    "minkunet": "{name: minkunet, depth: 14, width_factor: 0.25, voxel_size_m: 0.5}",
+}
+
+
+def _scans(seed: int) -> PointBatch:
+    generator = torch.Generator().manual_seed(seed)
+    scans = []
+    for _ in range(2):
+        points = (torch.rand(2000, 4, generator=generator) - 0.5) * torch.tensor([60.0, 60.0, 6.0, 0.0])
+        points[:, 3] = 0.5
+        scans.append(PointBatch.of_scan(points, (points[:, 2] > 0).long()))
+    return PointBatch.pack(scans)
+
+
+def losses(device: str, model: str, amp: str, steps: int) -> list[dict[str, float]]:
+    """Every logged value of a few LaserMix steps."""
+    recipe = parse_recipe(
+        f"""
+        model: {MODELS[model]}
+        method: {{name: lasermix, confidence: 0.3, consistency_weight: 1.0}}
+        optim: {{lr: 0.001, schedule: constant}}
+        train: {{steps: {steps}, labelled_per_step: 2, unlabelled_per_step: 2, amp: {amp}}}
+        workers: {{num_workers: 1}}
+        """
+    )
+    torch.manual_seed(0)
+    loop = StepLoop(build_method(recipe, SENSOR, 3).to(device), recipe, torch.device(device), Ranks())
+    batches = [(_scans(2 * step), _scans(2 * step + 1).unlabelled()) for step in range(steps)]
+    return [{name: float(value) for name, value in loop.one_step([batch]).items()} for batch in batches]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_first_step_has_the_losses_of_a_cpu(model: str) -> None:
+    on_gpu, on_cpu = (losses(device, model, "off", 1)[0] for device in ("cuda", "cpu"))
+    assert on_gpu == pytest.approx(on_cpu, rel=1e-2, abs=1e-3)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_mixed_precision_trains(model: str) -> None:
+    series = losses("cuda", model, "auto", 12)
+    assert all(math.isfinite(value) for line in series for value in line.values())
+    assert series[-1]["loss_cross_entropy"] < series[0]["loss_cross_entropy"]
