@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ray_lidarseg.errors import RecipeError
 from ray_lidarseg.ontology import Ontology
@@ -21,6 +21,11 @@ Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=1)]
+
+
+def _word_of(on: str, off: str) -> BeforeValidator:
+    """YAML reads bare ``on``, ``off``, ``yes`` and ``no`` as booleans; they mean the words here."""
+    return BeforeValidator(lambda value: {True: on, False: off}[value] if isinstance(value, bool) else value)
 
 
 class Section(BaseModel):
@@ -147,7 +152,9 @@ class Train(Section):
     checkpoint_every: Count = 1200
     keep_checkpoints: Count = 2
     log_every: Count = 10
-    amp: Literal["auto", "off"] = "auto"  # bf16 (or fp16 with scaling) on a CUDA device, float32 on a CPU
+    amp: Annotated[Literal["auto", "off"], _word_of("auto", "off")] = (
+        "auto"  # bf16 (or fp16 with scaling) on a CUDA device, float32 on a CPU
+    )
     evaluate_batch: Count = 4
 
 
@@ -155,7 +162,7 @@ class Workers(Section):
     """What Ray gives each training worker."""
 
     num_workers: Count = 2
-    use_gpu: Literal["auto", "yes", "no"] = "auto"
+    use_gpu: Annotated[Literal["auto", "yes", "no"], _word_of("yes", "no")] = "auto"
     cpus_per_worker: Positive = 1.0
     loader_processes: Annotated[int, Field(ge=0)] = 0  # DataLoader processes inside each worker; 0: in the step loop
     max_failures: Annotated[int, Field(ge=-1)] = 3  # worker-group restarts before the run gives up; -1: never

@@ -96,3 +96,10 @@ def test_another_method_keeps_every_key_both_have() -> None:
     assert with_method(recipe, "lasermix") == recipe
     with pytest.raises(RecipeError, match="no method 'fixmatch'"):
         with_method(recipe, "fixmatch")
+
+
+@pytest.mark.parametrize(("text", "word"), [("off", "off"), ("'off'", "off"), ("auto", "auto")])
+def test_words_that_yaml_takes_for_booleans_stay_words(text: str, word: str) -> None:
+    assert parse_recipe(f"train: {{amp: {text}}}").train.amp == word
+    assert parse_recipe("", ["workers.use_gpu=no"]).workers.use_gpu == "no"
+    assert parse_recipe("workers: {use_gpu: yes}").workers.use_gpu == "yes"
