@@ -6,11 +6,8 @@ about a frame is a result, not an exception, so it costs that frame and nothing 
 """
 
 import json
-import logging
 import math
-import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -30,6 +27,7 @@ from ray_lidarseg.errors import DataError, LidarSegError
 from ray_lidarseg.ontology import Ontology
 from ray_lidarseg.runtime import ontologies, storage
 from ray_lidarseg.runtime.cluster import connect, worker_environment
+from ray_lidarseg.runtime.pool import quiet_data
 from ray_lidarseg.sample import Keyframe
 
 if TYPE_CHECKING:
@@ -140,7 +138,7 @@ def _finished(listed: dict[str, tuple[str, str]], out: str) -> set[str]:
 
 
 def _run(index: str, out: str, ontology: Ontology | None, progress: _Progress) -> None:
-    with connect(), _quiet_ray_data(), tqdm(total=len(progress.waiting), desc="prepare", unit="frame") as bar:
+    with connect(), quiet_data(), tqdm(total=len(progress.waiting), desc="prepare", unit="frame") as bar:
         for frames_per_shard in (_FRAMES_PER_SHARD, 1):  # a frame that kills its process took others with it
             num_blocks = math.ceil(len(progress.waiting) / frames_per_shard)
             for frame_id, error, num_nonfinite in _results(index, out, ontology, progress.waiting, num_blocks):
@@ -202,26 +200,6 @@ def _prepare_rows(rows: pa.Table, out: str, ontology: Ontology | None) -> pa.Tab
 
 def _reason(error: Exception) -> str:
     return str(error) if isinstance(error, LidarSegError) else f"{type(error).__name__}: {error}"
-
-
-@contextmanager
-def _quiet_ray_data() -> Iterator[None]:
-    """Our bar instead of Ray's, and a block whose process keeps dying is left out instead of ending the job."""
-    import ray
-    from ray.util.annotations import RayDeprecationWarning
-
-    context = ray.data.DataContext.get_current()
-    logger = logging.getLogger("ray.data")
-    before = context.enable_progress_bars, context.max_errored_blocks, logger.level
-    context.enable_progress_bars, context.max_errored_blocks = False, -1
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():  # Ray 2.60 has no other door for max_retries
-            warnings.filterwarnings("ignore", message=".*ray_remote_args", category=RayDeprecationWarning)
-            yield
-    finally:
-        context.enable_progress_bars, context.max_errored_blocks = before[:2]
-        logger.setLevel(before[2])
 
 
 def _stop_if_too_many_failed(progress: _Progress, out: str) -> None:

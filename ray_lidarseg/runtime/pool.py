@@ -31,7 +31,7 @@ def stream(rows: Sequence[Mapping[str, Any]], worker: type, arguments: Mapping[s
     if not rows:
         return
     num_groups = -(-len(rows) // group)
-    with _quiet_data_context():
+    with quiet_data():
         for batch in _mapped(rows, worker, arguments, num_groups).iter_batches(batch_size=None, batch_format="pyarrow"):
             yield from batch.to_pylist()
 
@@ -39,19 +39,17 @@ def stream(rows: Sequence[Mapping[str, Any]], worker: type, arguments: Mapping[s
 def _mapped(rows: Sequence[Mapping[str, Any]], worker: type, arguments: Mapping[str, Any], num_groups: int) -> Any:
     import ray
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*ray_remote_args")  # Ray 2.60 has no other name for the retries
-        return ray.data.from_items(list(rows), override_num_blocks=num_groups).map_batches(
-            worker,
-            fn_constructor_kwargs=dict(arguments),
-            batch_size=None,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(num_groups, _most_actors())),
-            num_cpus=1,
-            num_gpus=1 if num_gpus() else 0,
-            runtime_env={"env_vars": worker_environment()},
-            max_task_retries=_RETRIES,
-        )
+    return ray.data.from_items(list(rows), override_num_blocks=num_groups).map_batches(
+        worker,
+        fn_constructor_kwargs=dict(arguments),
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(num_groups, _most_actors())),
+        num_cpus=1,
+        num_gpus=1 if num_gpus() else 0,
+        runtime_env={"env_vars": worker_environment()},
+        max_task_retries=_RETRIES,
+    )
 
 
 def own_device() -> torch.device:
@@ -69,8 +67,8 @@ def _most_actors() -> int:
 
 
 @contextmanager
-def _quiet_data_context() -> Iterator[None]:
-    """The caller's progress bar instead of Ray's; a group whose process keeps dying is left out, not fatal."""
+def quiet_data() -> Iterator[None]:
+    """The caller's progress bar instead of Ray's; a block whose process keeps dying is left out, not fatal."""
     import ray
 
     context = ray.data.DataContext.get_current()
@@ -79,7 +77,9 @@ def _quiet_data_context() -> Iterator[None]:
     context.enable_progress_bars, context.max_errored_blocks = False, -1
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*ray_remote_args")  # Ray 2.60 has no other door for retries
+            yield
     finally:
         context.enable_progress_bars, context.max_errored_blocks = before[:2]
         logger.setLevel(before[2])
