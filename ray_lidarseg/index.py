@@ -1,10 +1,8 @@
 """The verb `index`: list a data set's key-frames, one Parquet row each, by path; no scan is opened."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-
-from tqdm import tqdm
 
 from ray_lidarseg.datasets import manifest, nuscenes, semantickitti
 from ray_lidarseg.datasets.ontology import MANIFEST, doubts
@@ -12,6 +10,7 @@ from ray_lidarseg.datasets.shards import keyframe_table, parquet_bytes
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.ontology import Ontology, parse_ontology
 from ray_lidarseg.runtime import ontologies, storage
+from ray_lidarseg.runtime.progress import progress
 from ray_lidarseg.sample import Keyframe
 
 _ROWS_PER_GROUP = 1024  # a few MiB at six cameras
@@ -40,7 +39,7 @@ def index(
     """
     read_as = _read_ontology(dataset, ontology)
     listed = _list_manifest(root, read_as) if read_as else _list(dataset, root, version, label_dir)
-    frames = list(tqdm(listed, desc="index", unit="frame", delay=2.0))
+    frames = list(_counted(listed))
     if not frames:
         raise DataError(f"{root} holds no key-frames of {dataset}: check the root and the version")
     _refuse_repeated(frames)
@@ -51,6 +50,13 @@ def index(
     storage.write_bytes(out, parquet_bytes(table, _ROWS_PER_GROUP))
     print(f"{len(frames)} key-frames in {out}: {_counts(frames)}")
     return len(frames)
+
+
+def _counted(listed: Iterable[Keyframe]) -> Iterator[Keyframe]:
+    with progress(None, "index", "frame") as bar:
+        for frame in listed:
+            bar.update()
+            yield frame
 
 
 def _read_ontology(dataset: str, ontology: str) -> Ontology | None:

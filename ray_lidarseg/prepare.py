@@ -12,22 +12,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-from tqdm import tqdm
 
 from ray_lidarseg.datasets.decode import decode
 from ray_lidarseg.datasets.points import num_nonfinite
-from ray_lidarseg.datasets.shards import (
-    open_parquet,
-    remove_unfinished,
-    shard_entries,
-    write_catalog,
-    write_shard,
-)
+from ray_lidarseg.datasets.shards import open_parquet, shard_entries, write_catalog, write_shard
+from ray_lidarseg.datasets.whole_files import remove_unfinished
 from ray_lidarseg.errors import DataError, LidarSegError
 from ray_lidarseg.ontology import Ontology
 from ray_lidarseg.runtime import ontologies, storage
 from ray_lidarseg.runtime.cluster import connect, worker_environment
 from ray_lidarseg.runtime.pool import quiet_data
+from ray_lidarseg.runtime.progress import progress as progress_bar
 from ray_lidarseg.sample import Keyframe
 
 if TYPE_CHECKING:
@@ -37,6 +32,7 @@ FAILURES_NAME = "failures.jsonl"
 _FRAMES_PER_SHARD = 8  # ours: what a crash costs, 5 MiB of nuScenes or 14 MiB of SemanticKITTI
 _TASK_RETRIES = 2  # of a task whose process died; Ray Data's own default is to try for ever
 _NAMED_FAILURES = 5
+_ORIGIN = ("points_uri", "labels_uri", "scene", "split")  # what makes a frame of the index the one in a shard
 _RESULT = pa.schema([("frame_id", pa.string()), ("error", pa.string()), ("num_nonfinite", pa.int64())])
 
 
@@ -78,7 +74,7 @@ class _Progress:
 
     @property
     def too_many_failed(self) -> bool:
-        return len(self.failures) > self.limit * self.total
+        return len(self.failures) > self.limit * self.total + 1e-9
 
 
 def prepare(index: str, out: str, max_failed_ratio: float = 0.01) -> PrepareReport:
@@ -93,9 +89,11 @@ def prepare(index: str, out: str, max_failed_ratio: float = 0.01) -> PrepareRepo
 
     Raises:
         DataError: More frames failed; the first reasons are named, finished shards stay. Or ``out`` was prepared from
-            another index.
+            another index, or ``max_failed_ratio`` is no share.
         StorageError: ``out`` cannot be written.
     """
+    if not 0.0 <= max_failed_ratio <= 1.0:
+        raise DataError(f"--max-failed-ratio {max_failed_ratio:g} is no share of the frames: expected 0 … 1")
     index, out = storage.absolute(index), storage.absolute(out)
     storage.check_writable(out)
     filesystem, folder = storage.resolve(out)
@@ -109,36 +107,36 @@ def prepare(index: str, out: str, max_failed_ratio: float = 0.01) -> PrepareRepo
             _run(index, out, ontology, progress)
     finally:
         _write_failures(out, listed, progress)
-    write_catalog(filesystem, folder)
+    with storage.explained("write", out):
+        catalog = write_catalog(filesystem, folder)
     report = PrepareReport(progress.done, len(finished), len(progress.failures), progress.nonfinite_points)
-    print(_summary(report, out))
+    print(_summary(report, out, len(catalog)))
     return report
 
 
-def _listed(index: str) -> dict[str, tuple[str, str]]:
-    """Frame ids of the index with the URIs of scan and labels."""
+def _listed(index: str) -> dict[str, dict[str, str]]:
+    """Frame ids of the index, each with its ``_ORIGIN``."""
     with open_parquet(*storage.resolve(index), writer="index") as file:
-        columns = file.read(columns=["frame_id", "points_uri", "labels_uri"]).to_pydict()
-    uris = zip(columns["points_uri"], columns["labels_uri"], strict=True)
-    return dict(zip(columns["frame_id"], uris, strict=True))
+        rows = file.read(columns=["frame_id", *_ORIGIN]).to_pylist()
+    return {row["frame_id"]: row for row in rows}
 
 
-def _finished(listed: dict[str, tuple[str, str]], out: str) -> set[str]:
+def _finished(listed: dict[str, dict[str, str]], out: str) -> set[str]:
     finished = set()
     for entry in shard_entries(*storage.resolve(out)):
-        here, now = (entry["points_uri"], entry["labels_uri"]), listed.get(entry["frame_id"])
-        if now and now != here:
-            raise DataError(
-                f"{out} holds frame {entry['frame_id']} from {' and '.join(here)}, the index says "
-                f"{' and '.join(now)}: prepare this index into a new folder"
-            )
-        if now:
-            finished.add(entry["frame_id"])
-    return finished
+        now = listed.get(entry["frame_id"], entry)
+        for name in _ORIGIN:
+            if entry[name] != now[name]:
+                raise DataError(
+                    f"{out} holds frame {entry['frame_id']} with {name} {entry[name] or '(none)'}, the index says "
+                    f"{now[name] or '(none)'}: prepare this index into a new folder"
+                )
+        finished.add(entry["frame_id"])
+    return finished & listed.keys()
 
 
 def _run(index: str, out: str, ontology: Ontology | None, progress: _Progress) -> None:
-    with connect(), quiet_data(), tqdm(total=len(progress.waiting), desc="prepare", unit="frame") as bar:
+    with connect(), quiet_data(), progress_bar(len(progress.waiting), "prepare", "frame") as bar:
         for frames_per_shard in (_FRAMES_PER_SHARD, 1):  # a frame that kills its process took others with it
             num_blocks = math.ceil(len(progress.waiting) / frames_per_shard)
             for frame_id, error, num_nonfinite in _results(index, out, ontology, progress.waiting, num_blocks):
@@ -205,32 +203,35 @@ def _reason(error: Exception) -> str:
 def _stop_if_too_many_failed(progress: _Progress, out: str) -> None:
     if not progress.too_many_failed:
         return
+    failed, total = len(progress.failures), progress.total
+    enough = math.ceil(100 * failed / total) / 100
     first = [f"  {frame_id}: {reason}" for frame_id, reason in list(progress.failures.items())[:_NAMED_FAILURES]]
     raise DataError(
         "\n".join(
             [
-                f"{len(progress.failures)} of {progress.total} frames cannot be prepared, more than the share "
-                f"{progress.limit:g} that may fail (--max-failed-ratio). The first:",
+                f"{failed} of {total} frames cannot be prepared, more than the share {progress.limit:g} that may fail. "
+                "The first:",
                 *first,
-                f"All so far: {storage.join(out, FAILURES_NAME)}. Finished shards stay; the same command continues.",
+                f"All so far: {storage.join(out, FAILURES_NAME)}. Finished shards stay; repair the files and give the "
+                f"same command again, or go on without these frames with --max-failed-ratio {enough:g} or more.",
             ]
         )
     )
 
 
-def _write_failures(out: str, listed: dict[str, tuple[str, str]], progress: _Progress) -> None:
-    lines = (
-        json.dumps({"frame_id": frame_id, "points_uri": points, "labels_uri": labels, "reason": reason}) + "\n"
-        for frame_id, reason in progress.failures.items()
-        for points, labels in [listed[frame_id]]
-    )
-    storage.write_bytes(storage.join(out, FAILURES_NAME), "".join(lines).encode())
+def _write_failures(out: str, listed: dict[str, dict[str, str]], progress: _Progress) -> None:
+    uris = {frame_id: {name: listed[frame_id][name] for name in _ORIGIN[:2]} for frame_id in progress.failures}
+    rows = ({"frame_id": name, **uris[name], "reason": reason} for name, reason in progress.failures.items())
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    storage.write_bytes(storage.join(out, FAILURES_NAME), lines.encode())
 
 
-def _summary(report: PrepareReport, out: str) -> str:
+def _summary(report: PrepareReport, out: str, num_prepared: int) -> str:
     parts = [f"{report.done} frames prepared", f"{report.skipped} were there already", f"{report.failed} failed"]
     if report.failed:
         parts[-1] += f" (see {storage.join(out, FAILURES_NAME)})"
     if report.nonfinite_points:
         parts.append(f"{report.nonfinite_points} points are not finite and will not be trained on")
+    if others := num_prepared - report.done - report.skipped:
+        parts.append(f"{others} of other indexes are there, too")
     return f"{out}: " + ", ".join(parts)

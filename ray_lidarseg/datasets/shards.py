@@ -6,7 +6,6 @@ every frame with its shard and row; it is written last, so a folder with a catal
 
 import hashlib
 import os
-import uuid
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,12 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from ray_lidarseg.datasets.whole_files import files_in, write_whole
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.sample import SCHEMA_VERSION, Keyframe
 
 CATALOG_NAME = "catalog.parquet"
 _VERSION_KEY = b"ray_lidarseg.schema_version"
-_TEMPORARY_PREFIX = ".unfinished-"
 # Measured on a real nuScenes key-frame and a real SemanticKITTI scan, milliseconds to read one frame (size of the file
 # against none): none 0.04 / 0.13, lz4 0.09 / 0.44 (78 % / 86 %), zstd level 1 0.40 / 1.5 (72 % / 88 %).
 _COMPRESSION = "lz4"
@@ -112,32 +111,6 @@ def open_parquet(filesystem: fs.FileSystem, path: str, writer: str = "prepare") 
     return file
 
 
-def write_whole(filesystem: fs.FileSystem, path: str, data: bytes) -> None:
-    """Writes a file so that nobody ever sees a part of it: rename on a local disk, one upload on object storage."""
-    if not isinstance(filesystem, fs.LocalFileSystem):
-        with filesystem.open_output_stream(path) as stream:
-            stream.write(data)
-        return
-    folder, name = os.path.split(path)
-    filesystem.create_dir(folder, recursive=True)
-    unfinished = os.path.join(folder, f"{_TEMPORARY_PREFIX}{name}-{uuid.uuid4().hex[:8]}")
-    try:
-        with filesystem.open_output_stream(unfinished) as stream:
-            stream.write(data)
-        os.replace(unfinished, path)
-    finally:
-        if os.path.exists(unfinished):
-            os.remove(unfinished)
-
-
-def remove_unfinished(filesystem: fs.FileSystem, folder: str) -> int:
-    """Deletes what killed writers left behind; returns how many files."""
-    leftovers = [path for path in _files(filesystem, folder) if _TEMPORARY_PREFIX in os.path.basename(path)]
-    for path in leftovers:
-        filesystem.delete_file(path)
-    return len(leftovers)
-
-
 def write_shard(filesystem: fs.FileSystem, folder: str, frames: Sequence[Keyframe]) -> str:
     """Writes decoded frames as one shard, whole or not at all; returns its name."""
     ids = "\n".join(frame.frame_id for frame in frames)
@@ -148,13 +121,8 @@ def write_shard(filesystem: fs.FileSystem, folder: str, frames: Sequence[Keyfram
 
 def list_shards(filesystem: fs.FileSystem, folder: str) -> list[str]:
     """Names of the finished shards of a folder, sorted; empty where there is no folder yet."""
-    names = (os.path.basename(path) for path in _files(filesystem, folder))
+    names = (os.path.basename(path) for path in files_in(filesystem, folder))
     return sorted(name for name in names if name.startswith("shard-") and name.endswith(".parquet"))
-
-
-def _files(filesystem: fs.FileSystem, folder: str) -> list[str]:
-    found = filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))
-    return [info.path for info in found if info.type == fs.FileType.File]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 ``s3://`` takes endpoint, region and credentials from the usual ``AWS_*`` variables (``AWS_ENDPOINT_URL`` for a store of
 your own); workers of a remote cluster need the same variables. Writes are atomic: a reader sees the old file or the new
-one, never a torn one (local: temporary file beside it, flushed, then renamed; S3: an object appears when complete).
+one, never a torn one.
 """
 
 import errno
@@ -10,10 +10,10 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from pyarrow import fs
 
+from ray_lidarseg.datasets.whole_files import write_whole
 from ray_lidarseg.errors import StorageError
 
 _ADVICE = {
@@ -91,11 +91,7 @@ def write_bytes(uri: str, data: bytes) -> None:
     """
     filesystem, path = resolve(uri)
     with explained("write", uri):
-        if isinstance(filesystem, fs.LocalFileSystem):
-            _write_local(Path(path), data)
-        else:
-            with filesystem.open_output_stream(path, compression=None) as stream:
-                stream.write(data)
+        write_whole(filesystem, path, data)
 
 
 def exists(uri: str) -> bool:
@@ -151,20 +147,6 @@ def _entries(uri: str) -> list[fs.FileInfo]:
     with explained("list", uri):
         found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
     return sorted(found, key=lambda info: info.base_name)
-
-
-def _write_local(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 @contextmanager

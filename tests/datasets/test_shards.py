@@ -173,13 +173,3 @@ def test_a_folder_that_was_never_prepared(tmp_path: Path) -> None:
         read_catalog(LOCAL, str(tmp_path))
     with pytest.raises(DataError, match="holds no prepared frames"):
         write_catalog(LOCAL, str(tmp_path))
-
-
-def test_a_failed_write_leaves_nothing_and_leftovers_of_a_kill_are_removed(tmp_path: Path, monkeypatch) -> None:
-    (tmp_path / ".unfinished-shard-0.parquet-12345678").write_bytes(b"half")
-    monkeypatch.setattr(shards.os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        write_shard(LOCAL, str(tmp_path), [keyframe(1)])
-    assert shards.list_shards(LOCAL, str(tmp_path)) == []
-    assert shards.remove_unfinished(LOCAL, str(tmp_path)) == 1
-    assert list(tmp_path.iterdir()) == []

@@ -81,7 +81,7 @@ def test_permission_denied_says_so(tmp_path, monkeypatch):
     def denied(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr("pathlib.Path.open", denied)
+    monkeypatch.setattr("os.makedirs", denied)
     with pytest.raises(StorageError, match="permission denied: choose a folder"):
         storage.check_writable(str(tmp_path))
 
