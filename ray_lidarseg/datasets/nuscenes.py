@@ -40,7 +40,13 @@ def index(root: str, version: str = "v1.0-mini") -> Iterator[Keyframe]:
                 f"scene {scene['name']} of {version} is in no official split: name it in {root}/{version}/splits.json, "
                 'for example {"own_train": ["' + scene["name"] + '"]}'
             )
-        yield from _scene(nusc, scene, split_of_scene[scene["name"]])
+        try:
+            yield from _scene(nusc, scene, split_of_scene[scene["name"]])
+        except KeyError as error:
+            raise DataError(
+                f"the tables of nuScenes {version} in {root} do not belong together: {scene['name']} refers to "
+                f"{error}, which no record has"
+            ) from error
 
 
 def _load(root: str, version: str) -> "NuScenes":
@@ -80,7 +86,7 @@ def _splits(file: Path, version: str) -> dict[str, str]:
     names = ("mini_train", "mini_val") if version.endswith("mini") else _SPLITS
     chosen = {name: official[name] for name in names}
     if file.is_file():
-        chosen |= json.loads(file.read_text())
+        chosen |= _own_splits(file)
     split_of_scene: dict[str, str] = {}
     for name, scenes in chosen.items():
         split = next((split for split in _SPLITS if name.endswith(split)), "")
@@ -88,6 +94,16 @@ def _splits(file: Path, version: str) -> dict[str, str]:
             raise DataError(f"{file}: split {name!r} must end in one of {', '.join(_SPLITS)}")
         split_of_scene |= dict.fromkeys(scenes, split)
     return split_of_scene
+
+
+def _own_splits(file: Path) -> dict[str, list[str]]:
+    try:
+        found = json.loads(file.read_text())
+    except ValueError as error:
+        raise DataError(f"{file} is not JSON: {error}") from error
+    if not isinstance(found, dict) or not all(isinstance(scenes, list) for scenes in found.values()):
+        raise DataError(f'{file}: expected lists of scene names by split, for example {{"own_train": ["scene-1"]}}')
+    return found
 
 
 def _scene(nusc: "NuScenes", scene: dict[str, Any], split: str) -> Iterator[Keyframe]:

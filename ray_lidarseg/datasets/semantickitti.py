@@ -98,8 +98,11 @@ def _times_us(folder: Path, scans: list[Path]) -> list[int]:
     file = folder / "times.txt"
     if not file.is_file():
         return [_SWEEP_US * number for number in range(len(scans))]
-    times_us = [round(float(line) * 1e6) for line in file.read_text().split()]
-    by_number = [int(scan.stem) for scan in scans]
+    try:
+        times_us = [round(float(line) * 1e6) for line in file.read_text().split()]
+        by_number = [int(scan.stem) for scan in scans]
+    except (ValueError, OverflowError) as error:
+        raise DataError(f"{file}: expected seconds, one line for each of scans 000000.bin …: {error}") from error
     if by_number and max(by_number) >= len(times_us):
         raise DataError(f"{file} has {len(times_us)} lines, but there is a scan {scans[-1].name}: expected one a scan")
     return [times_us[number] for number in by_number]
@@ -109,10 +112,15 @@ def _calibration(folder: Path, image: Path) -> _Calibration:
     matrices = _matrices(folder / "calib.txt")
     projection, cam0_SE3_lidar = matrices["P2"], pose.from_matrix(matrices["Tr"])
     intrinsics = projection[:, :3]
+    if intrinsics[0, 0] <= 0 or intrinsics[1, 1] <= 0 or intrinsics[2].tolist() != [0, 0, 1]:
+        raise DataError(f"{folder / 'calib.txt'}: P2 is no projection of a camera: expected f 0 c; 0 f c; 0 0 1")
     cam_SE3_cam0 = np.eye(4)
     cam_SE3_cam0[:3, 3] = np.linalg.solve(intrinsics, projection[:, 3])  # P2 = K [1 | t]; t is not zero
-    with Image.open(image) as opened:
-        width_px, height_px = opened.size
+    try:
+        with Image.open(image) as opened:
+            width_px, height_px = opened.size
+    except OSError as error:
+        raise DataError(f"{image} cannot be read as an image: {error}") from error
     return _Calibration(intrinsics, pose.compose(cam_SE3_cam0, cam0_SE3_lidar), width_px, height_px)
 
 

@@ -186,6 +186,21 @@ def test_a_split_name_without_meaning(tmp_path: Path) -> None:
         list(nuscenes.index(root, VERSION))
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{'own_train': []}", "splits.json is not JSON"),
+        ('["scene-0061"]', "expected lists of scene names by split"),
+        ('{"own_train": "scene-0061"}', "expected lists of scene names by split"),
+    ],
+)
+def test_a_split_file_that_is_none(tmp_path: Path, content: str, message: str) -> None:
+    root = write(tmp_path, tables())
+    (tmp_path / VERSION / "splits.json").write_text(content)
+    with pytest.raises(DataError, match=message):
+        list(nuscenes.index(root, VERSION))
+
+
 def test_a_scene_in_no_split(tmp_path: Path) -> None:
     root = write(tmp_path, tables(("own-1",)))
     with pytest.raises(DataError, match=r"scene own-1 of v1.0-mini is in no official split: name it in .*splits.json"):
@@ -205,6 +220,10 @@ def _no_lidar(made: Tables) -> None:
     del made["lidarseg"]
 
 
+def _no_pose(made: Tables) -> None:
+    made["ego_pose"] = made["ego_pose"][1:]
+
+
 def _bad_rotation(made: Tables) -> None:
     made["ego_pose"][0]["rotation"] = [2.0, 0.0, 0.0, 0.0]
 
@@ -215,6 +234,7 @@ def _bad_rotation(made: Tables) -> None:
         (_other_order, "category.json numbers flat.sidewalk as 25, expected flat.other"),
         (_no_log, r"nuScenes v1.0-mini in .* does not load \(AssertionError|does not load \(KeyError"),
         (_no_lidar, "sample scene-0061-0 of scene-0061 has no LIDAR_TOP key-frame"),
+        (_no_pose, "tables of nuScenes v1.0-mini .* scene-0061 refers to 'elscene-0061-0', which no record has"),
         (_bad_rotation, "wrong calibration: expected a unit quaternion"),
     ],
 )

@@ -85,12 +85,37 @@ def test_a_point_lands_in_the_left_colour_camera_where_p2_puts_it(tmp_path: Path
         (f"{P2} 7\n{TR}", r"wrong or missing: \['P2'\]"),
         (f"{P2}\n{TR.replace('-0.3', 'x')}", "holds something that is no number"),
         (f"{P2}\nTr: 2 0 0 0 0 1 0 0 0 0 1 0", "wrong calibration"),
+        (f"P2: {'0 ' * 12}\n{TR}", "calib.txt: P2 is no projection of a camera"),
     ],
 )
 def test_images_without_a_usable_calibration(tmp_path: Path, content: str | None, message: str) -> None:
     folder = sequence(tmp_path, "00", images=True)
     if content is not None:
         (folder / "calib.txt").write_text(content)
+    with pytest.raises(DataError, match=message):
+        list(semantickitti.index(str(tmp_path)))
+
+
+def test_an_image_that_is_none(tmp_path: Path) -> None:
+    folder = sequence(tmp_path, "00", images=True)
+    (folder / "calib.txt").write_text(f"{P2}\n{TR}\n")
+    (folder / "image_2" / "000000.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"000000.png cannot be read as an image"):
+        list(semantickitti.index(str(tmp_path)))
+
+
+def test_a_scan_without_an_image_has_no_camera(tmp_path: Path) -> None:
+    folder = sequence(tmp_path, "00", images=True)
+    (folder / "calib.txt").write_text(f"{P2}\n{TR}\n")
+    (folder / "image_2" / "000000.png").unlink()
+    assert [len(frame.cameras) for frame in semantickitti.index(str(tmp_path))] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("0.0\nsoon\n", r"times.txt: expected seconds.*'soon'"), ("nan\n0.1\n", "seconds")]
+)
+def test_time_stamps_that_are_none(tmp_path: Path, content: str, message: str) -> None:
+    (sequence(tmp_path, "00") / "times.txt").write_text(content)
     with pytest.raises(DataError, match=message):
         list(semantickitti.index(str(tmp_path)))
 
