@@ -62,6 +62,11 @@ class Populator:
         self._skyline()
         return Solids.concatenate(self._groups)
 
+    @property
+    def num_parts(self) -> list[int]:
+        """Number of primitives of each fixed thing, in the order of ``fixed``."""
+        return [len(group) for group in self._groups]
+
     def _stratum(self, feature: int) -> float:
         return stratified(*self.key, feature)
 

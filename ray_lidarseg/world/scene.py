@@ -57,11 +57,22 @@ class Scene:
         self._sway = rng.uniform(0, 2 * np.pi, 4)
         people = Populator(rng, self.road, length, self.speed, seed, index)
         self.fixed, self.movers = people.fixed(), people.movers
+        self._num_parts = [*people.num_parts, *(len(mover.solids) for mover in self.movers)]
 
     @cached_property
     def lane(self) -> float:
         """Where the ego vehicle drives, metres to the left of the centre line."""
         return -self.road.plan.lane(0)
+
+    @cached_property
+    def instance(self) -> np.ndarray:
+        """uint16 [N] number of the object, from 1, that each primitive of ``solids`` belongs to."""
+        return np.repeat(np.arange(1, len(self._num_parts) + 1, dtype=np.uint16), self._num_parts)
+
+    @cached_property
+    def is_moving(self) -> np.ndarray:
+        """Whether each primitive of ``solids`` drives or walks, bool [N]."""
+        return np.arange(len(self.instance)) >= len(self.fixed)
 
     def ego_pose(self, time_s: float) -> np.ndarray:
         """float64 [4, 4] world_SE3_ego; the ego frame is x forward, y left, z up, on the ground under the rear axle."""

@@ -6,6 +6,8 @@ from enum import IntEnum
 
 import numpy as np
 
+from ray_lidarseg.world.kitti_classes import KITTI_OF_FINE
+
 
 class Kind(IntEnum):
     """Unit shapes inside [-1, 1]^3; tapers shrink the upper end."""
@@ -32,6 +34,7 @@ class Solids:
         colour: float32 [N, 3], RGB in [0, 1].
         albedo: float32 [N], reflectivity for the LiDAR in [0, 1].
         label: uint8 [N], fine nuScenes category index.
+        kitti: uint16 [N], SemanticKITTI raw id while it stands still.
         salt: float32 [N], a number in [0, 1) that tells equal things apart.
     """
 
@@ -44,6 +47,7 @@ class Solids:
     colour: np.ndarray
     albedo: np.ndarray
     label: np.ndarray
+    kitti: np.ndarray
     salt: np.ndarray
 
     def __len__(self) -> int:
@@ -57,9 +61,10 @@ class Solids:
         salts = self.salt if salt is None else np.full_like(self.salt, salt)
         return replace(self, centre=moved.astype(np.float32), axes=turn @ self.axes, salt=salts)
 
-    def labelled(self, label: int) -> "Solids":
+    def labelled(self, label: int, kitti: int | None = None) -> "Solids":
         """The same solids with one label: a rider is part of the bicycle."""
-        return replace(self, label=np.full_like(self.label, label))
+        raw = int(KITTI_OF_FINE[label]) if kitti is None else kitti
+        return replace(self, label=np.full_like(self.label, label), kitti=np.full_like(self.kitti, raw))
 
     def corners(self) -> np.ndarray:
         """float32 [N, 8, 3] corners of the bounding boxes."""
@@ -94,10 +99,17 @@ Vector = tuple[float, float, float]
 
 
 class Shape:
-    """Collects primitives of one object in its own frame: x forward, y left, z up, origin on the ground."""
+    """Collects primitives of one object in its own frame: x forward, y left, z up, origin on the ground.
 
-    def __init__(self, label: int = 28, salt: float = 0.0) -> None:
+    Args:
+        label: Fine nuScenes category of what is added.
+        salt: Tells equal objects apart.
+        kitti: SemanticKITTI raw id of what is added; None: what the fine category usually is.
+    """
+
+    def __init__(self, label: int = 28, salt: float = 0.0, kitti: int | None = None) -> None:
         self.label = label
+        self.kitti = kitti
         self.salt = salt
         self._rows: list[tuple] = []
 
@@ -112,14 +124,24 @@ class Shape:
         taper: Vector = (0.0, 0.0, 0.0),
         axes: np.ndarray | None = None,
         label: int | None = None,
+        kitti: int | None = None,
     ) -> None:
         """Adds one primitive of the given full ``size``; ``axes`` turns it about its centre."""
         turn = np.eye(3, dtype=np.float32) if axes is None else axes
         row_label = self.label if label is None else label
-        self._rows.append((int(kind), centre, turn, size, taper, int(material), colour, albedo, row_label, self.salt))
+        raw = next((raw for raw in (kitti, self.kitti) if raw is not None), int(KITTI_OF_FINE[row_label]))
+        row = (int(kind), centre, turn, size, taper, int(material), colour, albedo, row_label, raw, self.salt)
+        self._rows.append(row)
 
     def rod(
-        self, start: Vector, end: Vector, diameter_m: float, colour: Vector, albedo: float, taper: float = 0.0
+        self,
+        start: Vector,
+        end: Vector,
+        diameter_m: float,
+        colour: Vector,
+        albedo: float,
+        taper: float = 0.0,
+        kitti: int | None = None,
     ) -> None:
         """A round bar from start to end."""
         first, last = np.asarray(start, np.float32), np.asarray(end, np.float32)
@@ -128,12 +150,12 @@ class Shape:
         centre = (first + last) / 2
         size = (diameter_m, diameter_m, length)
         axes = frame_along(along / max(length, 1e-6))
-        self.add(Kind.CYLINDER, tuple(centre), size, colour, albedo, taper=(taper, 0.0, 0.0), axes=axes)
+        self.add(Kind.CYLINDER, tuple(centre), size, colour, albedo, taper=(taper, 0.0, 0.0), axes=axes, kitti=kitti)
 
     def solids(self) -> Solids:
         """Everything added so far, as arrays."""
-        columns = list(zip(*self._rows, strict=True)) or [()] * 10
-        kind, centre, axes, size, taper, material, colour, albedo, label, salt = columns
+        columns = list(zip(*self._rows, strict=True)) or [()] * 11
+        kind, centre, axes, size, taper, material, colour, albedo, label, kitti, salt = columns
         vectors = lambda values: np.array(values, np.float32).reshape(-1, 3)  # noqa: E731
         return Solids(
             kind=np.array(kind, np.int8),
@@ -145,6 +167,7 @@ class Shape:
             colour=vectors(colour),
             albedo=np.array(albedo, np.float32),
             label=np.array(label, np.uint8),
+            kitti=np.array(kitti, np.uint16),
             salt=np.array(salt, np.float32),
         )
 

@@ -2,6 +2,14 @@
 
 import numpy as np
 
+from ray_lidarseg.world.kitti_classes import (
+    FENCE,
+    OTHER_OBJECT,
+    OTHER_STRUCTURE,
+    POLE,
+    TRAFFIC_SIGN,
+    TRUNK,
+)
 from ray_lidarseg.world.materials import Material
 from ray_lidarseg.world.solids import Kind, Shape, Solids, tilt_matrix
 
@@ -78,7 +86,7 @@ def tree(rng: np.random.Generator) -> Solids:
     axes = tilt_matrix(pitch_rad=float(rng.normal(0, 0.04)), roll_rad=float(rng.normal(0, 0.04)))
     size = (trunk, trunk, height * 0.7 + 0.5)
     centre = (0, 0, height * 0.35 - 0.25)
-    shape.add(Kind.CYLINDER, centre, size, (0.33, 0.26, 0.20), 0.25, Material.BARK, (0.5, 0, 0), axes)
+    shape.add(Kind.CYLINDER, centre, size, (0.33, 0.26, 0.20), 0.25, Material.BARK, (0.5, 0, 0), axes, kitti=TRUNK)
     if rng.random() < 0.17:
         crown = (1.6, 1.6, height - 0.8)
         shape.add(Kind.LEAVES, (0, 0, height / 2 + 0.5), crown, (0.16, 0.30, 0.14), 0.25, Material.LEAF)
@@ -87,7 +95,7 @@ def tree(rng: np.random.Generator) -> Solids:
     for branch in range(3):
         turn = 2.1 * branch + shape.salt * 6
         end = (0.35 * spread * np.cos(turn), 0.35 * spread * np.sin(turn), bare + 0.45 * (height - bare))
-        shape.rod((0, 0, bare * 0.8), end, 0.12, (0.33, 0.26, 0.20), 0.25)
+        shape.rod((0, 0, bare * 0.8), end, 0.12, (0.33, 0.26, 0.20), 0.25, kitti=TRUNK)
     for _ in range(int(rng.integers(5, 9))):
         turn, out = rng.uniform(0, 2 * np.pi), spread * np.sqrt(rng.random()) * 0.5
         width = float(rng.uniform(0.5, 0.8)) * spread
@@ -130,7 +138,7 @@ def hedge(rng: np.random.Generator, length: float) -> Solids:
 
 def street_lamp(rng: np.random.Generator) -> Solids:
     """Lamp post whose arm reaches towards +y."""
-    shape = Shape(MANMADE, float(rng.random()))
+    shape = Shape(MANMADE, float(rng.random()), POLE)
     height = float(rng.uniform(5.5, 8.0))
     shape.add(Kind.CYLINDER, (0, 0, height / 2), (0.18, 0.18, height), _STEEL, 0.3, 0, (0.4, 0, 0))
     shape.add(Kind.CYLINDER, (0, 0, 0.5), (0.3, 0.3, 1.0), _STEEL, 0.3)
@@ -141,22 +149,24 @@ def street_lamp(rng: np.random.Generator) -> Solids:
 
 def traffic_sign(rng: np.random.Generator) -> Solids:
     """A sign facing -x and +x."""
-    shape = Shape(MANMADE, float(rng.random()))
+    shape = Shape(MANMADE, float(rng.random()), POLE)
     colours = ((0.75, 0.1, 0.1), (0.1, 0.25, 0.62), (0.85, 0.65, 0.1), (0.1, 0.42, 0.22))
     colour = colours[int(rng.integers(len(colours)))]
     height = float(rng.uniform(2.2, 2.8))
     shape.rod((0, 0, 0), (0, 0, height + 0.3), 0.08, _STEEL, 0.4)
-    shape.add(Kind.BOX, (-0.06, 0, height), (0.04, 0.7, 0.7), colour, 0.9, Material.SIGN)
+    shape.add(Kind.BOX, (-0.06, 0, height), (0.04, 0.7, 0.7), colour, 0.9, Material.SIGN, kitti=TRAFFIC_SIGN)
     return shape.solids()
 
 
 def traffic_light(rng: np.random.Generator) -> Solids:
     """A signal for traffic that comes along +x, with a second head on an arm towards +y."""
-    shape = Shape(MANMADE, float(rng.random()))
+    shape = Shape(MANMADE, float(rng.random()), POLE)
     shape.rod((0, 0, 0), (0, 0, 5.4), 0.2, (0.2, 0.21, 0.22), 0.2)
     shape.rod((0, 0, 5.2), (0, 3.6, 5.5), 0.13, (0.2, 0.21, 0.22), 0.2)
     for y, z in ((0.0, 3.0), (3.4, 5.1)):
-        shape.add(Kind.BOX, (-0.2, y, z), (0.22, 0.36, 1.0), (0.07, 0.08, 0.07), 0.08, Material.SIGNAL)
+        shape.add(
+            Kind.BOX, (-0.2, y, z), (0.22, 0.36, 1.0), (0.07, 0.08, 0.07), 0.08, Material.SIGNAL, kitti=OTHER_OBJECT
+        )
     return shape.solids()
 
 
@@ -178,7 +188,7 @@ def cone(rng: np.random.Generator) -> Solids:
 
 def fence(rng: np.random.Generator, length: float) -> Solids:
     """Garden wall or wooden fence along x."""
-    shape = Shape(MANMADE, float(rng.random()))
+    shape = Shape(MANMADE, float(rng.random()), FENCE)
     height = float(rng.uniform(1.0, 2.0))
     if rng.random() < 0.5:
         colour, material = (0.50, 0.38, 0.27), Material.PLANKS
@@ -193,7 +203,7 @@ def fence(rng: np.random.Generator, length: float) -> Solids:
 def planter(rng: np.random.Generator) -> Solids:
     """Concrete tub with a plant: looks like a barrier to a LiDAR."""
     shape = Shape(MANMADE, float(rng.random()))
-    shape.add(Kind.BOX, (0, 0, 0.35), (1.7, 0.6, 0.7), (0.58, 0.57, 0.55), 0.22, Material.CONCRETE)
+    shape.add(Kind.BOX, (0, 0, 0.35), (1.7, 0.6, 0.7), (0.58, 0.57, 0.55), 0.22, Material.CONCRETE, kitti=OTHER_OBJECT)
     for x in (-0.4, 0.4):
         shape.add(Kind.LEAVES, (x, 0, 0.85), (0.9, 0.6, 0.6), _green(rng), 0.27, Material.LEAF, label=VEGETATION)
     return shape.solids()
@@ -201,7 +211,7 @@ def planter(rng: np.random.Generator) -> Solids:
 
 def bollard(rng: np.random.Generator) -> Solids:
     """Low post: looks like a cone to a LiDAR."""
-    shape = Shape(MANMADE, float(rng.random()))
+    shape = Shape(MANMADE, float(rng.random()), POLE)
     shape.add(Kind.CYLINDER, (0, 0, 0.45), (0.2, 0.2, 0.9), (0.25, 0.26, 0.28), 0.4, 0, (0.2, 0, 0))
     shape.add(Kind.CYLINDER, (0, 0, 0.78), (0.19, 0.19, 0.1), (0.9, 0.9, 0.88), 0.6)
     return shape.solids()
@@ -209,7 +219,7 @@ def bollard(rng: np.random.Generator) -> Solids:
 
 def bus_shelter(rng: np.random.Generator) -> Solids:
     """Shelter open towards +y."""
-    shape = Shape(MANMADE, float(rng.random()))
+    shape = Shape(MANMADE, float(rng.random()), OTHER_STRUCTURE)
     shape.add(Kind.BOX, (0, 0, 2.4), (3.6, 1.5, 0.12), (0.3, 0.32, 0.34), 0.3)
     shape.add(Kind.BOX, (0, -0.65, 1.25), (3.4, 0.05, 2.0), (0.42, 0.55, 0.60), 0.08)
     shape.add(Kind.BOX, (-1.7, 0, 1.25), (0.06, 1.2, 2.0), (0.75, 0.6, 0.3), 0.3)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ray_lidarseg.world.kitti_classes import BICYCLIST, MOTORCYCLIST
 from ray_lidarseg.world.materials import Material
 from ray_lidarseg.world.people import rider
 from ray_lidarseg.world.solids import AXLE, Kind, Shape, Solids, tilt_matrix
@@ -242,12 +243,12 @@ def bicycle(rng: np.random.Generator) -> Solids:
 
 def ridden_bicycle(rng: np.random.Generator) -> Solids:
     """Bicycle with its rider, who counts as part of it."""
-    return Solids.concatenate([bicycle(rng), rider(rng, 0.95).labelled(BICYCLE)])
+    return Solids.concatenate([bicycle(rng), rider(rng, 0.95)]).labelled(BICYCLE, BICYCLIST)
 
 
 def ridden_motorcycle(rng: np.random.Generator) -> Solids:
     """Motorcycle with its rider, who counts as part of it."""
-    return Solids.concatenate([motorcycle(rng), rider(rng, 0.86, helmet=True).labelled(MOTORCYCLE)])
+    return Solids.concatenate([motorcycle(rng), rider(rng, 0.86, helmet=True)]).labelled(MOTORCYCLE, MOTORCYCLIST)
 
 
 TYPES: dict[str, VehicleType] = {

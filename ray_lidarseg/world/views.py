@@ -60,6 +60,13 @@ class PinholeView:
 class SpinningView:
     """A LiDAR: rows are rings from the lowest, columns go clockwise; the ray parameter is the range.
 
+    Args:
+        world_SE3_lidar: float64 [4, 4] pose.
+        elevation_rad: float64 [rings] ascending.
+        num_columns: Firings.
+        first_azimuth_rad: Of the first firing.
+        columns_per_turn: Firings of a whole turn where this is a sector of it; 0: this is the whole turn.
+
     Attributes:
         origin: float32 [3] in the world.
         direction: float32 [rings columns, 3], unit length, in the world.
@@ -68,12 +75,18 @@ class SpinningView:
     """
 
     def __init__(
-        self, world_SE3_lidar: np.ndarray, elevation_rad: np.ndarray, num_columns: int, first_azimuth_rad: float
+        self,
+        world_SE3_lidar: np.ndarray,
+        elevation_rad: np.ndarray,
+        num_columns: int,
+        first_azimuth_rad: float,
+        columns_per_turn: int = 0,
     ) -> None:
         self.shape = (len(elevation_rad), num_columns)
         self.elevation = elevation_rad
         self.first_azimuth = first_azimuth_rad
-        self.step = 2 * np.pi / num_columns
+        self.columns_per_turn = columns_per_turn or num_columns
+        self.step = 2 * np.pi / self.columns_per_turn
         self.rotation = world_SE3_lidar[:3, :3]
         self.origin = world_SE3_lidar[:3, 3].astype(np.float32)
         azimuth = first_azimuth_rad - self.step * np.arange(num_columns)
@@ -105,10 +118,19 @@ class SpinningView:
         offset = (azimuth - centre[:, None] + np.pi) % (2 * np.pi) - np.pi
         behind = ((self.first_azimuth - centre) / self.step)[:, None] - offset / self.step
         first, last = np.ceil(behind.min(axis=1)), np.floor(behind.max(axis=1)) + 1
-        turns = np.floor(first / self.shape[1]) * self.shape[1]
+        turns = np.floor(first / self.columns_per_turn) * self.columns_per_turn
         columns = np.stack([first - turns, last - turns], axis=1).astype(np.int64)
-        columns[is_around] = (0, self.shape[1])
-        return columns
+        columns[is_around] = (0, self.columns_per_turn)
+        return columns if self.shape[1] == self.columns_per_turn else self._in_sector(columns)
+
+    def _in_sector(self, columns: np.ndarray) -> np.ndarray:
+        """The part of each range inside the sector; a range that enters it from both ends takes all of it."""
+        width = self.shape[1]
+        first, last = columns.T
+        ahead, behind = first < width, last > self.columns_per_turn
+        start = np.where(ahead & ~behind, first, 0)
+        stop = np.where(ahead, np.where(behind, width, last), np.where(behind, last - self.columns_per_turn, 0))
+        return np.stack([start, np.minimum(stop, width)], axis=1)
 
 
 def _flat_distance(flat: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from ray_lidarseg.world.raycast import cast
 from ray_lidarseg.world.solids import Kind, Shape
 from ray_lidarseg.world.views import ParallelView, PinholeView, SpinningView
 
@@ -56,3 +57,18 @@ def test_sun_rays_meet_the_plane_in_their_own_cell():
     cells = view.to_raster(on_plane)
     np.testing.assert_allclose(cells[:3], [[0.5, 0.5], [1.5, 0.5], [2.5, 0.5]], atol=1e-3)
     np.testing.assert_allclose(view.to_raster(view.origin + 3 * view.direction), cells, atol=1e-3)
+
+
+def test_a_sector_looks_along_a_part_of_the_turn_and_finds_the_same_things():
+    """Boxes all around, one of them on the seam: the sector's ranges hold exactly the rays that hit."""
+    shape = Shape()
+    for turn in np.linspace(0, 2 * np.pi, 8, endpoint=False):
+        shape.add(Kind.BOX, (6 * float(np.cos(turn)), 6 * float(np.sin(turn)), 0.0), (3.0, 3.0, 2.0), (1, 1, 1), 0.5)
+    elevation = np.radians(np.linspace(-10, 10, 5))
+    whole = SpinningView(np.eye(4), elevation, 90, 0.3)
+    expected = cast(whole, shape.solids()).solid.reshape(5, 90)
+    for first in (0, 30, 60):
+        sector = SpinningView(np.eye(4), elevation, 30, 0.3 - first * whole.step, columns_per_turn=90)
+        np.testing.assert_array_equal(
+            cast(sector, shape.solids()).solid.reshape(5, 30), expected[:, first : first + 30]
+        )
