@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from ray_lidarseg.world.raycast import cast
@@ -9,11 +10,11 @@ from ray_lidarseg.world.road import ground_distance
 from ray_lidarseg.world.scene import Scene
 from ray_lidarseg.world.seeds import generator
 from ray_lidarseg.world.shading import Light, Lighting, surfels
-from ray_lidarseg.world.solids import yaw_matrix
 from ray_lidarseg.world.views import PinholeView
 
 _FULL_WIDTH, _FULL_HEIGHT = 1600, 900
 _NO_LABEL = 0
+_CALIBRATION = 1000  # in the place of a frame number
 
 
 @dataclass(frozen=True)
@@ -81,11 +82,16 @@ def ego_SE3_camera(mounting: Mounting) -> np.ndarray:  # noqa: N802
 def stated_ego_SE3_camera(scene: Scene, mounting: Mounting) -> np.ndarray:  # noqa: N802
     """The mounting as the tables state it: off by the preset's calibration error."""
     pose = ego_SE3_camera(mounting)
-    error_deg = scene.preset.calibration_error_deg
-    if error_deg:
-        rng = generator(scene.seed, scene.index, 1000, 1 + RIG.index(mounting))
-        pose[:3, :3] = yaw_matrix(np.radians(rng.normal(0, error_deg))).astype(np.float64) @ pose[:3, :3]
+    if scene.preset.calibration_error_deg:
+        pose[:3, :3] = calibration_error(scene, 1 + RIG.index(mounting)) @ pose[:3, :3]
     return pose
+
+
+def calibration_error(scene: Scene, sensor: int) -> np.ndarray:
+    """float64 [3, 3] rotation by the preset's calibration error about an axis drawn for the scene and sensor."""
+    axis = generator(scene.seed, scene.index, _CALIBRATION, sensor).normal(size=3)
+    turn = np.radians(scene.preset.calibration_error_deg) * axis / np.linalg.norm(axis)
+    return np.asarray(cv2.Rodrigues(turn)[0], np.float64)
 
 
 def intrinsics(mounting: Mounting, image_size: tuple[int, int]) -> np.ndarray:
@@ -105,10 +111,34 @@ def picture(scene: Scene, light: Light, frame: int, mounting: Mounting, lighting
         mounting: Which camera.
         lighting: ``Light.at`` the time of the key-frame, shared by its cameras.
     """
-    time_s = exposure_s(scene, frame, mounting)
-    width, height = scene.preset.image_size
+    time_s = exposure_s(scene, frame, mounting) + scene.preset.camera_time_error_ms / 1000
     pose = scene.ego_pose(time_s) @ ego_SE3_camera(mounting)
-    matrix = intrinsics(mounting, (width, height))
+    matrix = intrinsics(mounting, scene.preset.image_size)
+    rng = generator(scene.seed, scene.index, frame, 1 + RIG.index(mounting))
+    return render(scene, light, lighting, pose, matrix, time_s, rng)
+
+
+def render(
+    scene: Scene,
+    light: Light,
+    lighting: Lighting,
+    pose: np.ndarray,
+    matrix: np.ndarray,
+    time_s: float,
+    rng: np.random.Generator,
+) -> Picture:
+    """What a pinhole camera sees.
+
+    Args:
+        scene: The drive.
+        light: Its light.
+        lighting: The shadows.
+        pose: float64 [4, 4] world_SE3_cam.
+        matrix: float64 [3, 3] intrinsics for the preset's image size.
+        time_s: Where moving things are.
+        rng: Of the image noise.
+    """
+    width, height = scene.preset.image_size
     view = PinholeView(pose, matrix, (height, width))
     solids = scene.solids(time_s)
     hits = cast(view, solids, ground_distance(scene.road, view.origin, view.direction))
@@ -119,7 +149,6 @@ def picture(scene: Scene, light: Light, frame: int, mounting: Mounting, lighting
     image[seen.ray] = light.shade(seen, view.origin, lighting)
     image[is_sky] = light.sky(view.direction[is_sky])
     labels[seen.ray] = seen.label
-    rng = generator(scene.seed, scene.index, frame, 1 + RIG.index(mounting))
     colour = _expose(image.reshape(height, width, 3), scene, rng)
     return Picture(colour, hits.distance.reshape(height, width), labels.reshape(height, width))
 

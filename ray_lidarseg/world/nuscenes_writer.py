@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ Rows = dict[str, list[dict[str, Any]]]
 
 def dataset_id(preset: Preset, seed: int) -> str:
     """Name of a data set: the same name means the same bytes on the same machine."""
-    return f"ray-lidarseg-world-v{VERSION}-{preset.name}-seed{seed}"
+    return f"ray-lidarseg-world-v{VERSION}-{preset.name}-seed{seed}{preset.suffix}"
 
 
 def write_scene(root: Path, scene: Scene) -> Rows:
@@ -85,6 +86,14 @@ def write_atomically(file: Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def files(root: Path, preset: Preset, seed: int) -> Iterator[Path]:
+    """Every file by which a data set is known to be complete: the table that is written last, then the frames."""
+    yield root / preset.version / "scene.json"
+    for index in range(len(preset.scenes)):
+        for frame in range(preset.num_frames):
+            yield from frame_files(root, preset, seed, index, frame)
 
 
 def frame_files(root: Path, preset: Preset, seed: int, index: int, frame: int) -> list[Path]:

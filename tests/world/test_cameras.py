@@ -28,10 +28,19 @@ def test_exposures_precede_the_sweep(tiny_scene):
     assert exposure_s(tiny_scene, 1, RIG[0]) == pytest.approx(0.5 - 0.0431)
 
 
+def test_a_late_image_is_taken_later_but_not_stated_so(tiny_scene):
+    late = Scene(replace(PRESETS["tiny"], camera_time_error_ms=300.0), 0, 1)
+    assert exposure_s(late, 1, RIG[1]) == exposure_s(tiny_scene, 1, RIG[1])
+    now, then = (picture(s, Light(s), 0, RIG[1], Light(s).at(0.0)) for s in (tiny_scene, late))
+    assert (now.labels != then.labels).mean() > 0.01
+
+
 def test_a_calibration_error_is_stated_but_not_rendered(tiny_scene):
     off = Scene(replace(PRESETS["tiny"], calibration_error_deg=0.5), 0, 1)
     turned = stated_ego_SE3_camera(off, RIG[1])[:3, :3] @ ego_SE3_camera(RIG[1])[:3, :3].T
-    assert 0.001 < np.degrees(np.arccos((np.trace(turned) - 1) / 2)) < 3
+    assert np.degrees(np.arccos((np.trace(turned) - 1) / 2)) == pytest.approx(0.5)
+    others = [stated_ego_SE3_camera(off, mounting)[:3, :3] @ ego_SE3_camera(mounting)[:3, :3].T for mounting in RIG]
+    assert len({round(float(other[0, 1]), 9) for other in others}) == len(RIG)
     np.testing.assert_array_equal(stated_ego_SE3_camera(tiny_scene, RIG[1]), ego_SE3_camera(RIG[1]))
 
 

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+
+from ray_lidarseg.errors import DataError
+from ray_lidarseg.world.lidar import scan
+from ray_lidarseg.world.nuscenes_writer import dataset_id
+from ray_lidarseg.world.options import parse_options, with_options
+from ray_lidarseg.world.presets import PRESETS
+from ray_lidarseg.world.scene import Scene
+
+TINY = PRESETS["tiny"]
+
+
+def test_options_change_the_preset_and_its_name():
+    changed = with_options(
+        TINY, {"beams": "8", "rate_hz": 10, "image_width_px": 192, "fov_up_deg": "2.5", "val_scenes": 1}
+    )
+    assert (changed.num_beams, changed.frame_interval_s, changed.fov_up_deg) == (8, 0.1, 2.5)
+    assert changed.image_size == (192, 108)
+    assert changed.val_scenes == ("scene-0103",)
+    assert dict(changed.options)["beams"] == "8"
+    ids = {dataset_id(with_options(TINY, options), 0) for options in ({}, {"beams": 8}, {"beams": 9}, {"frames": 8})}
+    assert len(ids) == 4
+    assert with_options(TINY, {}) == TINY
+    assert dataset_id(TINY, 0) == "ray-lidarseg-world-v1-tiny-seed0"
+
+
+def test_the_lidar_has_the_rings_that_were_asked_for():
+    changed = with_options(TINY, {"beams": 4, "columns": 32, "fov_down_deg": -20, "fov_up_deg": -5})
+    points = scan(Scene(changed, 0, 1), 0).points
+    assert len(points) == 4 * 32
+    elevation = np.degrees(np.arctan2(points[:, 2], np.hypot(points[:, 0], points[:, 1])))
+    np.testing.assert_allclose(elevation.reshape(32, 4), np.tile([-20, -15, -10, -5], (32, 1)), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"beam": 8}, r"no world option 'beam': did you mean 'beams'\? Options are beams, columns"),
+        ({"beams": "many"}, r"beams=many: expected a whole number from 2 to 128 \(LiDAR rings\)"),
+        ({"beams": 8.5}, "expected a whole number"),
+        ({"rate_hz": 0}, r"rate_hz=0: expected a number from 0.1 to 100"),
+        ({"rate_hz": "nan"}, "expected a number"),
+        ({"fov_up_deg": -40}, "the lowest ring at -30.61 degrees is not below the highest at -40"),
+        ({"val_scenes": 3}, "preset tiny has 2 of them"),
+        ({"sectors": 4}, "sectors belongs to preset kitti"),
+    ],
+)
+def test_wrong_options_say_what_to_do(options, message):
+    with pytest.raises(DataError, match=message):
+        with_options(TINY, options)
+
+
+def test_settings_of_the_command_line():
+    assert parse_options(["beams=64", "rate_hz = 10"]) == {"beams": "64", "rate_hz": "10"}
+    with pytest.raises(DataError, match=r"--set beams: expected NAME=VALUE"):
+        parse_options(["beams"])
