@@ -62,11 +62,19 @@ def _demo(verbs: Verbs) -> None:
 def _world(verbs: Verbs) -> None:
     def run(args: argparse.Namespace) -> None:
         from ray_lidarseg.generate import generate
+        from ray_lidarseg.world.options import parse_options
 
-        generate(preset=args.preset, out=args.out, seed=args.seed)
+        options = parse_options(args.options)
+        generate(preset=args.preset, out=args.out, seed=args.seed, options=options, frequencies=args.frequencies)
 
-    parser = _verb(verbs, "world", "generate a synthetic driving log in nuScenes format", run)
-    parser.add_argument("--preset", default="demo", help="size of the world: tiny, demo (default: %(default)s)")
+    parser = _verb(verbs, "world", "generate a synthetic driving log in nuScenes or SemanticKITTI format", run)
+    parser.add_argument(
+        "--preset", default="demo", help="size of the world: tiny, demo, bench, kitti (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", dest="options", help="e.g. beams=64, rate_hz=10"
+    )
+    parser.add_argument("--frequencies", action="store_true", help="print class shares beside the real data set's")
     parser.add_argument("--out", required=True, help="root folder of the data set")
     parser.add_argument("--seed", type=int, default=0)
 

@@ -68,7 +68,7 @@ def test_a_read_only_folder_is_a_storage_error(tmp_path):
 
 
 def test_an_unknown_preset_is_an_error_before_anything_is_written(tmp_path):
-    with pytest.raises(DataError, match="choose one of demo, tiny"):
+    with pytest.raises(DataError, match="choose one of bench, demo, kitti, tiny"):
         generate("huge", str(tmp_path / "new"))
     assert not (tmp_path / "new").exists()
 
