@@ -53,7 +53,7 @@ def index(
 
 
 def _counted(listed: Iterable[Keyframe]) -> Iterator[Keyframe]:
-    with progress(None, "index", "frame") as bar:
+    with progress(None, "index", "frame", delay_s=2.0) as bar:
         for frame in listed:
             bar.update()
             yield frame

@@ -13,7 +13,7 @@ import pytest
 from pyarrow import fs
 
 from ray_lidarseg.datasets.shards import PreparedFrames, list_shards, read_catalog, shard_entries
-from ray_lidarseg.errors import DataError, StorageError
+from ray_lidarseg.errors import DataError
 from ray_lidarseg.index import index
 from ray_lidarseg.prepare import PrepareReport, prepare
 
@@ -119,7 +119,10 @@ def test_bad_frames_cost_themselves_and_are_tried_again(data: Path, local_ray, c
 def test_too_many_bad_frames_stop_it_and_finished_shards_stay(data: Path, local_ray) -> None:
     source, out = indexed(data), str(data.parent / "out")
     _spoil(data)
-    with pytest.raises(DataError, match=r"(?s)frames cannot be prepared, more than the share 0.2 .*00/0000.*Finished"):
+    message = (
+        r"(?s)^5 of 20 frames cannot be prepared, more than the share 0.2 .*00/0000.*--max-failed-ratio 0.25 or more"
+    )
+    with pytest.raises(DataError, match=message):
         prepare(source, out, max_failed_ratio=0.2)
     assert not Path(out, "catalog.parquet").exists()
     assert len(failures(out)) == 5
@@ -190,36 +193,3 @@ def test_a_frame_that_kills_every_process_that_reads_it_costs_itself(data: Path)
     subprocess.run(command, env={**os.environ, "RAY_AUTH_MODE": "disabled"}, check=True, timeout=400)
     assert failures(out) == {"00/000002": "its worker process died 3 times (out of memory?)"}
     assert_complete(out, missing=(2, *range(4, COUNT)))
-
-
-def test_a_folder_of_another_index_is_refused(data: Path, local_ray) -> None:
-    out = str(data.parent / "out")
-    prepare(indexed(data), out)
-    (data / "sequences/00/labels").rename(data / "sequences/00/scribbles")
-    source = str(data.parent / "scribbles.parquet")
-    index("semantickitti", str(data), source, label_dir="scribbles")
-    with pytest.raises(
-        DataError, match=r"holds frame 00/0000.. from .*labels/0000...label, the index says .*scribbles"
-    ):
-        prepare(source, out)
-
-
-def test_a_torn_shard_is_named_on_resume(data: Path, local_ray) -> None:
-    source, out = indexed(data), str(data.parent / "out")
-    prepare(source, out)
-    entries = list(shard_entries(LOCAL, out))
-    torn = Path(out, entries[0]["shard"])
-    torn.write_bytes(torn.read_bytes()[:100])
-    with pytest.raises(DataError, match=rf"{torn.name} is not a whole Parquet file .*delete it and run"):
-        prepare(source, out)
-    torn.unlink()
-    assert prepare(source, out).done == sum(entry["shard"] == torn.name for entry in entries)
-    assert_complete(out)
-
-
-def test_inputs_and_outputs_that_do_not_work(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none.parquet is missing: run `ray-lidarseg index` to the end first"):
-        prepare(str(tmp_path / "none.parquet"), str(tmp_path / "out"))
-    (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match="cannot write"):
-        prepare(indexed(data), str(tmp_path / "file" / "out"))

@@ -36,3 +36,10 @@ def test_a_log_file_gets_a_line_every_ten_seconds(monkeypatch: pytest.MonkeyPatc
 
 def test_a_terminal_follows_every_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(written(monkeypatch, is_terminal=True)) > 20
+
+
+def test_short_work_shows_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", stream := Stream(True))
+    with progress(None, "index", "frame", delay_s=60.0) as bar:
+        bar.update()
+    assert not stream.getvalue().strip()
