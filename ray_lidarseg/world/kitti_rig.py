@@ -7,6 +7,7 @@ import numpy as np
 
 from ray_lidarseg.world.cameras import Picture, calibration_error, render
 from ray_lidarseg.world.kitti_classes import KITTI_OF_FINE, OUTLIER, PARKING, is_thing, moving
+from ray_lidarseg.world.presets import Preset
 from ray_lidarseg.world.raycast import GROUND, Hits, cast
 from ray_lidarseg.world.road import DRIVEABLE, Road, ground_distance
 from ray_lidarseg.world.scene import Scene
@@ -115,6 +116,14 @@ def kitti_scan(scene: Scene, frame: int) -> KittiScan:
     return _to_file(turn, generator(scene.seed, scene.index, frame, _SENSOR))
 
 
+def elevations(preset: Preset) -> np.ndarray:
+    """float64 [rings] ascending, radians: two blocks as in an HDL-64E, the upper 1.5 times as dense."""
+    split = preset.fov_up_deg - 0.4 * (preset.fov_up_deg - preset.fov_down_deg)
+    num_upper = preset.num_beams // 2
+    lower = np.linspace(preset.fov_down_deg, split, preset.num_beams - num_upper, endpoint=False)
+    return np.radians(np.concatenate([lower, np.linspace(split, preset.fov_up_deg, num_upper)]))
+
+
 def sector_time_s(num_columns: int, first: int, last: int) -> float:
     """Middle of the columns [first, last), seconds after the turn looks ahead; a whole turn has no shutter: 0."""
     middle = (first + last) / 2 / num_columns
@@ -126,10 +135,9 @@ def sector_time_s(num_columns: int, first: int, last: int) -> float:
 def _sector(scene: Scene, frame: int, first: int, last: int) -> _Turn:
     preset, count = scene.preset, last - first
     time_s = frame * preset.frame_interval_s + sector_time_s(preset.num_columns, first, last)
-    elevation = np.radians(np.linspace(preset.fov_down_deg, preset.fov_up_deg, preset.num_beams))
     step = 2 * np.pi / preset.num_columns
     world_SE3_lidar = scene.ego_pose(time_s) @ ego_SE3_lidar(scene)
-    view = SpinningView(world_SE3_lidar, elevation, count, (last - 0.5) * step, preset.num_columns)
+    view = SpinningView(world_SE3_lidar, elevations(preset), count, (last - 0.5) * step, preset.num_columns)
     solids = scene.solids(time_s)
     hits = cast(view, solids, ground_distance(scene.road, view.origin, view.direction))
     seen = surfels(scene.road, solids, view.origin, view.direction, hits, pixel_rad=0.003)
@@ -170,7 +178,7 @@ def _to_file(turn: _Turn, rng: np.random.Generator) -> KittiScan:
     shape = turn.distance.shape
     is_back = (rng.random(shape) < 1 - np.exp(-turn.power / _RETURN_POWER)) & (turn.distance < _MAX_RANGE_M)
     distance = np.where(is_back, turn.distance, 0) + rng.normal(0, 0.008, shape).astype(np.float32)
-    remission = np.clip(_REMISSION_SCALE * np.sqrt(turn.power) * rng.lognormal(0, 0.2, shape), 0, 0.99)
+    remission = np.clip(_REMISSION_SCALE * np.sqrt(np.maximum(turn.power, 0)) * rng.lognormal(0, 0.2, shape), 0, 0.99)
     is_stray = is_back & (rng.random(shape) < _NOISE_RATIO)
     distance = np.where(is_stray, distance * rng.uniform(0.3, 0.9, shape), distance)
     labels = np.where(is_stray, np.uint32(OUTLIER), turn.labels)

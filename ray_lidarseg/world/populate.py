@@ -38,10 +38,18 @@ class Populator:
     """Places everything of one scene; rare things are spread evenly over scenes, see ``seeds.stratified``."""
 
     def __init__(
-        self, rng: np.random.Generator, road: Road, length: float, ego_speed: float, seed: int, index: int
+        self,
+        rng: np.random.Generator,
+        road: Road,
+        length: float,
+        ego_speed: float,
+        seed: int,
+        index: int,
+        is_suburb: bool = False,
     ) -> None:
         self.rng, self.road, self.plan = rng, road, road.plan
         self.length, self.ego_speed, self.key = length, ego_speed, (seed, index)
+        self.is_suburb = is_suburb
         self.movers: list[Mover] = []
         self._groups: list[Solids] = []
         self._taken: list[tuple[float, float, float]] = []
@@ -257,7 +265,8 @@ class Populator:
 
     def _houses(self) -> None:
         for side in self._sides():
-            setback, base = float(self.rng.uniform(3, 14)), float(self.rng.uniform(4, 15))
+            setback = float(self.rng.uniform(1, 5) if self.is_suburb else self.rng.uniform(3, 14))
+            base = float(self.rng.uniform(4, 15))
             along = -_BEHIND_M - 10
             while along < self.length + _AHEAD_M + 10:
                 length = float(self.rng.uniform(8, 22))
@@ -342,6 +351,8 @@ class Populator:
                 if self.rng.random() < 0.85:
                     self._try(partial(structures.tree, self.rng), float(along), side * (self._kerb + row), 0.0, 0.35)
             self._gardens(side)
+            if self.is_suburb:
+                self._thickets(side)
             for _ in range(int((self.length + 170) / 3.5)):
                 along = float(self.rng.uniform(-_BEHIND_M, self.length + _AHEAD_M))
                 across = side * float(self._outer + 1.5 + 24 * self.rng.random() ** 1.6)
@@ -349,12 +360,20 @@ class Populator:
                 build = structures.tree if is_tree else structures.bush
                 self._try(partial(build, self.rng), along, across, self.rng.uniform(0, 6), 1.4)
 
+    def _thickets(self, side: int) -> None:
+        for _ in range(int((self.length + 170) / 1.2)):
+            along = float(self.rng.uniform(-_BEHIND_M, self.length + _AHEAD_M))
+            across = side * float(self._outer + 2.2 + 24 * self.rng.random() ** 1.6)
+            self._try(partial(structures.thicket, self.rng), along, across, self.rng.uniform(0, 6), 1.2)
+
     def _gardens(self, side: int) -> None:
         """Hedges, fences or nothing along the back of the pavement."""
         along = -_BEHIND_M
         while along < self.length + _AHEAD_M:
             length = float(self.rng.uniform(5, 12))
-            style = self.rng.choice(["hedge", "fence", "open"], p=[0.4, 0.15, 0.45])
+            style = self.rng.choice(
+                ["hedge", "fence", "open"], p=[0.5, 0.35, 0.15] if self.is_suburb else [0.4, 0.15, 0.45]
+            )
             middle = along + length / 2
             if style != "open" and not self._near_crossing(middle, length / 2 + 6):
                 build = structures.hedge if style == "hedge" else structures.fence

@@ -27,7 +27,7 @@ class Preset:
         val_scenes: Names of the validation scenes.
         num_frames: Key-frames of each scene.
         image_size: Width and height of the images, pixels.
-        num_beams: LiDAR rings, spread evenly from the lowest to the highest.
+        num_beams: LiDAR rings, from the lowest to the highest; evenly spread in the nuScenes layout.
         num_columns: LiDAR firings in a turn.
         fov_down_deg: Lowest ring (nuScenes files, data.md §2.1).
         fov_up_deg: Highest ring.
@@ -38,6 +38,7 @@ class Preset:
         layout: Format that is written.
         num_sectors: Parts of a turn that have a pose of their own: a rolling shutter, SemanticKITTI layout only; 1: the
             whole turn is seen from one pose, as after motion compensation.
+        is_suburb: Narrow streets between gardens, as where KITTI was recorded, instead of a town's.
         options: What ``world.options`` changed in the named preset, as text, sorted.
     """
 
@@ -56,6 +57,7 @@ class Preset:
     version: str = "v1.0-mini"
     layout: Literal["nuscenes", "semantickitti"] = "nuscenes"
     num_sectors: int = 1
+    is_suburb: bool = False
     options: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -91,6 +93,7 @@ PRESETS = {
             frame_interval_s=0.1,
             layout="semantickitti",
             num_sectors=8,
+            is_suburb=True,
         ),
     )
 }

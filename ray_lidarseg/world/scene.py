@@ -52,10 +52,10 @@ class Scene:
         self.speed = float(rng.uniform(5.0, 11.0))
         self.duration = (preset.num_frames - 1) * preset.frame_interval_s
         length = self.speed * self.duration
-        self.road = Road(draw_plan(rng, length, seed, index))
+        self.road = Road(draw_plan(rng, length, seed, index, preset.is_suburb))
         self.nuisance = draw_nuisance(rng)
         self._sway = rng.uniform(0, 2 * np.pi, 4)
-        people = Populator(rng, self.road, length, self.speed, seed, index)
+        people = Populator(rng, self.road, length, self.speed, seed, index, preset.is_suburb)
         self.fixed, self.movers = people.fixed(), people.movers
         self._num_parts = [*people.num_parts, *(len(mover.solids) for mover in self.movers)]
 
@@ -96,13 +96,15 @@ class Scene:
         return Solids.concatenate([self.fixed, *(mover.at(self.road, time_s) for mover in self.movers)])
 
 
-def draw_plan(rng: np.random.Generator, length: float, seed: int, index: int) -> RoadPlan:
-    """A street; ranges from data.md §4.3, bends and car parks ours."""
-    has_median = stratified(seed, index, 1) < 0.3
-    parking = 2.3 if rng.random() < 0.7 else 0.0
-    num_lanes = 2 if rng.random() < 0.5 else 1
+def draw_plan(rng: np.random.Generator, length: float, seed: int, index: int, is_suburb: bool = False) -> RoadPlan:
+    """A street; ranges from data.md §4.3, bends, car parks and suburbs ours."""
+    has_median = stratified(seed, index, 1) < (0.1 if is_suburb else 0.3)
+    parking = 2.3 if rng.random() < (0.35 if is_suburb else 0.7) else 0.0
+    num_lanes = 2 if rng.random() < (0.0 if is_suburb else 0.5) else 1
     median = float(rng.uniform(0.7, 1.2)) if has_median else 0.0
-    half_width = median + num_lanes * float(rng.uniform(3.1, 3.7)) + parking + 0.4
+    half_width = (
+        median + num_lanes * float(rng.uniform(2.6, 3.2) if is_suburb else rng.uniform(3.1, 3.7)) + parking + 0.4
+    )
     verge = float(rng.uniform(1.4, 3.4)) if rng.random() < 0.6 else 0.0
     pavement = float(rng.uniform(2.4, 5.2))
     side = 1 if rng.random() < 0.5 else -1

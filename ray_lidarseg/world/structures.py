@@ -123,6 +123,18 @@ def bush(rng: np.random.Generator) -> Solids:
     return shape.solids()
 
 
+def thicket(rng: np.random.Generator) -> Solids:
+    """Shrubs as high as a garage, leafy down to the ground."""
+    shape = Shape(VEGETATION, float(rng.random()))
+    green = _green(rng)
+    for _ in range(int(rng.integers(3, 6))):
+        width, height = float(rng.uniform(1.8, 3.2)), float(rng.uniform(2.0, 4.0))
+        x, y = rng.uniform(-1.2, 1.2, 2)
+        centre = (float(x), float(y), height * 0.42)
+        shape.add(Kind.LEAVES, centre, (width, width, height), green, 0.27, Material.LEAF)
+    return shape.solids()
+
+
 def hedge(rng: np.random.Generator, length: float) -> Solids:
     """A cut hedge along x: overlapping lumps in front of a dense core."""
     shape = Shape(VEGETATION, float(rng.random()))

@@ -31,6 +31,13 @@ def test_a_rolling_shutter_stretches_what_is_beside_the_vehicle():
     assert len(parts.points) == pytest.approx(len(whole.points), rel=0.05)
 
 
+def test_rings_lie_in_two_blocks_of_which_the_upper_is_denser():
+    degrees = np.degrees(kitti_rig.elevations(PRESETS["kitti"]))
+    assert (len(degrees), degrees[0], degrees[-1]) == (64, -25, pytest.approx(3))
+    np.testing.assert_allclose(np.diff(degrees)[:32], 16.8 / 32)
+    np.testing.assert_allclose(np.diff(degrees)[32:], 11.2 / 31)
+
+
 def test_the_projection_scales_with_the_image_and_has_a_fourth_column():
     full, half = (kitti_rig.projection(2, size) for size in ((1242, 376), (621, 188)))
     np.testing.assert_allclose(full[:2] / 2, half[:2])

@@ -1,7 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from ray_lidarseg.world.populate import Mover
+from ray_lidarseg.world.presets import PRESETS
+from ray_lidarseg.world.scene import Scene
 from ray_lidarseg.world.vehicles import car
 
 
@@ -20,3 +24,27 @@ def test_every_class_is_in_some_scene_and_streets_are_full(tiny_scenes):
         labels |= set(scene.solids(0.0).label.tolist())
         assert 300 < len(scene.fixed) < 4000
     assert {9, 12, 14, 16, 17, 18, 21, 22, 23, 28, 30} | {2, 3, 4} <= labels
+
+
+def test_every_primitive_has_an_object_and_only_movers_move(tiny_scene):
+    solids = tiny_scene.solids(0.0)
+    assert len(solids) == len(tiny_scene.instance) == len(tiny_scene.is_moving)
+    num_moving = sum(len(mover.solids) for mover in tiny_scene.movers)
+    np.testing.assert_array_equal(
+        np.flatnonzero(tiny_scene.is_moving), np.arange(len(solids) - num_moving, len(solids))
+    )
+    last = tiny_scene.instance[-len(tiny_scene.movers[-1].solids) :]
+    assert set(last.tolist()) == {int(tiny_scene.instance.max())}
+    assert (np.diff(tiny_scene.instance.astype(int)) >= 0).all()
+
+
+def test_a_suburb_has_narrow_streets_between_gardens():
+    town, suburb = (
+        [Scene(replace(PRESETS["tiny"], is_suburb=flag), 0, index) for index in range(4)] for flag in (False, True)
+    )
+    width, green = (
+        [[measure(scene) for scene in scenes] for scenes in (town, suburb)]
+        for measure in (lambda scene: scene.road.plan.half_width, lambda scene: (scene.fixed.label == 30).mean())
+    )
+    assert np.mean(width[1]) < 0.75 * np.mean(width[0])
+    assert np.mean(green[1]) > np.mean(green[0])

@@ -10,7 +10,7 @@ from ray_lidarseg.datasets.taxonomy import SEMANTICKITTI
 from ray_lidarseg.metrics.confusion import Confusion
 from ray_lidarseg.runtime.storage import read_bytes
 from ray_lidarseg.world import semantickitti_writer as writer
-from ray_lidarseg.world.kitti_rig import picture
+from ray_lidarseg.world.kitti_rig import elevations, picture
 from ray_lidarseg.world.options import with_options
 from ray_lidarseg.world.presets import PRESETS, Preset
 from ray_lidarseg.world.scene import Scene
@@ -76,7 +76,8 @@ def test_a_file_has_64_rings_from_the_top_each_counter_clockwise_from_straight_a
     ring = np.cumsum(np.concatenate([[False], (turn[1:] < 0.2) & (turn[:-1] > 0.8)]))
     assert ring[-1] == 63
     elevation = np.degrees(np.arctan2(points[:, 2], np.hypot(points[:, 0], points[:, 1])))
-    np.testing.assert_allclose([np.median(elevation[ring == k]) for k in range(64)], np.linspace(3, -25, 64), atol=0.05)
+    expected = np.degrees(elevations(_preset()))[::-1]
+    np.testing.assert_allclose([np.median(elevation[ring == k]) for k in range(64)], expected, atol=0.05)
     assert (np.diff(turn)[np.diff(ring) == 0] > 0).all()
 
 

@@ -7,7 +7,7 @@ from ray_lidarseg.world import structures
 from ray_lidarseg.world.solids import Kind
 
 SINGLE_LABEL = {
-    **dict.fromkeys((structures.tree, structures.bush), structures.VEGETATION),
+    **dict.fromkeys((structures.tree, structures.bush, structures.thicket), structures.VEGETATION),
     **dict.fromkeys((structures.street_lamp, structures.bollard, structures.traffic_sign), structures.MANMADE),
     **dict.fromkeys((structures.traffic_light, structures.bus_shelter), structures.MANMADE),
     structures.barrier: structures.BARRIER,
@@ -34,6 +34,23 @@ def test_houses_stand_behind_their_front_and_reach_into_the_ground():
 
 def test_trees_have_leaves_with_holes():
     assert (structures.tree(np.random.default_rng(0)).kind == Kind.LEAVES).sum() >= 1
+
+
+def test_semantickitti_tells_trunk_pole_sign_and_fence_apart():
+    ids = {
+        structures.tree: {70, 71},
+        structures.thicket: {70},
+        structures.street_lamp: {80},
+        structures.traffic_sign: {80, 81},
+        structures.traffic_light: {80, 99},
+        structures.bus_shelter: {52},
+        structures.barrier: {51},
+        structures.planter: {70, 99},
+        partial(structures.fence, length=5.0): {51},
+        partial(structures.house, length=12.0, depth=9.0, height=8.0): {50},
+    }
+    for build, expected in ids.items():
+        assert set(build(np.random.default_rng(0)).kitti.tolist()) == expected
 
 
 def test_hedges_and_fences_have_their_length():
