@@ -80,3 +80,15 @@ def test_object_storage_is_refused_with_the_way_out():
 
 def test_the_marker_names_generator_preset_and_seed(world):
     assert json.loads((world / "world.json").read_text())["seed"] == 3
+
+
+def test_options_and_the_other_layout_go_through_tasks_too(tmp_path, local_ray, capsys):
+    options = {"columns": 90, "beams": 8, "frames": 1, "image_width_px": 64, "train_scenes": 1, "val_scenes": 1}
+    generate("kitti", str(tmp_path), 3, options, frequencies=True)
+    assert "semantickitti %" in capsys.readouterr().out
+    assert len(list(tmp_path.glob("sequences/*/image_2/000000.png"))) == 2
+    assert json.loads((tmp_path / "world.json").read_text())["options"]["beams"] == "8"
+    generate("kitti", str(tmp_path), 3, options)
+    assert "is complete" in capsys.readouterr().out
+    with pytest.raises(StorageError, match=r"it was made with --preset kitti --seed 3 --set beams=8 --set columns=90"):
+        generate("kitti", str(tmp_path), 3)
