@@ -9,6 +9,7 @@ import numpy as np
 
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.geometry import pose
+from ray_lidarseg.geometry.camera import chain
 from ray_lidarseg.sample import CameraImage, Keyframe
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def _scene(nusc: "NuScenes", scene: dict[str, Any], split: str) -> Iterator[Keyf
 
 def _keyframe(nusc: "NuScenes", sample: dict[str, Any], scene: str, split: str) -> Keyframe:
     lidar = nusc.get("sample_data", sample["data"][_LIDAR])
-    global_SE3_lidar = _sensor_pose(nusc, lidar)
+    lidar_poses = _poses(nusc, lidar)
     channels = sorted(channel for channel in sample["data"] if channel.startswith("CAM"))
     return Keyframe(
         frame_id=lidar["token"],
@@ -128,7 +129,7 @@ def _keyframe(nusc: "NuScenes", sample: dict[str, Any], scene: str, split: str) 
         timestamp_us=lidar["timestamp"],
         points_uri=str(Path(nusc.dataroot) / lidar["filename"]),
         labels_uri=_labels_uri(nusc, lidar["token"]),
-        cameras=tuple(_camera(nusc, channel, sample["data"][channel], global_SE3_lidar) for channel in channels),
+        cameras=tuple(_camera(nusc, channel, sample["data"][channel], lidar_poses) for channel in channels),
     )
 
 
@@ -138,25 +139,25 @@ def _labels_uri(nusc: "NuScenes", token: str) -> str:
     return str(Path(nusc.dataroot) / nusc.get("lidarseg", token)["filename"])
 
 
-def _camera(nusc: "NuScenes", channel: str, token: str, global_SE3_lidar: np.ndarray) -> CameraImage:
+def _camera(nusc: "NuScenes", channel: str, token: str, lidar_poses: tuple[np.ndarray, np.ndarray]) -> CameraImage:
     record = nusc.get("sample_data", token)
     sensor = nusc.get("calibrated_sensor", record["calibrated_sensor_token"])
+    ego_SE3_cam, global_SE3_ego = _poses(nusc, record)
     return CameraImage(
         name=channel,
         uri=str(Path(nusc.dataroot) / record["filename"]),
         intrinsics=np.array(sensor["camera_intrinsic"], np.float64),
-        cam_SE3_lidar=pose.compose(pose.inverse(_sensor_pose(nusc, record)), global_SE3_lidar),
+        cam_SE3_lidar=chain(*lidar_poses, global_SE3_ego, ego_SE3_cam),
         timestamp_us=record["timestamp"],
         width_px=int(record.get("width", 0)),
         height_px=int(record.get("height", 0)),
     )
 
 
-def _sensor_pose(nusc: "NuScenes", record: dict[str, Any]) -> np.ndarray:
-    """global_SE3_sensor at the record's own time."""
+def _poses(nusc: "NuScenes", record: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """ego_SE3_sensor, and global_SE3_ego at the record's own time."""
     ego_SE3_sensor = _pose(nusc.get("calibrated_sensor", record["calibrated_sensor_token"]))
-    global_SE3_ego = _pose(nusc.get("ego_pose", record["ego_pose_token"]))
-    return pose.compose(global_SE3_ego, ego_SE3_sensor)
+    return ego_SE3_sensor, _pose(nusc.get("ego_pose", record["ego_pose_token"]))
 
 
 def _pose(record: dict[str, Any]) -> np.ndarray:
