@@ -11,7 +11,7 @@ def test_help_imports_neither_torch_nor_ray() -> None:
         "import sys\nfrom ray_lidarseg.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
         "sys.exit(any(name in sys.modules for name in ('torch', 'ray', 'numpy', 'pydantic')))"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, env={}).returncode == 0
 
 
 @pytest.mark.parametrize(

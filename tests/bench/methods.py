@@ -13,14 +13,13 @@ import sys
 import time
 from pathlib import Path
 
+from ray_lidarseg.demo import demo_recipe
 from ray_lidarseg.generate import generate
 from ray_lidarseg.index import index
 from ray_lidarseg.prepare import prepare
+from ray_lidarseg.recipe import override
 from ray_lidarseg.runtime.cluster import connect
 from ray_lidarseg.train import train
-
-from ray_lidarseg.demo import demo_recipe
-from ray_lidarseg.recipe import override
 from tests.bench.ledger import Ledger, Row, parser, print_table
 
 
