@@ -228,7 +228,7 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         RecipeError: No such file or built-in name, not YAML, an unknown key (the nearest is named), a bad value.
     """
     file = Path(path)
-    if not file.suffix and not file.exists():
+    if not file.suffix and not file.is_file():  # a folder of that name, such as the demo's, is no recipe
         file = builtin_recipes().get(str(path), file)
     if not file.is_file():
         raise RecipeError(f"no recipe {path!s}: give a YAML file or one of {', '.join(sorted(builtin_recipes()))}")

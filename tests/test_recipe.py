@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -103,3 +105,9 @@ def test_words_that_yaml_takes_for_booleans_stay_words(text: str, word: str) -> 
     assert parse_recipe(f"train: {{amp: {text}}}").train.amp == word
     assert parse_recipe("", ["workers.use_gpu=no"]).workers.use_gpu == "no"
     assert parse_recipe("workers: {use_gpu: yes}").workers.use_gpu == "yes"
+
+
+def test_a_folder_of_a_recipes_name_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "demo").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe("demo").name == "demo"
