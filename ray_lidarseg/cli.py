@@ -51,12 +51,16 @@ def _demo(verbs: Verbs) -> None:
     def run(args: argparse.Namespace) -> None:
         from ray_lidarseg.demo import demo
 
-        demo(out=args.out, steps=args.steps, seed=args.seed)
+        demo(out=args.out, steps=args.steps, seed=args.seed, preset=args.preset, ratio=args.ratio)
 
     parser = _verb(verbs, "demo", "the main job end to end on the built-in world: no download", run)
     parser.add_argument("--out", default="demo", help="folder for everything the demo writes (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=0, help="training steps; 0: as in the recipe (default)")
     parser.add_argument("--seed", type=int, default=0, help="seed of world, split and training (default: %(default)s)")
+    parser.add_argument("--preset", default="demo", help="world preset (default: %(default)s)")
+    parser.add_argument(
+        "--ratio", type=float, default=0.0, help="share of labelled frames; 0: as in the recipe (default)"
+    )
 
 
 def _world(verbs: Verbs) -> None:

@@ -24,7 +24,7 @@ METHODS = ("supervised", "lasermix")
 """Both train on the same few labels; the difference is what the unlabelled scans are worth."""
 
 
-def demo(out: str = "demo", steps: int = 0, seed: int = 0, preset: str = "demo") -> Path:
+def demo(out: str = "demo", steps: int = 0, seed: int = 0, preset: str = "demo", ratio: float = 0.0) -> Path:
     """Runs everything below ``out``; interrupted, the same call continues.
 
     Args:
@@ -32,6 +32,7 @@ def demo(out: str = "demo", steps: int = 0, seed: int = 0, preset: str = "demo")
         steps: Training steps of each run; 0: as in the built-in recipe ``demo``.
         seed: Seed of the world, the label split and the training.
         preset: Size of the world.
+        ratio: Share of the training frames that count as labelled; 0: as in the recipe.
 
     Returns:
         The report.
@@ -44,7 +45,7 @@ def demo(out: str = "demo", steps: int = 0, seed: int = 0, preset: str = "demo")
         _step("prepare", prepare, str(folder / "index.parquet"), str(folder / "prepared"))
         for method in METHODS:
             run = str(folder / "runs" / method)
-            _step(f"train: {method}", train, demo_recipe(folder, method, steps, seed), run)
+            _step(f"train: {method}", train, demo_recipe(folder, method, steps, seed, ratio), run)
             _step(f"evaluate: {method}", evaluate, run)
         _label_unseen_scans(folder)
         page = folder / "report.html"
@@ -54,7 +55,7 @@ def demo(out: str = "demo", steps: int = 0, seed: int = 0, preset: str = "demo")
     return page
 
 
-def demo_recipe(folder: Path, method: str, steps: int = 0, seed: int = 0) -> Recipe:
+def demo_recipe(folder: Path, method: str, steps: int = 0, seed: int = 0, ratio: float = 0.0) -> Recipe:
     """The built-in recipe ``demo`` for one method, on the shards below ``folder``."""
     length = {"train.steps": steps, "train.evaluate_every": max(steps // 4, 1)} if steps else {}
     return override(
@@ -64,6 +65,7 @@ def demo_recipe(folder: Path, method: str, steps: int = 0, seed: int = 0) -> Rec
             "data.prepared": str(folder / "prepared"),
             "seed": seed,
             "split.seed": seed,
+            **({"split.ratio": ratio} if ratio else {}),
             **length,
         },
     )

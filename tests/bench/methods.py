@@ -70,8 +70,8 @@ def _run(args, folder: Path, method: str, ratio: float, seed: int) -> Row:
 
     changes = dict(text.split("=", 1) for text in args.overrides)
     recipe = override(
-        demo_recipe(folder, method, args.steps, seed),
-        {"split.ratio": ratio, **{key: yaml.safe_load(value) for key, value in changes.items()}},
+        demo_recipe(folder, method, args.steps, seed, ratio),
+        {key: yaml.safe_load(value) for key, value in changes.items()},
     )
     began = time.monotonic()
     run = train(recipe, str(folder / "runs" / f"{method}-{ratio:g}-{seed}-{recipe.fingerprint}"))

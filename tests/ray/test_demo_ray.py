@@ -16,7 +16,7 @@ def _files(folder: Path, pattern: str) -> dict[str, float]:
 
 
 def test_demo_runs_every_verb_and_the_same_command_repeats_no_work(tmp_path: Path) -> None:
-    page = demo(out=str(tmp_path), steps=4, seed=0, preset="tiny")
+    page = demo(out=str(tmp_path), steps=4, seed=0, preset="tiny", ratio=0.25)
     html = page.read_text()
     for method in METHODS:
         run = tmp_path / "runs" / method
@@ -30,6 +30,6 @@ def test_demo_runs_every_verb_and_the_same_command_repeats_no_work(tmp_path: Pat
     assert labels.min() >= 1
     assert labels.max() <= 16
     before = _files(tmp_path, "*.bin") | _files(tmp_path, "shard-*.parquet") | _files(tmp_path, "step_*/*")
-    demo(out=str(tmp_path), steps=4, seed=0, preset="tiny")
+    demo(out=str(tmp_path), steps=4, seed=0, preset="tiny", ratio=0.25)
     after = _files(tmp_path, "*.bin") | _files(tmp_path, "shard-*.parquet") | _files(tmp_path, "step_*/*")
     assert after == before
