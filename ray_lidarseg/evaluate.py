@@ -9,7 +9,6 @@ import math
 from typing import Any
 
 import pyarrow as pa
-from tqdm import tqdm
 
 from ray_lidarseg.datasets.ontology import absent_class, dataset_name, taxonomy_for
 from ray_lidarseg.datasets.sensor import resolve_sensor
@@ -20,6 +19,7 @@ from ray_lidarseg.metrics.scoring import Scores, score
 from ray_lidarseg.recipe import Recipe
 from ray_lidarseg.runtime import doctor, ontologies, pool, storage
 from ray_lidarseg.runtime.cluster import connect
+from ray_lidarseg.runtime.progress import progress
 from ray_lidarseg.runtime.runs import RunFolder, load_method
 
 _FOLDER = "evaluation"
@@ -138,7 +138,7 @@ def _score(run: str, recipe: Recipe, prepared: str, catalog: Catalog, step: int,
     scores = {name: Scores.empty(num_classes) for name in names}
     rows = [{"position": position} for position in range(len(catalog))]
     done = 0
-    with connect(), tqdm(total=len(rows), desc="evaluate", unit="frame") as bar:
+    with connect(), progress(len(rows), "evaluate", "frame") as bar:
         for part in pool.stream(rows, _Scorer, arguments, recipe.train.evaluate_batch):
             if part["error"]:
                 raise DataError(part["error"])

@@ -1,17 +1,16 @@
 """``ray-lidarseg world``: a synthetic driving log, one Ray task a scene, resumable by file."""
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import cv2
 import ray
-from tqdm import tqdm
 
 from ray_lidarseg.errors import StorageError
 from ray_lidarseg.runtime.cluster import connect, worker_environment
+from ray_lidarseg.runtime.progress import progress
 from ray_lidarseg.world import nuscenes_writer, semantickitti_writer
 from ray_lidarseg.world.frequencies import frequency_table
 from ray_lidarseg.world.nuscenes_writer import Rows, dataset_id, write_atomically, write_tables
@@ -101,7 +100,7 @@ def _run_tasks(root: Path, preset: Preset, seed: int) -> list[Rows]:
     )
     pending = {task.remote(str(root), preset, seed, index): index for index in range(len(preset.scenes))}
     done: dict[int, Rows] = {}
-    with tqdm(total=len(pending), desc="world", unit="scene", file=sys.stderr, disable=None) as progress:
+    with progress(len(pending), "world", "scene") as bar:
         while pending:
             ready, _ = ray.wait(list(pending), num_returns=1)
             for reference in ready:
@@ -110,7 +109,7 @@ def _run_tasks(root: Path, preset: Preset, seed: int) -> list[Rows]:
                     done[index] = ray.get(reference)
                 except ray.exceptions.RayTaskError as error:
                     raise _clear(error, root) from error
-                progress.update()
+                bar.update()
     return [done[index] for index in range(len(preset.scenes))]
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from tqdm import tqdm
 
 from ray_lidarseg.datasets.decode import decode
 from ray_lidarseg.datasets.ontology import MANIFEST, taxonomy_for
@@ -37,6 +36,7 @@ from ray_lidarseg.ontology import Ontology
 from ray_lidarseg.recipe import Data
 from ray_lidarseg.runtime import doctor, ontologies, pool, storage
 from ray_lidarseg.runtime.cluster import connect
+from ray_lidarseg.runtime.progress import progress as progress_bar
 from ray_lidarseg.runtime.runs import RunFolder, load_method
 from ray_lidarseg.sample import Keyframe
 
@@ -348,7 +348,7 @@ def _without_output(rows: list[dict[str, Any]], job: _Job) -> list[dict[str, Any
 
 def _run(waiting: list[dict[str, Any]], job: _Job, prepared: str, progress: _Progress) -> None:
     arguments = {"job": job, "prepared": storage.absolute(prepared) if prepared else ""}
-    with connect(), tqdm(total=len(waiting), desc="predict", unit="scan") as bar:
+    with connect(), progress_bar(len(waiting), "predict", "scan") as bar:
         for result in pool.stream(waiting, _Labeller, arguments, job.batch):
             progress.add(result["frame_id"], result["error"], result["histogram"])
             bar.update()

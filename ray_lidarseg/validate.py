@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
-from tqdm import tqdm
 
 from ray_lidarseg.datasets import ontology as own
 from ray_lidarseg.datasets.checks import check_all, check_times
@@ -22,6 +21,7 @@ from ray_lidarseg.errors import DataError, LidarSegError
 from ray_lidarseg.ontology import Ontology
 from ray_lidarseg.runtime import ontologies, storage
 from ray_lidarseg.runtime.cluster import connect, worker_environment
+from ray_lidarseg.runtime.progress import progress
 from ray_lidarseg.sample import Keyframe, SensorSpec
 
 _FRAMES_PER_TASK = 2  # ours: a frame takes about half a second, so a task outweighs what it costs to start
@@ -141,7 +141,7 @@ def _sampled_shards(uri: str, chosen: list[int]) -> _Source:
 def _measure(source: _Source) -> Results:
     """All frames, in their order."""
     results: dict[int, FrameMeasures | tuple[str, str]] = {}
-    with connect(), tqdm(total=len(source.frame_ids), desc="validate", unit="frame") as bar:
+    with connect(), progress(len(source.frame_ids), "validate", "frame") as bar:
         for positions, part in _tasks(source):
             results |= zip(positions, part, strict=True)
             bar.update(len(part))
