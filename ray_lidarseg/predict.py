@@ -105,7 +105,7 @@ def predict(
     began = time.monotonic()
     out = storage.absolute(out)
     job = _job(run, out, which, file_format, split, index)
-    rows = _rows(prepared, index, scans, columns, split, MANIFEST if job.data.dataset == MANIFEST else "")
+    rows = _rows(job.data, prepared, index, scans, columns, split)
     if prepared:
         ontologies.check_classes(job.data, prepared)
     _refuse_equal_names(rows, job)
@@ -240,22 +240,24 @@ def _prepared_frames(prepared: str) -> PreparedFrames:
 
 
 def _rows(
-    prepared: str, index: str, scans: Sequence[str], columns: int, split: str, scans_dataset: str
+    data: Data, prepared: str, index: str, scans: Sequence[str], columns: int, split: str
 ) -> list[dict[str, Any]]:
     """One row a scan: ``frame_id``, ``points_uri``, ``dataset`` (empty: by layout), ``columns``, ``position``."""
     if sum(map(bool, (prepared, index, scans))) != 1:
         raise DataError("predict needs exactly one of --prepared, --index and --scans")
     if scans:
-        return _scan_rows(scans, columns, scans_dataset)
-    listed = _catalog_rows(prepared) if prepared else _index_rows(index)
+        return _scan_rows(scans, columns, MANIFEST if data.dataset == MANIFEST else "")
+    listed = _catalog_rows(prepared, data) if prepared else _index_rows(index)
     rows = [row for row in listed if row.pop("split") == split]
     if not rows:
         raise DataError(f"{prepared or index} holds no frame of split {split!r}: give another --split")
     return rows
 
 
-def _catalog_rows(prepared: str) -> list[dict[str, Any]]:
+def _catalog_rows(prepared: str, data: Data) -> list[dict[str, Any]]:
     catalog = _prepared_frames(prepared).catalog
+    if storage.absolute(prepared) == storage.absolute(data.prepared):
+        catalog = catalog.with_validation(data.val_frames)  # as in training
     return [
         {"frame_id": name, "points_uri": "", "dataset": dataset, "columns": 0, "position": position, "split": split}
         for position, (name, dataset, split) in enumerate(

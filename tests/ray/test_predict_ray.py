@@ -20,10 +20,9 @@ pytestmark = pytest.mark.ray
 SMALL = {"name": "fidnet", "height_px": 8, "width_px": 64, "width_factor": 0.0625, "blocks": [1, 1, 1, 1]}
 
 
-def run_folder(folder: Path, dataset: str, num_classes: int, seed: int = 0) -> str:
-    recipe = override(
-        Recipe(), {"data.dataset": dataset, "model": SMALL, "method.name": "supervised", "train.evaluate_batch": 2}
-    )
+def run_folder(folder: Path, dataset: str, num_classes: int, seed: int = 0, **data) -> str:
+    changes = {"data": {"dataset": dataset, **data}, "model": SMALL, "method.name": "supervised"}
+    recipe = override(Recipe(), {**changes, "train.evaluate_batch": 2})
     run = RunFolder(str(folder))
     torch.manual_seed(seed)
     method = build_method(recipe, resolve_sensor(recipe.data), num_classes)
@@ -70,6 +69,13 @@ def test_lidarseg_files_of_prepared_frames_say_what_the_model_says(nuscenes_run,
         np.testing.assert_allclose(confidence, said.confidence, atol=2e-3)
     assert sum(report.num_points.values()) == sum(len(frame.points) for frame in frames)
     assert json.loads((tmp_path / "val" / "submission.json").read_text())["meta"]["use_lidar"] is True
+
+
+def test_frames_the_recipe_validates_on_belong_to_its_val_split(prepared, tmp_path, local_ray):
+    moved = {"prepared": prepared, "val_frames": ["train-00"]}
+    run = run_folder(tmp_path / "run", "nuscenes", 16, **moved)
+    report = predict(run, str(tmp_path / "out"), prepared=prepared, split="val", file_format="lidarseg")
+    assert report.done == 4  # three of the catalog and the moved one
 
 
 def test_label_files_hold_raw_ids_of_every_point(kitti_run, tmp_path, local_ray):
