@@ -44,7 +44,10 @@ def _mapped(rows: Sequence[Mapping[str, Any]], worker: type, arguments: Mapping[
         fn_constructor_kwargs=dict(arguments),
         batch_size=None,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(num_groups, _most_actors())),
+        # One group at a time in an actor: a group that kills it must not use up the retries of others that wait there.
+        compute=ray.data.ActorPoolStrategy(
+            min_size=1, max_size=min(num_groups, _most_actors()), max_tasks_in_flight_per_actor=1
+        ),
         num_cpus=1,
         num_gpus=1 if num_gpus() else 0,
         runtime_env={"env_vars": worker_environment()},
