@@ -11,3 +11,12 @@ from typing import Final
 
 IGNORE: Final = 255
 """Label of a point that is neither trained on nor evaluated. Fits the uint8 labels of shards and prediction files."""
+
+IMAGE_FEATURES: Final = "image_features"
+"""Extra of a ``PointBatch``: [P, F] float16, unit feature of the image segment a point falls on; else zeros."""
+
+LANGUAGE_LOGITS: Final = "language_logits"
+"""Extra: [P, C] float16, cosine of that feature with the text embedding of each class; zeros without one."""
+
+IS_PAIRED: Final = "is_paired"
+"""Extra: [P] bool, whether the point has a segment with a feature."""
