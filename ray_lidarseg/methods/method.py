@@ -67,3 +67,8 @@ class Method(nn.Module, ABC):
     def uses_unlabelled(self) -> bool:
         """Whether the loop has to read the unlabelled stream at all."""
         return True
+
+    @property
+    def extras(self) -> frozenset[str]:
+        """Names (``types.IMAGE_FEATURES``, …) of the per-point extras both streams must bring. None by default."""
+        return frozenset()
