@@ -15,7 +15,7 @@ from ray_lidarseg.world.vehicles import TYPES
 
 _BEHIND_M, _AHEAD_M = 75.0, 85.0
 _CLOSE_M = 28.0
-_MIX = {"car": 0.878, "truck": 0.07, "trailer": 0.006, "bus": 0.006, "ridden_motorcycle": 0.02, "ridden_bicycle": 0.02}
+_MIX = {"car": 0.892, "truck": 0.07, "trailer": 0.006, "bus": 0.006, "ridden_motorcycle": 0.006, "ridden_bicycle": 0.02}
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,10 @@ class Populator:
                 continue
             side = int(self.rng.choice(self._sides(), p=(0.2, 0.8)))  # rarely beside the ego lane: it would hide half
             across = side * (self._kerb - TYPES[name].width_m / 2 - 0.2)
-            if not self.plan.parking:
-                across = side * (self._outer + TYPES[name].width_m / 2 + 1)
+            if name != "truck" or not self.plan.parking:
+                # buses and trailers in yards behind the pavement: at the kerb they had three times their real share
+                yard = 0.0 if name == "truck" else float(self.rng.uniform(2, 14))
+                across = side * (self._outer + TYPES[name].width_m / 2 + 1 + yard)
             for _ in range(20):
                 along = start + float(self.rng.uniform(10, 44))
                 turn = 0.0 if side < 0 else np.pi
@@ -171,17 +173,18 @@ class Populator:
     def _cones(self, start: float) -> None:
         side = int(self.rng.choice(self._sides()))
         base = self.plan.half_width - max(self.plan.parking, 0.8)
-        for offset in np.arange(0, self.rng.uniform(9, 24), 2.2):
+        for offset in np.arange(0, self.rng.uniform(9, 24), 2.8):
             across = side * (base + 0.04 * offset)
             self._try(partial(structures.cone, self.rng), start + offset, across, radius=0.25)
 
     def _two_wheelers(self, name: str, start: float) -> None:
         side = int(self.rng.choice(self._sides()))
         along = start + float(self.rng.uniform(3, 20))
-        for offset in np.arange(0, self.rng.integers(2, 7) * 0.8, 0.8):
+        least, most = (2, 6) if name == "bicycle" else (0, 2)
+        for offset in np.arange(0, self.rng.integers(least, most, endpoint=True) * 0.8, 0.8):
             turn = np.pi / 2 + float(self.rng.normal(0, 0.12))
             self._vehicle(name, along + float(offset), side * (self._kerb + self.plan.verge + 1.1), turn)
-        if self.rng.random() < 0.7:
+        if self.rng.random() < (0.7 if name == "bicycle" else 0.2):
             across = side * (self.plan.half_width - self.plan.parking - 0.45)
             speed = -side * float(self.rng.uniform(3, 6))
             rider = TYPES[f"ridden_{name}"].build(self.rng)
@@ -214,11 +217,11 @@ class Populator:
         if not self.plan.parking:
             return
         for side in self._sides():
-            density = float(self.rng.choice([0.06, 0.2, 0.45]))
+            density = float(self.rng.choice([0.06, 0.2, 0.35]))
             for along in np.arange(-_BEHIND_M, self.length + _AHEAD_M, 6.1):
                 if self._near_crossing(float(along), 10) or self.rng.random() > density:
                     continue
-                name = str(self.rng.choice(["car", "truck", "motorcycle"], p=[0.92, 0.05, 0.03]))
+                name = str(self.rng.choice(["car", "truck", "motorcycle"], p=[0.94, 0.05, 0.01]))
                 turn = (0.0 if side < 0 else np.pi) + float(self.rng.normal(0, 0.02))
                 across = side * (self._kerb - TYPES[name].width_m / 2 - 0.25)
                 self._vehicle(name, float(along + self.rng.uniform(-0.4, 0.4)), across, turn)
@@ -241,7 +244,7 @@ class Populator:
                 for beside in np.arange(self._kerb + 12, 75, 6.4):
                     if self.rng.random() < 0.2:
                         self._in_arm("car", side, bank * (self.plan.crossing_half_width - 1.2), float(beside))
-            waiting = str(self.rng.choice(["car", "motorcycle", "truck", "car"]))
+            waiting = str(self.rng.choice(["car", "truck", "car"]))
             self._in_arm(waiting, side, side * self.plan.crossing_half_width / 2, self._kerb + 9.5, turn=np.pi)
 
     def _in_arm(self, name: str, side: int, off_axis: float, beside: float, turn: float = 0.0) -> None:
@@ -330,7 +333,7 @@ class Populator:
             self._try(partial(structures.traffic_light, self.rng), along, side * (self._kerb + 0.5), turn, 0.3)
 
     def _people(self) -> None:
-        count = int(self.rng.integers(10, 26) * (self.length + 60) / 80)
+        count = int(self.rng.integers(5, 16) * (self.length + 60) / 80)
         for _ in range(count):
             side = int(self.rng.choice(self._sides()))
             label = CHILD if self.rng.random() < 0.12 else ADULT

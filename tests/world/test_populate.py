@@ -40,7 +40,7 @@ def test_every_primitive_has_an_object_and_only_movers_move(tiny_scene):
 
 def test_a_suburb_has_narrow_streets_between_gardens():
     town, suburb = (
-        [Scene(replace(PRESETS["tiny"], is_suburb=flag), 0, index) for index in range(4)] for flag in (False, True)
+        [Scene(replace(PRESETS["bench"], is_suburb=flag), 0, index) for index in range(12)] for flag in (False, True)
     )
     width, green = (
         [[measure(scene) for scene in scenes] for scenes in (town, suburb)]

@@ -22,7 +22,7 @@ def test_options_change_the_preset_and_its_name():
     ids = {dataset_id(with_options(TINY, options), 0) for options in ({}, {"beams": 8}, {"beams": 9}, {"frames": 8})}
     assert len(ids) == 4
     assert with_options(TINY, {}) == TINY
-    assert dataset_id(TINY, 0) == "ray-lidarseg-world-v1-tiny-seed0"
+    assert dataset_id(TINY, 0) == "ray-lidarseg-world-v2-tiny-seed0"
 
 
 def test_the_lidar_has_the_rings_that_were_asked_for():
