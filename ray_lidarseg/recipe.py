@@ -99,6 +99,35 @@ class MinkUNet(Section):
     voxel_size_m: Positive = 0.05  # authors' SemanticKITTI config; 0.1 usual on nuScenes
 
 
+class SPVCNN(Section):
+    """MinkUNet with a branch on points."""
+
+    name: Literal["spvcnn"] = "spvcnn"
+    depth: Literal[14, 18, 34] = 18  # authors' SPVCNN config: MinkUNet18 with three point layers, 21.8 M parameters
+    width_factor: Positive = 1.0  # scales the point layers, too
+    voxel_size_m: Positive = 0.05  # as MinkUNet
+    dropout_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.3  # SPVCNN code, before the decoder's halves
+
+
+class Cylinder3D(Section):
+    """Sparse network with asymmetric kernels on a cylindrical grid."""
+
+    name: Literal["cylinder3d"] = "cylinder3d"
+    grid: tuple[Count, Count, Count] = (480, 360, 32)  # radius, azimuth, height; paper. LaserMix's runs: 240, 180, 20
+    radius_m: Positive = 50.0  # paper
+    height_m: tuple[float, float] | None = None  # None: -4, 2 semantickitti, -5, 3 nuscenes (authors' code) and others
+    width_factor: Positive = 1.0  # scales the base of 32 channels and the point layers; 1 is 55.84 M parameters
+    point_refinement: bool = False  # paper's last layer; absent from its code and from LaserMix's runs
+
+    @model_validator(mode="after")
+    def _heights_ascend(self) -> "Cylinder3D":
+        if self.height_m is not None and self.height_m[0] >= self.height_m[1]:
+            raise ValueError(f"height_m is (lowest, highest), got {self.height_m}")
+        if min(self.grid) < 2:
+            raise ValueError(f"grid needs at least two cells an axis, got {self.grid}")
+        return self
+
+
 class Supervised(Section):
     """Labelled scans only."""
 
@@ -174,7 +203,7 @@ class Sparse(Section):
     backend: Literal["torch", "torchsparse"] = "torch"
 
 
-Model = Annotated[FIDNet | MinkUNet, Field(discriminator="name")]
+Model = Annotated[FIDNet | MinkUNet | SPVCNN | Cylinder3D, Field(discriminator="name")]
 MethodRecipe = Annotated[Supervised | MeanTeacher | LaserMix, Field(discriminator="name")]
 
 
@@ -315,7 +344,7 @@ def _explain(problem: Any) -> str:
 
 
 def _without_variant(dotted: str) -> str:
-    variants = {"fidnet", "minkunet", "supervised", "mean_teacher", "lasermix"}
+    variants = {"fidnet", "minkunet", "spvcnn", "cylinder3d", "supervised", "mean_teacher", "lasermix"}
     return ".".join(part for part in dotted.split(".") if part not in variants)
 
 
@@ -325,8 +354,8 @@ def _known_keys() -> set[str]:
         **{f"{name}.": [type(value)] for name, value in Recipe() if isinstance(value, Section)},
         "data.sensor.": [Sensor],
     }
-    variants = (FIDNet, MinkUNet, Supervised, MeanTeacher, LaserMix)
+    variants = (FIDNet, MinkUNet, SPVCNN, Cylinder3D, Supervised, MeanTeacher, LaserMix)
     for variant in variants:
-        part = "model" if variant in (FIDNet, MinkUNet) else "method"
+        part = "model" if variant in (FIDNet, MinkUNet, SPVCNN, Cylinder3D) else "method"
         sections[f"{part}.{variant.model_fields['name'].default}."] = [variant]
     return {prefix + key for prefix, models in sections.items() for model in models for key in model.model_fields}
