@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -51,6 +51,8 @@ class Data(Section):
     dataset: Literal["nuscenes", "semantickitti", "manifest"] = "nuscenes"  # taxonomy and sensor
     ontology: Ontology | None = None  # of dataset manifest; left out, train takes it from the prepared folder
     sensor: Sensor = Sensor()
+    evidence: str = ""  # what images say about points: "" none, auto the only features layer of `prepare`, or its name
+    evidence_dim: Annotated[int, Field(ge=0)] = 0  # length F of its features; left out, train takes it from the layer
     val_frames: tuple[str, ...] = ()  # frames taken out of train and validated on, beside the index's own val split
     use_intensity: bool = True  # False: intensity is zeroed, for sensors without one
 
@@ -135,6 +137,11 @@ class Supervised(Section):
     cross_entropy_weight: NonNegative = 1.0  # authors' code
     lovasz_weight: NonNegative = 2.0  # authors' nuScenes code; 3 on SemanticKITTI, 0 for MinkUNet
 
+    @property
+    def pairs_scans(self) -> bool:
+        """Whether labelled scan i is paired with unlabelled scan i, so that a step needs as many of both."""
+        return False
+
 
 class MeanTeacher(Supervised):
     """Supervised plus consistency with an EMA teacher."""
@@ -153,6 +160,78 @@ class LaserMix(MeanTeacher):
     confidence: Ratio = 0.95  # authors' nuScenes code; paper's plots are best at 0.9
     num_areas: tuple[Count, ...] = (3, 4, 5, 6)  # authors' nuScenes code; 4-8 Cylinder3D on SemanticKITTI
     mix_weight: NonNegative = 1.0  # authors' code
+
+    @property
+    def pairs_scans(self) -> bool:
+        """Yes."""
+        return True
+
+
+class LaserMixPP(LaserMix):
+    """LaserMix plus what camera images say of the points: distillation of features, and guidance by language.
+
+    The paper's weights and ramps are not known; 1 and no ramp are those of M3Net (CVPR 2024, same authors).
+    """
+
+    name: Literal["lasermix_pp"] = "lasermix_pp"  # type: ignore[assignment]
+    distillation_weight: NonNegative = 1.0  # M3Net; 0 switches the part off
+    distillation_ramp_up_ratio: Ratio = 0.0  # M3Net: none
+    language_weight: NonNegative = 1.0  # M3Net; 0 switches the part off
+    language_ramp_up_ratio: Ratio = 0.0  # M3Net: none
+    language_centred: bool = True  # ours: without it the offset all CLIP cosines share drowns the class
+    language_temperature: NonNegative = 0.0  # paper: 0, "non-probabilistic"; else softmax(cosines / it), CLIP's is 0.01
+    multimodal_mix_weight: NonNegative = 1.0  # ours: share of both terms on mixed scans too; 0 switches the part off
+    multimodal_mix_ramp_up_ratio: Ratio = 0.0  # ours: none
+
+
+class CBST(Supervised):
+    """Class-balanced self-training: each class has its own confidence threshold."""
+
+    name: Literal["cbst"] = "cbst"  # type: ignore[assignment]
+    self_training_weight: NonNegative = 1.0  # CBST: pseudo-labels count as labels
+    portion: tuple[Ratio, Ratio] = (0.2, 0.5)  # CBST: share of each class's points kept in the first and last round
+    threshold_decay: Ratio = 0.9  # ours: the paper ranks all points at once between its rounds
+    ema_decay: Ratio = 0.99  # ours: as LaserMix's teacher
+    ema_buffers: Literal["average", "copy", "own"] = "average"  # ours
+    ramp_up_ratio: Ratio = 0.0  # CBST: none
+
+
+class CPS(Supervised):
+    """Cross pseudo supervision: two students label for each other."""
+
+    name: Literal["cps"] = "cps"  # type: ignore[assignment]
+    cross_weight: NonNegative = 1.5  # CPS on PASCAL VOC; 6 on Cityscapes
+    ramp_up_ratio: Ratio = 0.0  # CPS: none
+
+
+class CutMixSeg(Supervised):
+    """Consistency with an EMA teacher on unlabelled scans that exchanged a rectangle of directions."""
+
+    name: Literal["cutmix_seg"] = "cutmix_seg"  # type: ignore[assignment]
+    cutmix_weight: NonNegative = 1.0  # CutMix-Seg
+    confidence: Ratio = 0.97  # CutMix-Seg: the share of points above it scales the term
+    area_ratio: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5  # CutMix-Seg: the rectangle's share of the image
+    ema_decay: Ratio = 0.99  # CutMix-Seg
+    ema_buffers: Literal["average", "copy", "own"] = "average"  # ours
+    ramp_up_ratio: Ratio = 0.0  # CutMix-Seg: none
+
+
+class PolarMix(MeanTeacher):
+    """Mean teacher plus PolarMix: a sector of azimuth exchanged, instances pasted at several angles."""
+
+    name: Literal["polarmix"] = "polarmix"  # type: ignore[assignment]
+    partner: Literal["unlabelled", "labelled"] = "unlabelled"  # labelled: the augmentation as published
+    confidence: Ratio = 0.95  # of pseudo-labels, where the partner is unlabelled; LaserMix authors' nuScenes code
+    mix_weight: NonNegative = 1.0  # ours: as LaserMix
+    swap_ratio: Ratio = 0.5  # mmdetection3d: share of the pairs that exchange a sector
+    sector_deg: Annotated[float, Field(gt=0.0, le=360.0)] = 180.0  # PolarMix
+    paste_ratio: Ratio = 1.0  # mmdetection3d: share of the pairs that get each other's instances
+    instance_classes: tuple[Annotated[int, Field(ge=0)], ...] = ()  # class ids; none: the things of data.dataset
+
+    @property
+    def pairs_scans(self) -> bool:
+        """With unlabelled partners only."""
+        return self.partner == "unlabelled"
 
 
 class Optim(Section):
@@ -204,7 +283,9 @@ class Sparse(Section):
 
 
 Model = Annotated[FIDNet | MinkUNet | SPVCNN | Cylinder3D, Field(discriminator="name")]
-MethodRecipe = Annotated[Supervised | MeanTeacher | LaserMix, Field(discriminator="name")]
+MethodRecipe = Annotated[
+    Supervised | MeanTeacher | LaserMix | LaserMixPP | CBST | CPS | CutMixSeg | PolarMix, Field(discriminator="name")
+]
 
 
 class Recipe(Section):
@@ -229,9 +310,9 @@ class Recipe(Section):
             count = getattr(self.train, key)
             if count % ranks:
                 raise ValueError(f"train.{key}={count} does not divide by workers.num_workers={ranks}")
-        if self.method.name == "lasermix" and self.train.labelled_per_step != self.train.unlabelled_per_step:
+        if self.method.pairs_scans and self.train.labelled_per_step != self.train.unlabelled_per_step:
             raise ValueError(
-                "method lasermix pairs scans: train.labelled_per_step must equal train.unlabelled_per_step"
+                f"method {self.method.name} pairs scans: train.labelled_per_step must equal train.unlabelled_per_step"
             )
         return self
 
@@ -241,6 +322,8 @@ class Recipe(Section):
         content = self.model_dump(mode="json", exclude={"workers", "name"})
         if self.data.ontology is None:
             content["data"].pop("ontology")
+        if not self.data.evidence:
+            content["data"] = {key: value for key, value in content["data"].items() if not key.startswith("evidence")}
         for key in ("log_every", "checkpoint_every", "keep_checkpoints", "evaluate_batch"):
             content["train"].pop(key)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
@@ -305,7 +388,7 @@ def with_method(recipe: Recipe, name: str) -> Recipe:
     Raises:
         RecipeError: No such method.
     """
-    sections = {section.model_fields["name"].default: section for section in (Supervised, MeanTeacher, LaserMix)}
+    sections = _variants("method")
     if name not in sections:
         raise RecipeError(f"no method {name!r}: expected one of {', '.join(sections)}")
     kept = {key: value for key, value in recipe.method if key in sections[name].model_fields}
@@ -319,7 +402,14 @@ def _apply(content: dict[str, Any], override_text: str) -> None:
     _set(content, key.strip(), yaml.safe_load(value))
 
 
-_VARIANT_KEYS = ("model.name", "method.name")
+_UNIONS = {"model": Model, "method": MethodRecipe}
+_VARIANT_KEYS = tuple(f"{part}.name" for part in _UNIONS)
+
+
+def _variants(part: str) -> dict[str, type[Section]]:
+    """The sections a part of the recipe chooses from, by name, in the order of the union."""
+    union = get_args(_UNIONS[part])[0]
+    return {section.model_fields["name"].default: section for section in get_args(union)}
 
 
 def _set(content: dict[str, Any], dotted: str, value: Any) -> None:
@@ -344,7 +434,7 @@ def _explain(problem: Any) -> str:
 
 
 def _without_variant(dotted: str) -> str:
-    variants = {"fidnet", "minkunet", "spvcnn", "cylinder3d", "supervised", "mean_teacher", "lasermix"}
+    variants = {name for part in _UNIONS for name in _variants(part)}
     return ".".join(part for part in dotted.split(".") if part not in variants)
 
 
@@ -354,8 +444,5 @@ def _known_keys() -> set[str]:
         **{f"{name}.": [type(value)] for name, value in Recipe() if isinstance(value, Section)},
         "data.sensor.": [Sensor],
     }
-    variants = (FIDNet, MinkUNet, SPVCNN, Cylinder3D, Supervised, MeanTeacher, LaserMix)
-    for variant in variants:
-        part = "model" if variant in (FIDNet, MinkUNet, SPVCNN, Cylinder3D) else "method"
-        sections[f"{part}.{variant.model_fields['name'].default}."] = [variant]
+    sections |= {f"{part}.{name}.": [variant] for part in _UNIONS for name, variant in _variants(part).items()}
     return {prefix + key for prefix, models in sections.items() for model in models for key in model.model_fields}
