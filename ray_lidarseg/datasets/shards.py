@@ -272,42 +272,39 @@ def _catalog(table: pa.Table) -> Catalog:
     return Catalog(**columns)
 
 
-class PreparedFrames:
-    """The frames of a catalog, read one at a time: ``frames[i]`` is entry i as a decoded ``Keyframe``.
+class OpenShards:
+    """Rows of the shards of one folder, one at a time and only the columns asked for.
 
     Opens files lazily and keeps a few open. Pickles without its open files, and forgets them after a fork, so it may be
     used in forked and in spawned DataLoader workers.
     """
 
-    def __init__(self, filesystem: fs.FileSystem, folder: str, catalog: Catalog):
+    def __init__(self, filesystem: fs.FileSystem, folder: str):
         self.filesystem = filesystem
         self.folder = folder
-        self.catalog = catalog
         self._forget()
 
-    def __len__(self) -> int:
-        """Number of frames."""
-        return len(self.catalog)
+    def row(self, name: str, row: int, columns: Sequence[str] | None = None) -> dict[str, Any]:
+        """Row group ``row`` of shard ``name``.
 
-    def __getitem__(self, index: int) -> Keyframe:
-        """Reads frame ``index``.
+        Args:
+            name: File name.
+            row: Row group; one frame each.
+            columns: Names; None reads all.
 
         Raises:
-            DataError: The shard is missing, torn, of another version, or does not hold this frame.
+            DataError: The shard is missing, torn, of another version, or shorter.
         """
-        frame_id, name = self.catalog.frame_id[index], self.catalog.shard[index]
         try:
-            table = self._file(name).read_row_group(int(self.catalog.row[index]), use_threads=False)
-        except (DataError, pa.ArrowException, OSError, IndexError) as error:
+            table = self._file(name).read_row_group(row, columns=columns, use_threads=False)
+        except (pa.ArrowException, OSError, IndexError) as error:
             self._files.pop(name, None)
-            raise DataError(f"frame {frame_id} in {self.folder}/{name} cannot be read: {error}") from error
-        frame = Keyframe.from_row({column: table.column(column)[0].as_py() for column in table.column_names})
-        if frame.frame_id != frame_id:
-            raise DataError(
-                f"{self.folder}/{name} holds frame {frame.frame_id} where {CATALOG_NAME} promises {frame_id}: "
-                "run `ray-lidarseg prepare` again"
-            )
-        return frame
+            raise DataError(f"row {row} of {self.folder}/{name} cannot be read: {error}") from error
+        return {column: table.column(column)[0].as_py() for column in table.column_names}
+
+    def columns(self, name: str) -> list[str]:
+        """Names of the columns of a shard."""
+        return self._file(name).schema_arrow.names
 
     def _file(self, name: str) -> pq.ParquetFile:
         if self._process != os.getpid():
@@ -324,8 +321,43 @@ class PreparedFrames:
         self._process = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"filesystem": self.filesystem, "folder": self.folder, "catalog": self.catalog}
+        return {"filesystem": self.filesystem, "folder": self.folder}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._forget()
+
+
+class PreparedFrames:
+    """The frames of a catalog, read one at a time: ``frames[i]`` is entry i as a decoded ``Keyframe``.
+
+    May be pickled, and used in forked and in spawned DataLoader workers.
+    """
+
+    def __init__(self, filesystem: fs.FileSystem, folder: str, catalog: Catalog):
+        self.filesystem = filesystem
+        self.folder = folder
+        self.catalog = catalog
+        self._shards = OpenShards(filesystem, folder)
+
+    def __len__(self) -> int:
+        """Number of frames."""
+        return len(self.catalog)
+
+    def __getitem__(self, index: int) -> Keyframe:
+        """Reads frame ``index``.
+
+        Raises:
+            DataError: The shard is missing, torn, of another version, or does not hold this frame.
+        """
+        frame_id, name = self.catalog.frame_id[index], self.catalog.shard[index]
+        try:
+            frame = Keyframe.from_row(self._shards.row(name, int(self.catalog.row[index])))
+        except DataError as error:
+            raise DataError(f"frame {frame_id} in {self.folder}/{name} cannot be read: {error}") from error
+        if frame.frame_id != frame_id:
+            raise DataError(
+                f"{self.folder}/{name} holds frame {frame.frame_id} where {CATALOG_NAME} promises {frame_id}: "
+                "run `ray-lidarseg prepare` again"
+            )
+        return frame

@@ -111,7 +111,7 @@ def test_few_files_stay_open(folder: str, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(shards, "_OPEN_FILES", 2)
     frames = frames_of(folder)
     assert [frames[i].frame_id for i in (0, 6, 11, 1)] == ["frame-000", "frame-006", "frame-011", "frame-001"]
-    assert len(frames._files) == 2
+    assert len(frames._shards._files) == 2
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
