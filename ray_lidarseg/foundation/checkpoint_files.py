@@ -26,7 +26,7 @@ def local_file(uri: str) -> Path:
         DataError: There is no such file, or it is a folder.
         StorageError: The URI is malformed or the store does not answer.
     """
-    filesystem, path = _resolve(uri)
+    filesystem, path = resolve(uri)
     try:
         info = filesystem.get_file_info(path)
     except OSError as error:
@@ -55,7 +55,12 @@ def _sha256(path: str, size: int, modified_ns: int) -> str:
     return digest.hexdigest()
 
 
-def _resolve(uri: str) -> tuple[fs.FileSystem, str]:
+def resolve(uri: str) -> tuple[fs.FileSystem, str]:
+    """The file system a path or URI lies on, and the path in it.
+
+    Raises:
+        StorageError: The URI is malformed or its scheme unknown.
+    """
     if "://" not in uri:
         return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
     try:
