@@ -37,9 +37,9 @@ class PinholeView:
         crossing = (depth > _NEAR_PLANE_M).any(axis=1) & (depth <= _NEAR_PLANE_M).any(axis=1)
         first, last = corners[crossing][:, _EDGES[:, 0]], corners[crossing][:, _EDGES[:, 1]]
         cut = np.full((len(solids), len(_EDGES), 3), np.nan, np.float32)
-        with np.errstate(divide="ignore", invalid="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):  # edges along the plane
             share = (_NEAR_PLANE_M - first[..., 2]) / (last[..., 2] - first[..., 2])
-        on_edge = first + share[..., None] * (last - first)
+            on_edge = first + share[..., None] * (last - first)
         cut[crossing] = np.where(((share > 0) & (share < 1))[..., None], on_edge, np.nan)
         points = np.concatenate([points, cut], axis=1)
         column = self._range(points[..., 0] / points[..., 2] * self.intrinsics[0, 0] + self.intrinsics[0, 2], 1)
