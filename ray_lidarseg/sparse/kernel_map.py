@@ -17,9 +17,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ray_lidarseg.geometry.voxelize import FIELD_BITS
+from ray_lidarseg.geometry.voxelize import FIELD_BITS, pack_coords, unpack_coords
 
 Kernel = tuple[int, int, int]
+Stride = tuple[int, int, int]
 
 BLOCK_ROWS = 4096
 """Rows a CPU multiplies at a time: 1 MiB at 64 float32 channels (ours, measured with tests/bench/sparse_conv.py)."""
@@ -165,11 +166,51 @@ def halving_map(keys: Int[Tensor, "V"], coarse: Int[Tensor, "U"], parent: Int[Te
     return KernelMap(len(keys), len(coarse), order, parent[order], tuple(bounds), None)
 
 
-def strided_map(keys: Int[Tensor, "V"], coarse: Int[Tensor, "U"], kernel: Kernel) -> KernelMap:
-    """Stride 2 with any kernel: output o gathers the inputs at 2 o + offset; outputs are the given coarse voxels."""
-    doubled = (coarse & ~_SPATIAL_MASK) | ((coarse & _SPATIAL_MASK) << 1)
-    dst, src = _pairs(_find(keys, doubled, kernel, math.prod(kernel)))
+def strided_map(
+    keys: Int[Tensor, "V"], coarse: Int[Tensor, "U"], kernel: Kernel, stride: Stride = (2, 2, 2)
+) -> KernelMap:
+    """Any kernel and stride: output o gathers the inputs at stride · o + offset; outputs are the given coarse voxels.
+
+    Args:
+        keys: Ascending unique addresses of the fine voxels.
+        coarse: Ascending unique addresses of the coarse voxels, in cells ``stride`` times as wide.
+        kernel: Sizes.
+        stride: Of each axis, 1 or more.
+    """
+    coords = unpack_coords(coarse).to(torch.int64)
+    anchors = pack_coords(coords * coords.new_tensor([1, *stride]))
+    dst, src = _pairs(_find(keys, anchors, kernel, math.prod(kernel)))
     return _assemble(keys, src, dst, None, len(coarse))
+
+
+def touched_keys(
+    keys: Int[Tensor, "V"], kernel: Kernel, stride: Stride, shape: tuple[int, int, int]
+) -> Int[Tensor, "U"]:
+    """The coarse cells whose kernel meets at least one voxel: where a dense convolution is not zero.
+
+    With kernel 2 and stride 2 these are the parents; a kernel wider than its stride reaches further cells.
+
+    Args:
+        keys: Ascending unique addresses of the fine voxels.
+        kernel: Sizes.
+        stride: Of each axis, 1 or more.
+        shape: Cells of the coarse grid; none outside it is given.
+
+    Returns:
+        Ascending unique addresses.
+    """
+    coords = unpack_coords(keys).to(torch.int64)
+    for axis, (size, step, cells) in enumerate(zip(kernel, stride, shape, strict=True), start=1):
+        start = -(size // 2) if size % 2 else 0
+        reached = [_with_column(coords, axis, coords[:, axis] - offset) for offset in range(start, start + size)]
+        coords = torch.cat([rows[rows[:, axis] % step == 0] for rows in reached])
+        coords = _with_column(coords, axis, coords[:, axis] // step)
+        coords = coords[(coords[:, axis] >= 0) & (coords[:, axis] < cells)]
+    return pack_coords(coords).unique()
+
+
+def _with_column(rows: Tensor, column: int, values: Tensor) -> Tensor:
+    return torch.cat([rows[:, :column], values.unsqueeze(1), rows[:, column + 1 :]], 1)
 
 
 def reach(kernel: Kernel) -> int:

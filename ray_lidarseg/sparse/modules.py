@@ -12,25 +12,35 @@ from ray_lidarseg.sparse.kernel_map import Kernel
 
 
 class SparseConv3d(nn.Module):
-    """A sparse convolution without bias; a normalisation follows everywhere it is used.
+    """A sparse convolution; without bias where a normalisation follows.
 
     Attributes:
         weight: [K, C_in, C_out], canonical layout, drawn from N(0, 2 / (K C_in)) (He et al. 2015; fan in).
+        bias: [C_out] from zero, or None.
     """
 
     def __init__(
-        self, channels_in: int, channels_out: int, kernel: Kernel, kind: Kind, level: int, backend: SparseBackend
+        self,
+        channels_in: int,
+        channels_out: int,
+        kernel: Kernel,
+        kind: Kind,
+        level: int,
+        backend: SparseBackend,
+        bias: bool = False,
     ) -> None:
         super().__init__()
         self.kernel, self.kind, self.level, self.backend = kernel, kind, level, backend
         fan_in = math.prod(kernel) * channels_in
         if kind == "up":
-            fan_in = channels_in  # with kernel 2, stride 2 each output has one input
+            fan_in = math.ceil(fan_in / 8)  # at stride 2 one offset in eight meets an input: with kernel 2 exactly one
         self.weight = nn.Parameter(torch.randn(math.prod(kernel), channels_in, channels_out) * math.sqrt(2 / fan_in))
+        self.bias = nn.Parameter(torch.zeros(channels_out)) if bias else None
 
     def forward(self, x: Float[Tensor, "V_in C_in"], geometry: VoxelGeometry) -> Float[Tensor, "V_out C_out"]:
         """Convolves; for down and up ``level`` is the finer of the two levels."""
-        return self.backend.conv(x, self.weight, geometry, self.kind, self.kernel, self.level)
+        out = self.backend.conv(x, self.weight, geometry, self.kind, self.kernel, self.level)
+        return out if self.bias is None else out + self.bias.to(out.dtype)
 
     def extra_repr(self) -> str:
         """What ``print(model)`` shows."""

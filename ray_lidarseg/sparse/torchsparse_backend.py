@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ray_lidarseg.errors import ResourceError
 from ray_lidarseg.sparse.backend import Kind
-from ray_lidarseg.sparse.geometry import VoxelGeometry
+from ray_lidarseg.sparse.geometry import HALVING, VoxelGeometry
 from ray_lidarseg.sparse.kernel_map import Kernel
 from ray_lidarseg.sparse.layout import to_torchsparse
 
@@ -64,12 +64,13 @@ class TorchsparseBackend:
         """See ``SparseBackend.conv``. An up convolution needs the down convolution of its level to have run.
 
         Raises:
-            ResourceError: The dtype, the kernel or the size of the grid is beyond torchsparse.
+            ResourceError: The dtype, the kernel, the levels or the size of the grid are beyond torchsparse.
         """
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
             x, weight = x.to(dtype), weight.to(dtype)
         _check_supported(x, kind, kernel)
+        _check_levels(geometry)
         if not len(x):
             return x.new_zeros(0, weight.shape[2]) + weight.sum() * 0
         torchsparse = _import_torchsparse()
@@ -108,6 +109,14 @@ def _check_supported(x: Tensor, kind: Kind, kernel: Kernel) -> None:
         )
     if kind != "submanifold" and kernel != (2, 2, 2):
         raise ResourceError(f"torchsparse keeps other voxels than ours for stride 2 and kernel {kernel}; only 2 works")
+
+
+def _check_levels(geometry: VoxelGeometry) -> None:
+    if set(geometry.coarsenings) - {HALVING}:
+        raise ResourceError(
+            "torchsparse keeps other voxels than ours where a level does not halve every axis (Cylinder3D): "
+            "set sparse.backend=torch"
+        )
 
 
 def _sparse_tensor(torchsparse: ModuleType, x: Tensor, geometry: VoxelGeometry, level: int) -> Any:

@@ -1,3 +1,5 @@
+from itertools import product
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -5,7 +7,15 @@ from hypothesis import strategies as st
 
 from ray_lidarseg.geometry.voxelize import pack_coords
 from ray_lidarseg.sparse.geometry import VoxelGeometry
-from ray_lidarseg.sparse.kernel_map import halving_map, offsets_of, parent_keys, reach, strided_map, submanifold_map
+from ray_lidarseg.sparse.kernel_map import (
+    halving_map,
+    offsets_of,
+    parent_keys,
+    reach,
+    strided_map,
+    submanifold_map,
+    touched_keys,
+)
 
 KERNELS = [(3, 3, 3), (3, 1, 3), (1, 3, 3), (1, 1, 3), (3, 1, 1), (1, 1, 1), (5, 3, 1), (1, 3, 5)]
 
@@ -29,7 +39,7 @@ def _brute_force(inputs, outputs, kernel, stride) -> set[tuple[int, int, int]]:
     found = set()
     for index, (scan, *cell) in enumerate(outputs):
         for k, offset in enumerate(offsets_of(kernel)):
-            neighbour = (scan, *(stride * c + d for c, d in zip(cell, offset, strict=True)))
+            neighbour = (scan, *(s * c + d for s, c, d in zip(stride, cell, offset, strict=True)))
             if neighbour in row:
                 found.add((k, row[neighbour], index))
     return found
@@ -50,8 +60,8 @@ def test_submanifold_map_is_what_brute_force_finds(kernel, coords):
     center = found.num_offsets // 2
     identity = {(center, row, row) for row in range(len(coords))}
     assert found.center == center
-    assert _pairs(found) | identity == _brute_force(coords, coords, kernel, 1)
-    assert found.num_products == len(_brute_force(coords, coords, kernel, 1))
+    assert _pairs(found) | identity == _brute_force(coords, coords, kernel, (1, 1, 1))
+    assert found.num_products == len(_brute_force(coords, coords, kernel, (1, 1, 1)))
 
 
 @settings(deadline=None, max_examples=25)
@@ -70,11 +80,33 @@ def test_down_maps_are_what_brute_force_finds(kernel, coords):
     keys = _keys(coords)
     coarse, parent = torch.unique(parent_keys(keys), return_inverse=True)
     assert torch.equal(coarse, _keys(outputs))
-    expected = _brute_force(coords, outputs, kernel, 2)
+    expected = _brute_force(coords, outputs, kernel, (2, 2, 2))
     assert _pairs(strided_map(keys, coarse, kernel)) == expected
     if kernel == (2, 2, 2):
         assert _pairs(halving_map(keys, coarse, parent)) == expected
         assert len(expected) == len(coords)  # every voxel has one parent
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride"),
+    [((3, 3, 3), (2, 2, 2)), ((3, 3, 3), (2, 2, 1)), ((2, 3, 5), (1, 3, 2)), ((2, 2, 2), (2, 2, 2))],
+)
+@settings(deadline=None, max_examples=25)
+@given(coords=coords_strategy)
+def test_touched_cells_and_their_pairs_are_what_brute_force_finds(kernel, stride, coords):
+    coords, shape = sorted(coords), tuple(-(-5 // step) for step in stride)
+    everywhere = [(scan, *cell) for scan in (0, 1) for cell in product(*map(range, shape))]
+    reached = {everywhere[out] for _, _, out in _brute_force(coords, everywhere, kernel, stride)}
+    coarse = touched_keys(_keys(coords), kernel, stride, shape)
+    assert torch.equal(coarse, _keys(reached))
+    assert _pairs(strided_map(_keys(coords), coarse, kernel, stride)) == _brute_force(
+        coords, sorted(reached), kernel, stride
+    )
+
+
+@pytest.mark.parametrize("half", [(0, 0, 0, 0), (1, 4, 3, 2), (0, 4, 4, 4)])
+def test_kernel_two_at_stride_two_touches_the_parents_only(half):
+    assert torch.equal(touched_keys(_keys([half]), (2, 2, 2), (2, 2, 2), (3, 3, 3)), parent_keys(_keys([half])))
 
 
 @settings(deadline=None, max_examples=25)

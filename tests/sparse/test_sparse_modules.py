@@ -28,6 +28,17 @@ def test_down_then_up_returns_to_the_level():
     assert "kernel=(2, 2, 2), down, level=0" in repr(down)
 
 
+def test_bias_is_added_to_every_voxel_and_learns():
+    geometry = VoxelGeometry.of_coords(torch.tensor([[0, 0, 0, 0], [0, 0, 0, 1], [0, 6, 6, 6]]))
+    conv = SparseConv3d(2, 3, (3, 3, 3), "submanifold", 0, load_backend("torch"), bias=True)
+    x = torch.randn(3, 2)
+    before = conv(x, geometry)
+    conv.bias.data += torch.tensor([1.0, 2.0, 3.0])
+    torch.testing.assert_close(conv(x, geometry) - before, torch.tensor([[1.0, 2.0, 3.0]]).expand(3, 3))
+    conv(x, geometry).sum().backward()
+    assert conv.bias.grad.tolist() == [3.0, 3.0, 3.0]
+
+
 @pytest.mark.parametrize("num_voxels", [0, 1])
 def test_norm_of_too_few_voxels_uses_the_running_statistics(num_voxels):
     norm = VoxelNorm(3)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from ray_lidarseg.sparse import kernel_map, torch_backend
-from ray_lidarseg.sparse.geometry import VoxelGeometry
+from ray_lidarseg.sparse.geometry import Coarsening, VoxelGeometry
 from ray_lidarseg.sparse.torch_backend import TorchBackend, convolve
 
 CASES = [
@@ -59,8 +59,7 @@ def _dense(x, weight, geometry, kind, kernel, level):
 
 def _scatter(x, geometry, level):
     scan, cx, cy, cz = geometry.coords(level).long().unbind(1)
-    sizes = [((size - 1) >> level) + 1 for size in geometry.shape]
-    grid = x.new_zeros(int(scan.max()) + 1, *sizes, x.shape[1])
+    grid = x.new_zeros(int(scan.max()) + 1, *geometry.level_shape(level), x.shape[1])
     return grid.index_put((scan, cx, cy, cz), x).permute(0, 4, 1, 2, 3)
 
 
@@ -78,6 +77,53 @@ def test_equals_dense_convolution(kind, kernel, level, form):
     ours = _results(TorchBackend(form).conv(x, weight, geometry, kind, kernel, level), x, weight)
     oracle = _results(_dense(x, weight, geometry, kind, kernel, level), x, weight)
     for value, expected in zip(ours, oracle, strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-11, atol=1e-11)
+
+
+CYLINDER = (Coarsening((2, 2, 2), (3, 3, 3)), Coarsening((2, 2, 1), (3, 3, 3)), Coarsening((1, 2, 1), (1, 3, 5)))
+
+
+def _dense_strided(x, weight, geometry, kind, step, level):
+    """torch.conv3d over the whole grid, nothing selected; ``up`` is its transpose."""
+    padding = [(size - 1) // 2 for size in step.kernel]
+    weight = weight.unflatten(0, step.kernel)
+    if kind == "down":
+        grid = _scatter(x, geometry, level)
+        return functional.conv3d(grid, weight.permute(4, 3, 0, 1, 2), stride=step.stride, padding=padding)
+    grid = _scatter(x, geometry, level + 1)
+    sizes = zip(geometry.level_shape(level), grid.shape[2:], step.stride, strict=True)
+    lacking = [fine - (coarse - 1) * stride - 1 for fine, coarse, stride in sizes]
+    weight = weight.permute(3, 4, 0, 1, 2)
+    return functional.conv_transpose3d(grid, weight, stride=step.stride, padding=padding, output_padding=lacking)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("shape", [(7, 5, 9), (8, 6, 4), (1, 1, 1)])
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_strided_convolution_is_the_dense_one_in_every_cell(level, shape, form):
+    rows = _geometry(12, shape).coords(0)
+    geometry = VoxelGeometry(VoxelGeometry.of_coords(rows).keys, shape, CYLINDER)
+    step = CYLINDER[level]
+    x, weight = _operands(geometry, "down", step.kernel, level)
+    dense = _dense_strided(x, weight, geometry, "down", step, level)
+    out = TorchBackend(form).conv(x, weight, geometry, "down", step.kernel, level)
+    ours = _results(_scatter(out, geometry, level + 1).contiguous(), x, weight)
+    for value, expected in zip(ours, _results(dense.contiguous(), x, weight), strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("shape", [(7, 5, 9), (8, 6, 4)])
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_inverse_convolution_is_the_transposed_dense_one_at_the_finer_voxels(level, shape, form):
+    rows = _geometry(12, shape).coords(0)
+    geometry = VoxelGeometry(VoxelGeometry.of_coords(rows).keys, shape, CYLINDER)
+    step = CYLINDER[level]
+    x, weight = _operands(geometry, "up", step.kernel, level)
+    scan, cx, cy, cz = geometry.coords(level).long().unbind(1)
+    dense = _dense_strided(x, weight, geometry, "up", step, level)[scan, :, cx, cy, cz]
+    ours = TorchBackend(form).conv(x, weight, geometry, "up", step.kernel, level)
+    for value, expected in zip(_results(ours, x, weight), _results(dense, x, weight), strict=True):
         torch.testing.assert_close(value, expected, rtol=1e-11, atol=1e-11)
 
 

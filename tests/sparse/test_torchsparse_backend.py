@@ -6,7 +6,7 @@ import torch
 
 from ray_lidarseg.errors import ResourceError
 from ray_lidarseg.sparse import torchsparse_backend
-from ray_lidarseg.sparse.geometry import VoxelGeometry
+from ray_lidarseg.sparse.geometry import HALVING, Coarsening, VoxelGeometry
 from ray_lidarseg.sparse.layout import from_torchsparse
 from ray_lidarseg.sparse.torch_backend import TorchBackend
 from ray_lidarseg.sparse.torchsparse_backend import TorchsparseBackend
@@ -89,6 +89,15 @@ def test_a_grid_beyond_32_bits_is_refused(stand_in):
     geometry = VoxelGeometry.of_coords(torch.tensor([[0, 0, 0, 0], [0, 9000, 9000, 9000]]))
     with pytest.raises(ResourceError, match="too large for torchsparse"):
         TorchsparseBackend().conv(torch.randn(2, 2), torch.randn(27, 2, 2), geometry, "submanifold", (3, 3, 3), 0)
+
+
+def test_levels_that_do_not_halve_are_refused_at_any_layer(stand_in):
+    rows = torch.tensor([[0, 0, 0, 0], [0, 5, 6, 7]])
+    operands = torch.randn(2, 2), torch.randn(27, 2, 2)
+    halving, cylinder = (VoxelGeometry.of_coords(rows, (HALVING, step)) for step in (HALVING, Coarsening((2, 2, 1))))
+    assert TorchsparseBackend().conv(*operands, halving, "submanifold", (3, 3, 3), 0).shape == (2, 2)
+    with pytest.raises(ResourceError, match=r"Cylinder3D.*set sparse\.backend=torch"):
+        TorchsparseBackend().conv(*operands, cylinder, "submanifold", (3, 3, 3), 0)
 
 
 @pytest.mark.parametrize(
