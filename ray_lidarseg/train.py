@@ -44,7 +44,7 @@ from ray_lidarseg.datasets.stream import TrainSteps
 from ray_lidarseg.errors import LidarSegError, RecipeError, RunError
 from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.recipe import Recipe
-from ray_lidarseg.runtime import checkpoints, cluster, doctor, ontologies, storage
+from ray_lidarseg.runtime import checkpoints, cluster, doctor, evidence, ontologies, storage
 from ray_lidarseg.runtime.loop import Hooks, Ranks, StepLoop, run, synchronise_batch_norm
 from ray_lidarseg.runtime.runs import RunFolder
 from ray_lidarseg.runtime.tracking import Tracker, lines_until
@@ -90,7 +90,7 @@ def train(recipe: Recipe, run: str) -> RunFolder:
         ResourceError: The cluster cannot hold the workers.
         StorageError: The run folder cannot be written.
     """
-    folder, recipe = RunFolder(run), ontologies.complete(recipe)
+    folder, recipe = RunFolder(run), evidence.complete(ontologies.complete(recipe))
     if folder.belongs_to(recipe) and folder.is_finished():
         print(f"{folder.uri} is finished: {recipe.train.steps} steps", flush=True)
         return folder
@@ -165,9 +165,9 @@ class _Worker:
 
     def _batches(self) -> DataLoader:
         recipe = self.plan.recipe
-        uses_unlabelled = self.loop.method.uses_unlabelled
-        ranks = (self.ranks.rank, self.ranks.world_size)
-        steps = TrainSteps(self.frames, self.plan.split, recipe, self.sensor, *ranks, with_unlabelled=uses_unlabelled)
+        method, ranks = self.loop.method, (self.ranks.rank, self.ranks.world_size)
+        reads = {"with_unlabelled": method.uses_unlabelled, "extras": method.extras}
+        steps = TrainSteps(self.frames, self.plan.split, recipe, self.sensor, *ranks, **reads)
         processes = recipe.workers.loader_processes
         start = "fork" if storage.is_local(self.plan.prepared) else "spawn"  # S3 clients do not survive a fork
         return DataLoader(

@@ -1,7 +1,10 @@
 """From the points of a file to what a model sees: usable returns only."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
+from jaxtyping import Shaped
 
 from ray_lidarseg.sample import Keyframe, PointBatch, SensorSpec
 from ray_lidarseg.types import IGNORE
@@ -24,13 +27,19 @@ def num_nonfinite(points: np.ndarray) -> int:
     return int((~np.isfinite(points).all(axis=1)).sum())
 
 
-def to_batch(frame: Keyframe, sensor: SensorSpec, use_intensity: bool = True) -> tuple[PointBatch, np.ndarray]:
+def to_batch(
+    frame: Keyframe,
+    sensor: SensorSpec,
+    use_intensity: bool = True,
+    extras: Mapping[str, Shaped[torch.Tensor, "P ..."]] | None = None,
+) -> tuple[PointBatch, np.ndarray]:
     """The usable points of a decoded key-frame as a batch of one scan.
 
     Args:
         frame: A decoded key-frame; without labels every point is IGNORE.
         sensor: Its LiDAR.
         use_intensity: False zeroes the intensity column.
+        extras: Per-point tensors of all P points of the file.
 
     Returns:
         The batch, and the bool [P] mask of the file's points that are in it, in file order.
@@ -40,4 +49,6 @@ def to_batch(frame: Keyframe, sensor: SensorSpec, use_intensity: bool = True) ->
     if not use_intensity:
         points[:, 3] = 0.0
     labels = frame.labels[is_usable] if len(frame.labels) else np.full(len(points), IGNORE, np.uint8)
-    return PointBatch.of_scan(points, torch.from_numpy(labels.astype(np.int64))), is_usable
+    chosen = torch.from_numpy(is_usable)
+    kept = {name: value[chosen] for name, value in (extras or {}).items()}
+    return PointBatch.of_scan(points, torch.from_numpy(labels.astype(np.int64)), kept), is_usable

@@ -1,9 +1,12 @@
 """The training stream: step k as augmented micro-batches of this worker, a pure function of (recipe, split, k)."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from ray_lidarseg.datasets.augment import augment
+from ray_lidarseg.datasets.layers import EvidenceReader, check_extras
 from ray_lidarseg.datasets.points import to_batch
 from ray_lidarseg.datasets.sampler import LABELLED, UNLABELLED, StepSampler
 from ray_lidarseg.datasets.shards import PreparedFrames
@@ -21,7 +24,8 @@ class TrainSteps(torch.utils.data.Dataset[list[MicroBatch]]):
 
     Worker r of W takes slots r, r + W, … of the global batch, so the i-th labelled and the i-th unlabelled scan stay a
     pair. A scan's augmentation is seeded by (seed, step, stream, slot), so it is the same on whichever worker it lands.
-    Unlabelled scans come without labels. A stream that is not read is an empty batch.
+    Unlabelled scans come without labels. A stream that is not read is an empty batch. Extras come from the layers that
+    ``recipe.data.evidence`` names, for both streams; images and masks are not touched.
 
     Args:
         frames: Prepared frames; must hold all frames of the split.
@@ -31,6 +35,10 @@ class TrainSteps(torch.utils.data.Dataset[list[MicroBatch]]):
         rank: This worker.
         world_size: Number of workers.
         with_unlabelled: False leaves the unlabelled stream unread, for methods that use none.
+        extras: Per-point extras (``Method.extras``) that both streams bring.
+
+    Raises:
+        DataError: The frames are of another data set, or extras are asked for that no layer gives.
     """
 
     def __init__(
@@ -42,8 +50,10 @@ class TrainSteps(torch.utils.data.Dataset[list[MicroBatch]]):
         rank: int = 0,
         world_size: int = 1,
         with_unlabelled: bool = True,
+        extras: frozenset[str] = frozenset(),
     ):
         _same_dataset(frames, recipe)
+        self.extras, self.evidence = extras, _evidence(frames, recipe, extras)
         position = {frame_id: index for index, frame_id in enumerate(frames.catalog.frame_id)}
         self.frames, self.recipe, self.sensor = frames, recipe, sensor
         self.rank, self.world_size = rank, world_size
@@ -78,17 +88,24 @@ class TrainSteps(torch.utils.data.Dataset[list[MicroBatch]]):
         streams[UNLABELLED] = [scan.unlabelled() for scan in streams[UNLABELLED]]
         parts = _num_parts(max(len(scans) for scans in streams), self.recipe.train.micro_batch)
         return [
-            (_packed(streams[LABELLED], part, parts), _packed(streams[UNLABELLED], part, parts))
+            (self._packed(streams[LABELLED], part, parts), self._packed(streams[UNLABELLED], part, parts))
             for part in range(parts)
         ]
+
+    def _packed(self, scans: list[PointBatch], part: int, parts: int) -> PointBatch:
+        chosen = scans[part * len(scans) // parts : (part + 1) * len(scans) // parts]
+        if chosen:
+            return PointBatch.pack(chosen)
+        return replace(_NO_SCANS, extras=self.evidence.empty(self.extras)) if self.evidence else _NO_SCANS
 
     def _scans(self, stream: int, step: int, chosen: list[int]) -> list[PointBatch]:
         slots = range(self.rank, len(chosen), self.world_size)
         return [self._scan(stream, step, slot, chosen[slot]) for slot in slots]
 
     def _scan(self, stream: int, step: int, slot: int, index: int) -> PointBatch:
-        frame = self.frames[int(self.rows[stream][index])]
-        scan, _ = to_batch(frame, self.sensor, self.recipe.data.use_intensity)
+        row = int(self.rows[stream][index])
+        extras = self.evidence.extras(row, self.extras) if self.evidence else {}
+        scan, _ = to_batch(self.frames[row], self.sensor, self.recipe.data.use_intensity, extras)
         seeds = np.random.SeedSequence([self.recipe.seed, step, stream, slot]).generate_state(1, np.uint64)
         return augment(scan, self.recipe.augment, torch.Generator().manual_seed(int(seeds[0] >> np.uint64(1))))
 
@@ -106,6 +123,14 @@ def _num_parts(num_scans: int, micro_batch: int) -> int:
     return max(1, -(-num_scans // micro_batch)) if micro_batch else 1
 
 
-def _packed(scans: list[PointBatch], part: int, parts: int) -> PointBatch:
-    chosen = scans[part * len(scans) // parts : (part + 1) * len(scans) // parts]
-    return PointBatch.pack(chosen) if chosen else _NO_SCANS
+def _evidence(frames: PreparedFrames, recipe: Recipe, extras: frozenset[str]) -> EvidenceReader | None:
+    if not extras:
+        return None
+    check_extras(extras)
+    if not recipe.data.evidence:
+        raise DataError(
+            f"method {recipe.method.name} reads {', '.join(sorted(extras))}, but data.evidence names no layer: set "
+            f"data.evidence=auto; `ray-lidarseg prepare INDEX --out {frames.folder} --masks slic --features clip` "
+            "writes one"
+        )
+    return EvidenceReader(frames.filesystem, frames.folder, frames.catalog, recipe.data.evidence)

@@ -7,6 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import fs
 
+from ray_lidarseg.datasets.layers import (
+    Layer,
+    features_columns,
+    layer_folder,
+    pairs_columns,
+    write_layer_catalog,
+    write_layer_shard,
+)
 from ray_lidarseg.datasets.sensor import sensor_of
 from ray_lidarseg.datasets.shards import PreparedFrames, write_catalog, write_shard
 from ray_lidarseg.datasets.splits import LabelSplit, make_split
@@ -14,7 +22,7 @@ from ray_lidarseg.datasets.stream import TrainSteps
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.recipe import Recipe, Split, override
 from ray_lidarseg.sample import Keyframe, PointBatch
-from ray_lidarseg.types import IGNORE
+from ray_lidarseg.types import IGNORE, IMAGE_FEATURES, IS_PAIRED
 
 LOCAL = fs.LocalFileSystem()
 BASE = {"workers.num_workers": 1, "train.steps": 50, "train.labelled_per_step": 6, "train.unlabelled_per_step": 6}
@@ -126,3 +134,62 @@ def test_an_unreadable_frame_is_named(frames, tmp_path: Path) -> None:
 def test_shards_of_another_data_set_are_refused(frames) -> None:
     with pytest.raises(DataError, match=r"data.dataset=semantickitti, but .* holds nuscenes frames"):
         steps_of(frames, {"data.dataset": "semantickitti"})
+
+
+def with_evidence(folder: str) -> PreparedFrames:
+    """Two paired points in frame n, whose features say n; the teachers failed on the last frame."""
+    write_shard(LOCAL, folder, [keyframe(number) for number in range(15)])
+    frames = PreparedFrames(LOCAL, folder, write_catalog(LOCAL, folder))
+    pairs, features = [], []
+    for number in range(14):
+        segment = np.zeros(number + 3, np.uint16)
+        segment[1:3] = 1
+        pixels = np.zeros((number + 3, 2), np.int16)
+        pairs.append({"frame_id": f"f{number:02d}", **pairs_columns(np.zeros(number + 3, np.int8), pixels, segment)})
+        features.append({"frame_id": f"f{number:02d}", **features_columns({"CAM": np.full((1, 2), number + 1)})})
+    for layer, rows in (
+        (Layer("pairs", {}, ("masks-0",)), pairs),
+        (Layer("features", {}, ("masks-0",), feature_dim=2), features),
+    ):
+        path = Path(layer_folder(folder, layer.name))
+        path.mkdir(parents=True)
+        (path / "layer.json").write_bytes(layer.to_json())
+        write_layer_shard(LOCAL, str(path), ["all"], rows)
+        write_layer_catalog(LOCAL, str(path))
+    return frames
+
+
+def test_extras_belong_to_the_points_they_come_with_in_both_streams(tmp_path: Path) -> None:
+    """Unusable points are dropped, points are moved by the augmentation, scans are packed: extras stay with theirs."""
+    frames = with_evidence(str(tmp_path))
+    steps = steps_of(frames, {"data.evidence": "auto"}, extras=frozenset({IMAGE_FEATURES, IS_PAIRED}))
+    seen = 0
+    for step in range(4):
+        for batch in steps[step][0]:
+            assert set(batch.extras) == {IMAGE_FEATURES, IS_PAIRED}
+            for scan in batch.scans():
+                number = len(scan) - 2  # frame n has n + 3 points, one of them too near
+                expected = [number + 1] * 2 + [0] * (len(scan) - 2) if number < 14 else [0] * len(scan)
+                assert scan.extras[IMAGE_FEATURES][:, 0].tolist() == expected
+                assert scan.extras[IS_PAIRED].tolist() == [bool(value) for value in expected]
+                seen += 1
+    assert seen == 4 * 12
+
+
+def test_an_empty_stream_has_empty_extras(tmp_path: Path) -> None:
+    frames = with_evidence(str(tmp_path))
+    extras = frozenset({IMAGE_FEATURES})
+    steps = steps_of(frames, {"data.evidence": "auto"}, extras=extras, with_unlabelled=False)
+    assert steps[0][0][1].extras[IMAGE_FEATURES].shape == (0, 2)
+    assert PointBatch.pack(list(steps[0][0])).extras[IMAGE_FEATURES].shape[1] == 2
+
+
+def test_extras_without_a_layer_name_the_command(frames) -> None:
+    with pytest.raises(
+        DataError, match=r"reads image_features, but data.evidence names no layer: .*prepare INDEX --out"
+    ):
+        steps_of(frames, extras=frozenset({IMAGE_FEATURES}))
+    with pytest.raises(DataError, match=r"has no features layer: write one with `ray-lidarseg prepare"):
+        steps_of(frames, {"data.evidence": "auto"}, extras=frozenset({IMAGE_FEATURES}))
+    with pytest.raises(DataError, match=r"no extra colour"):
+        steps_of(frames, extras=frozenset({"colour"}))

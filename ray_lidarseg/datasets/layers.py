@@ -1,0 +1,523 @@
+"""Layers of a prepared folder: what image teachers say about its frames, one row a key-frame; how training reads it.
+
+``OUT/layers/KIND-DIGEST/`` holds ``layer.json``, ``shard-*.parquet``, ``catalog.parquet`` and ``failures.jsonl``. The
+digest is that of all that decides the content (teacher, checkpoint, parameters, the layers it reads), so another
+teacher makes another layer and leaves the old one. Kinds:
+
+``masks``     ``CAM.segments`` (PNG uint16, 0 = none), ``CAM.num_segments`` (N, -1 where the frame lacks the camera)
+``pairs``     ``point_camera`` (int8 [P]), ``point_pixel`` (int16 [P, 2]), ``point_segment`` (uint16 [P])
+``features``  ``CAM.segment_features`` (float16 [N, F], row i is segment i + 1), ``CAM.num_segments``; and ``text.npz``
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Float, Float16, Int8, Int16, Int64, UInt16
+from pyarrow import fs
+from torch import Tensor
+
+from ray_lidarseg.datasets.shards import CATALOG_NAME, Catalog, OpenShards, list_shards, open_parquet, parquet_bytes
+from ray_lidarseg.datasets.whole_files import files_in, write_whole
+from ray_lidarseg.errors import DataError
+from ray_lidarseg.types import IMAGE_FEATURES, IS_PAIRED, LANGUAGE_LOGITS
+
+LAYERS_FOLDER = "layers"
+LAYER_FILE = "layer.json"
+TEXT_FILE = "text.npz"
+LAYER_VERSION = 1
+"""Version of the columns above; part of every layer's digest."""
+
+Kind = Literal["masks", "pairs", "features"]
+KINDS: tuple[Kind, ...] = ("masks", "pairs", "features")
+_LISTING_THREADS = 8  # footers come one round trip each from object storage
+_ABSENT_CAMERA = -1
+_FEATURE_BYTES = 2  # float16
+_EXTRAS = (IMAGE_FEATURES, LANGUAGE_LOGITS, IS_PAIRED)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What a layer is made of.
+
+    Attributes:
+        kind: What its columns are.
+        identity: JSON-able; teacher, parameters and digest of its checkpoint.
+        reads: Names of the layers it is computed from.
+        feature_dim: F of a features layer; no part of the digest, for the identity decides it.
+    """
+
+    kind: Kind
+    identity: dict[str, Any]
+    reads: tuple[str, ...] = ()
+    feature_dim: int = 0
+
+    @property
+    def name(self) -> str:
+        """Folder of the layer: its kind and eight hex digits of all that decides its content."""
+        content = {"kind": self.kind, "identity": self.identity, "reads": self.reads, "version": LAYER_VERSION}
+        return f"{self.kind}-{hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]}"
+
+    def to_json(self) -> bytes:
+        """The text of ``layer.json``."""
+        content = {
+            "kind": self.kind,
+            "schema_version": LAYER_VERSION,
+            "identity": self.identity,
+            "reads": list(self.reads),
+            "feature_dim": self.feature_dim,
+        }
+        return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
+
+    @staticmethod
+    def from_json(text: bytes, origin: str) -> "Layer":
+        """The inverse of ``to_json``.
+
+        Raises:
+            DataError: Not such a file, or of another version.
+        """
+        try:
+            content = json.loads(text)
+            version = content["schema_version"]
+            layer = Layer(content["kind"], content["identity"], tuple(content["reads"]), int(content["feature_dim"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{origin} is no {LAYER_FILE} ({error}): delete its folder and prepare again") from error
+        if version != LAYER_VERSION:
+            raise DataError(
+                f"{origin} has version {version}, this release reads {LAYER_VERSION}: run `ray-lidarseg prepare` again"
+            )
+        return layer
+
+
+def layer_folder(folder: str, name: str) -> str:
+    """Path of a layer inside a prepared folder."""
+    return f"{folder}/{LAYERS_FOLDER}/{name}"
+
+
+def read_layer(filesystem: fs.FileSystem, folder: str, name: str) -> Layer:
+    """What a layer of a prepared folder is made of.
+
+    Raises:
+        DataError: There is no such layer; those that are there are named.
+    """
+    path = f"{layer_folder(folder, name)}/{LAYER_FILE}"
+    try:
+        with filesystem.open_input_stream(path, compression=None) as stream:
+            text = stream.read()
+    except FileNotFoundError as error:
+        there = ", ".join(layer_names(filesystem, folder)) or "none"
+        raise DataError(f"{folder} has no layer {name!r}; it has: {there}") from error
+    return Layer.from_json(text, path)
+
+
+def layer_names(filesystem: fs.FileSystem, folder: str) -> list[str]:
+    """Names of all layers of a prepared folder, sorted."""
+    found = filesystem.get_file_info(fs.FileSelector(f"{folder}/{LAYERS_FOLDER}", allow_not_found=True))
+    return sorted(
+        info.base_name
+        for info in found
+        if info.type == fs.FileType.Directory and info.base_name.partition("-")[0] in KINDS
+    )
+
+
+def masks_columns(segments: Mapping[str, UInt16[np.ndarray, "H W"]]) -> dict[str, Any]:
+    """Columns of a ``masks`` row from the index map of each camera; ids 1 … N, 0 where no segment is."""
+    row: dict[str, Any] = {}
+    for camera, index_map in segments.items():
+        row[f"{camera}.segments"] = cv2.imencode(".png", index_map.astype(np.uint16, copy=False))[1].tobytes()
+        row[f"{camera}.num_segments"] = int(index_map.max(initial=0))
+    return row
+
+
+def segments_of(row: Mapping[str, Any]) -> dict[str, UInt16[np.ndarray, "H W"]]:
+    """The inverse of ``masks_columns``; cameras the frame lacks are left out.
+
+    Raises:
+        DataError: A PNG cannot be decoded.
+    """
+    maps = {}
+    for camera in _present(row):
+        encoded = np.frombuffer(row[f"{camera}.segments"], np.uint8)
+        decoded = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED) if len(encoded) else None
+        if decoded is None:
+            raise DataError(f"the segments of {camera} are no PNG: delete that layer's shard and prepare again")
+        maps[camera] = decoded.astype(np.uint16, copy=False)
+    return maps
+
+
+def features_columns(features: Mapping[str, Float[np.ndarray, "N F"]]) -> dict[str, Any]:
+    """Columns of a ``features`` row from the segment features of each camera; row i belongs to segment i + 1."""
+    row: dict[str, Any] = {}
+    for camera, rows in features.items():
+        row[f"{camera}.segment_features"] = np.ascontiguousarray(rows, np.float16).tobytes()
+        row[f"{camera}.num_segments"] = len(rows)
+    return row
+
+
+def pairs_columns(
+    camera: Int8[np.ndarray, "P"], pixel: Int16[np.ndarray, "P 2"], segment: UInt16[np.ndarray, "P"]
+) -> dict[str, Any]:
+    """Columns of a ``pairs`` row: camera (place in ``Keyframe.cameras``, -1 none), pixel (u, v), segment (0 none)."""
+    return {
+        "point_camera": np.ascontiguousarray(camera, np.int8).tobytes(),
+        "point_pixel": np.ascontiguousarray(pixel, np.int16).tobytes(),
+        "point_segment": np.ascontiguousarray(segment, np.uint16).tobytes(),
+    }
+
+
+def write_layer_shard(
+    filesystem: fs.FileSystem, folder: str, asked: Sequence[str], rows: Sequence[Mapping[str, Any]]
+) -> tuple[str, int]:
+    """Writes rows of one layer as one shard, whole or not at all.
+
+    Args:
+        filesystem: Where the layer lies.
+        folder: The layer's folder.
+        asked: Frame ids of the group; its digest is the shard's name, so that trying the group again replaces the file
+            even where other frames of it fail this time.
+        rows: ``frame_id`` and the columns of one kind; cameras may differ from row to row.
+
+    Returns:
+        Name and size in bytes.
+    """
+    name = f"shard-{hashlib.sha256(chr(10).join(asked).encode()).hexdigest()[:16]}.parquet"
+    data = parquet_bytes(_table(rows), rows_per_group=1)
+    write_whole(filesystem, f"{folder}/{name}", data)
+    return name, len(data)
+
+
+_COLUMN_TYPES: dict[str, tuple[pa.DataType, Any]] = {
+    "segments": (pa.binary(), b""),
+    "segment_features": (pa.binary(), b""),
+    "num_segments": (pa.int32(), _ABSENT_CAMERA),
+}
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    names = sorted({name for row in rows for name in row} - {"frame_id"})
+    kinds = {name: _COLUMN_TYPES.get(name.rpartition(".")[2], (pa.binary(), b"")) for name in names}
+    columns = [pa.field("frame_id", pa.string(), nullable=False)]
+    columns += [pa.field(name, kind, nullable=False) for name, (kind, _) in kinds.items()]
+    absent = {name: value for name, (_, value) in kinds.items()}
+    return pa.Table.from_pylist([absent | dict(row) for row in rows], schema=pa.schema(columns))
+
+
+_ENTRY = pa.schema(
+    [
+        pa.field("frame_id", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+    ]
+)
+
+
+def layer_entries(filesystem: fs.FileSystem, folder: str) -> Iterator[dict[str, Any]]:
+    """``frame_id``, ``shard`` and ``row`` of every row of a layer's finished shards.
+
+    Raises:
+        DataError: A shard is torn or of another schema version.
+    """
+    with ThreadPoolExecutor(_LISTING_THREADS) as threads:
+        for entries in threads.map(lambda name: _entries(filesystem, folder, name), list_shards(filesystem, folder)):
+            yield from entries
+
+
+def _entries(filesystem: fs.FileSystem, folder: str, name: str) -> list[dict[str, Any]]:
+    with open_parquet(filesystem, f"{folder}/{name}") as file:
+        ids = file.read(columns=["frame_id"], use_threads=False).column("frame_id").to_pylist()
+    return [{"frame_id": frame_id, "shard": name, "row": row} for row, frame_id in enumerate(ids)]
+
+
+def write_layer_catalog(filesystem: fs.FileSystem, folder: str) -> int:
+    """Lists all finished rows of a layer; a frame found twice is listed once. Returns how many frames."""
+    entries: dict[str, dict[str, Any]] = {}
+    for entry in layer_entries(filesystem, folder):
+        entries.setdefault(entry["frame_id"], entry)
+    table = pa.Table.from_pylist([entries[frame_id] for frame_id in sorted(entries)], schema=_ENTRY)
+    write_whole(filesystem, f"{folder}/{CATALOG_NAME}", parquet_bytes(table, rows_per_group=max(1, len(table))))
+    return len(table)
+
+
+def layer_bytes(filesystem: fs.FileSystem, folder: str) -> int:
+    """Size of all files of a layer."""
+    infos = filesystem.get_file_info(files_in(filesystem, folder))
+    return sum(info.size or 0 for info in infos)
+
+
+class LayerRows:
+    """Rows of a finished layer by frame id; may be pickled and used in DataLoader workers.
+
+    Args:
+        filesystem: Where the prepared folder lies.
+        folder: The prepared folder.
+        name: The layer.
+
+    Raises:
+        DataError: The layer has no catalog (prepare did not finish), or it is torn.
+    """
+
+    def __init__(self, filesystem: fs.FileSystem, folder: str, name: str):
+        path = layer_folder(folder, name)
+        self.layer = read_layer(filesystem, folder, name)
+        with open_parquet(filesystem, f"{path}/{CATALOG_NAME}") as file:
+            entries = file.read(use_threads=False).to_pylist()
+        self._place = {entry["frame_id"]: (entry["shard"], entry["row"]) for entry in entries}
+        self._shards = OpenShards(filesystem, path)
+
+    def __contains__(self, frame_id: str) -> bool:
+        """Whether the layer holds the frame: it does not where the teacher failed on it."""
+        return frame_id in self._place
+
+    def row(self, frame_id: str, columns: Collection[str] | None = None) -> dict[str, Any]:
+        """One row, or those of its columns that end in one of the names given.
+
+        Raises:
+            DataError: The frame is not in the layer, or its shard cannot be read.
+        """
+        if frame_id not in self._place:
+            raise DataError(f"frame {frame_id} is not in {self._shards.folder}: run `ray-lidarseg prepare` again")
+        shard, row = self._place[frame_id]
+        wanted = None
+        if columns is not None:
+            wanted = [name for name in self._shards.columns(shard) if name.rpartition(".")[2] in columns]
+        return self._shards.row(shard, row, wanted)
+
+
+@dataclass(frozen=True)
+class TextEmbeddings:
+    """Words of all classes as a text tower sees them.
+
+    Attributes:
+        embeddings: [K, F] unit rows, one a word or synonym.
+        class_idx: [K] class id of each row, ascending; every class has at least one.
+        names: The K words.
+    """
+
+    embeddings: Float[np.ndarray, "K F"]
+    class_idx: Int64[np.ndarray, "K"]
+    names: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return int(self.class_idx[-1]) + 1
+
+    def logits(self, features: Float[np.ndarray, "N F"]) -> Float[np.ndarray, "N C"]:
+        """Cosine of each unit row with each class: the largest over the class's words (OpenScene's rule)."""
+        cosines = features @ self.embeddings.T.astype(features.dtype)
+        starts = np.searchsorted(self.class_idx, np.arange(self.num_classes))
+        return np.maximum.reduceat(cosines, starts, axis=1)
+
+    def to_bytes(self) -> bytes:
+        """The content of ``text.npz``."""
+        sink = io.BytesIO()
+        np.savez(sink, embeddings=self.embeddings, class_idx=self.class_idx, names=np.array(self.names))
+        return sink.getvalue()
+
+    @staticmethod
+    def from_bytes(data: bytes) -> "TextEmbeddings":
+        """The inverse of ``to_bytes``."""
+        with np.load(io.BytesIO(data), allow_pickle=False) as content:
+            return TextEmbeddings(content["embeddings"], content["class_idx"], tuple(content["names"].tolist()))
+
+
+def read_text(filesystem: fs.FileSystem, folder: str, name: str) -> TextEmbeddings | None:
+    """The words of a features layer; None where its teacher has no text tower."""
+    path = f"{layer_folder(folder, name)}/{TEXT_FILE}"
+    if filesystem.get_file_info(path).type == fs.FileType.NotFound:
+        return None
+    with filesystem.open_input_stream(path, compression=None) as stream:
+        return TextEmbeddings.from_bytes(stream.read())
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What images say about the points of one key-frame; P is all points of the file, in file order.
+
+    Attributes:
+        point_camera: [P] position of the camera that sees the point in ``Keyframe.cameras``, -1 none.
+        point_segment: [P] its segment in that camera's image, 1 … N, 0 none.
+        segment_features: For each camera of the frame [N, F], unit rows; row i belongs to segment i + 1.
+        feature_dim: F.
+    """
+
+    point_camera: Int8[np.ndarray, "P"]
+    point_segment: UInt16[np.ndarray, "P"]
+    segment_features: tuple[Float16[np.ndarray, "_ F"], ...]
+    feature_dim: int
+
+    def extras(
+        self, text: TextEmbeddings | None = None, names: Iterable[str] = (IMAGE_FEATURES, IS_PAIRED)
+    ) -> dict[str, Tensor]:
+        """Per-point tensors in file order; a point without a segment, or whose segment has no feature, gets zero rows.
+
+        Args:
+            text: Words of the classes; needed for ``LANGUAGE_LOGITS``.
+            names: Which of ``IMAGE_FEATURES`` ([P, F] float16), ``LANGUAGE_LOGITS`` ([P, C] float16) and ``IS_PAIRED``
+                ([P] bool).
+
+        Raises:
+            DataError: A name is unknown, or logits are asked for without words.
+        """
+        rows = np.concatenate([np.zeros((1, self.feature_dim), np.float16), *self.segment_features])
+        idx = self._row_idx()
+        makers = {
+            IMAGE_FEATURES: lambda: rows[idx],
+            LANGUAGE_LOGITS: lambda: _logits(rows, text)[idx],
+            IS_PAIRED: lambda: rows.any(axis=1)[idx],
+        }
+        wanted = sorted(names)
+        check_extras(wanted)
+        return {name: torch.from_numpy(makers[name]()) for name in wanted}
+
+    def _row_idx(self) -> Int64[np.ndarray, "P"]:
+        """[P] row of all cameras' features, one after the other behind a row of zeros; 0 where unpaired."""
+        sizes = np.array([len(features) for features in self.segment_features] or [0])
+        starts = 1 + np.cumsum(sizes) - sizes
+        is_paired = (self.point_camera >= 0) & (self.point_segment > 0)
+        camera = self.point_camera[is_paired].astype(np.int64)
+        segment = self.point_segment[is_paired].astype(np.int64)
+        if len(camera) and (int(camera.max()) >= len(sizes) or bool((segment > sizes[camera]).any())):
+            raise DataError("points are paired with segments that have no feature row: prepare both layers again")
+        idx = np.zeros(len(is_paired), np.int64)
+        idx[is_paired] = starts[camera] + segment - 1
+        return idx
+
+
+def _logits(rows: Float16[np.ndarray, "N F"], text: TextEmbeddings | None) -> Float16[np.ndarray, "N C"]:
+    if text is None:
+        raise DataError(
+            f"{LANGUAGE_LOGITS} needs a features layer of a teacher with a text tower: prepare with --features clip"
+        )
+    return text.logits(rows.astype(np.float32)).astype(np.float16)
+
+
+def check_extras(names: Iterable[str]) -> None:
+    """Refuses names of extras no layer can give.
+
+    Raises:
+        DataError: See above.
+    """
+    if unknown := sorted(set(names) - set(_EXTRAS)):
+        raise DataError(f"no extra {', '.join(unknown)}: layers give {', '.join(_EXTRAS)}")
+
+
+class EvidenceReader:
+    """Evidence of the frames of a catalog, from one features layer and the pairs that belong to it.
+
+    May be pickled and used in forked and in spawned DataLoader workers. Images and masks are never read.
+
+    Args:
+        filesystem: Where the prepared folder lies.
+        folder: The prepared folder.
+        catalog: Its frames.
+        layer: ``features-…``, ``features-…/pairs-…`` or ``auto``; see ``evidence_layers``.
+    """
+
+    def __init__(self, filesystem: fs.FileSystem, folder: str, catalog: Catalog, layer: str):
+        features, pairs = evidence_layers(filesystem, folder, layer)
+        self.catalog = catalog
+        self.text = read_text(filesystem, folder, features)
+        self._features = LayerRows(filesystem, folder, features)
+        self._pairs = LayerRows(filesystem, folder, pairs)
+        self.feature_dim = self._features.layer.feature_dim
+
+    @property
+    def num_missing(self) -> int:
+        """Frames of the catalog no evidence exists for: a teacher failed on them."""
+        return sum(not self._has(frame_id) for frame_id in self.catalog.frame_id)
+
+    def evidence(self, index: int) -> Evidence:
+        """Evidence of entry ``index`` of the catalog; a frame a teacher failed on has none of its points paired.
+
+        Raises:
+            DataError: A shard cannot be read, or the layers do not fit the frame's number of points.
+        """
+        frame_id, num_points = self.catalog.frame_id[index], int(self.catalog.num_points[index])
+        if not self._has(frame_id):
+            return Evidence(np.full(num_points, -1, np.int8), np.zeros(num_points, np.uint16), (), self.feature_dim)
+        pairs = self._pairs.row(frame_id, ("point_camera", "point_segment"))
+        camera = np.frombuffer(pairs["point_camera"], np.int8)
+        segment = np.frombuffer(pairs["point_segment"], np.uint16)
+        if not len(camera) == len(segment) == num_points:
+            raise DataError(
+                f"frame {frame_id} has {num_points} points, {self._pairs.layer.name} pairs {len(camera)} of them: "
+                "delete that layer and run `ray-lidarseg prepare` again"
+            )
+        return Evidence(camera, segment, self._segment_features(frame_id), self.feature_dim)
+
+    def extras(self, index: int, names: Iterable[str]) -> dict[str, Tensor]:
+        """``Evidence.extras`` of entry ``index``."""
+        return self.evidence(index).extras(self.text, names)
+
+    def empty(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """The extras of no points at all."""
+        nothing = Evidence(np.zeros(0, np.int8), np.zeros(0, np.uint16), (), self.feature_dim)
+        return nothing.extras(self.text, names)
+
+    def _has(self, frame_id: str) -> bool:
+        return frame_id in self._features and frame_id in self._pairs
+
+    def _segment_features(self, frame_id: str) -> tuple[np.ndarray, ...]:
+        row = self._features.row(frame_id, ("segment_features", "num_segments"))
+        found = []
+        for camera in _present(row):
+            data, count = row[f"{camera}.segment_features"], row[f"{camera}.num_segments"]
+            if len(data) != count * self.feature_dim * _FEATURE_BYTES:
+                raise DataError(
+                    f"frame {frame_id}, {camera}: {len(data)} bytes of features, expected {count} x {self.feature_dim} "
+                    f"float16: delete {self._features.layer.name} and run `ray-lidarseg prepare` again"
+                )
+            found.append(np.frombuffer(data, np.float16).reshape(count, self.feature_dim))
+        return tuple(found)
+
+
+def evidence_layers(filesystem: fs.FileSystem, folder: str, layer: str) -> tuple[str, str]:
+    """The features layer and the pairs layer that ``data.evidence`` means.
+
+    Args:
+        filesystem: Where the prepared folder lies.
+        folder: The prepared folder.
+        layer: ``auto`` (the only features layer), ``features-…`` (with the only pairs of the same masks), or both
+            names with a slash between.
+
+    Raises:
+        DataError: No such layer, or several fit; the message names them and what to do.
+    """
+    names = layer_names(filesystem, folder)
+    features, _, pairs = layer.partition("/")
+    if features == "auto":
+        features = _only([name for name in names if name.startswith("features-")], "features", folder)
+    reads = set(read_layer(filesystem, folder, features).reads)
+    fitting = [
+        name
+        for name in names
+        if name.startswith("pairs-") and reads & set(read_layer(filesystem, folder, name).reads) and pairs in ("", name)
+    ]
+    return features, _only(fitting, "pairs", folder, prefix=f"{features}/")
+
+
+def _only(names: list[str], kind: str, folder: str, prefix: str = "") -> str:
+    if not names:
+        raise DataError(
+            f"{folder} has no {kind} layer: write one with `ray-lidarseg prepare INDEX --out {folder} --masks slic "
+            "--features clip`"
+        )
+    if len(names) > 1:
+        choices = " or ".join(f"data.evidence={prefix}{name}" for name in names)
+        raise DataError(f"{folder} has {len(names)} {kind} layers, say which to read: {choices}")
+    return names[0]
+
+
+def _present(row: Mapping[str, Any]) -> list[str]:
+    """Cameras of a row in the order of ``Keyframe.cameras``."""
+    names = sorted(name.removesuffix(".num_segments") for name in row if name.endswith(".num_segments"))
+    return [name for name in names if row[f"{name}.num_segments"] != _ABSENT_CAMERA]

@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pyarrow import fs
+
+from ray_lidarseg.datasets.layers import (
+    Layer,
+    features_columns,
+    layer_folder,
+    pairs_columns,
+    write_layer_catalog,
+    write_layer_shard,
+)
+from ray_lidarseg.datasets.shards import write_catalog, write_shard
+from ray_lidarseg.errors import DataError, RecipeError
+from ray_lidarseg.recipe import Recipe, override
+from ray_lidarseg.runtime import evidence
+from ray_lidarseg.sample import Keyframe
+
+LOCAL = fs.LocalFileSystem()
+PAIRS = Layer("pairs", {}, ("masks-0",))
+FEATURES = Layer("features", {}, ("masks-0",), feature_dim=2)
+
+
+def prepared(folder: Path, there: list[str]) -> str:
+    frames = [Keyframe(f"f{n}", "nuscenes", "s", "train", n, "p", points=np.ones((1, 4), np.float32)) for n in (0, 1)]
+    write_shard(LOCAL, str(folder), frames)
+    write_catalog(LOCAL, str(folder))
+    columns = {
+        "pairs": pairs_columns(np.zeros(1, np.int8), np.zeros((1, 2), np.int16), np.ones(1, np.uint16)),
+        "features": features_columns({"CAM": np.ones((1, 2), np.float16)}),
+    }
+    for layer in (PAIRS, FEATURES):
+        path = Path(layer_folder(str(folder), layer.name))
+        path.mkdir(parents=True)
+        (path / "layer.json").write_bytes(layer.to_json())
+        write_layer_shard(LOCAL, str(path), there, [{"frame_id": name, **columns[layer.kind]} for name in there])
+        write_layer_catalog(LOCAL, str(path))
+    return str(folder)
+
+
+def recipe(folder: str, **data) -> Recipe:
+    return override(Recipe(), {"data.prepared": folder, "data.evidence": "auto", **data})
+
+
+def test_the_run_folder_says_which_layers_and_how_long(tmp_path: Path, capsys) -> None:
+    complete = evidence.complete(recipe(prepared(tmp_path, ["f0"])))
+    assert complete.data.evidence == f"{FEATURES.name}/{PAIRS.name}"
+    assert complete.data.evidence_dim == 2
+    assert "1 of 2 frames are not in it; their points are unpaired" in capsys.readouterr().out
+    assert evidence.complete(complete) == complete
+
+
+def test_a_recipe_without_evidence_stays_as_it_is() -> None:
+    plain = Recipe()
+    assert evidence.complete(plain) is plain
+
+
+def test_another_length_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"data.evidence_dim=3, but features-\w+/pairs-\w+ has features of length 2"):
+        evidence.complete(recipe(prepared(tmp_path, ["f0"]), **{"data.evidence_dim": 3}))
+
+
+def test_a_layer_of_other_frames_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"holds none of the 2 frames"):
+        evidence.complete(recipe(prepared(tmp_path, ["x"])))
