@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from ray_lidarseg.types import IGNORE
@@ -63,10 +63,13 @@ class CartesianGrid:
         side = math.ceil(2 * range_m / voxel_size_m / multiple) * multiple
         return CartesianGrid((-0.5 * side * voxel_size_m,) * 3, voxel_size_m, (side,) * 3)
 
+    def positions(self, points: Float[Tensor, "P _"]) -> Float[Tensor, "P 3"]:
+        """Where each point lies, in cells from the lower corner; not clamped."""
+        return (points[:, :3] - points.new_tensor(self.origin_m)) / self.voxel_size_m
+
     def cells(self, points: Float[Tensor, "P _"]) -> Int[Tensor, "P 3"]:
         """Cell of each point; a point outside the grid gets the nearest border cell."""
-        shifted = points[:, :3] - points.new_tensor(self.origin_m)
-        return _clamp(shifted / self.voxel_size_m, self.shape)
+        return _clamp(self.positions(points), self.shape)
 
 
 @dataclass(frozen=True)
@@ -86,13 +89,31 @@ class CylinderGrid:
     height_m: tuple[float, float]
     shape: tuple[int, int, int]
 
+    @property
+    def origin(self) -> tuple[float, float, float]:
+        """Lower corner of cell (0, 0, 0): metres, radians, metres."""
+        return 0.0, -math.pi, self.height_m[0]
+
+    @property
+    def step(self) -> tuple[float, float, float]:
+        """Extent of a cell: metres, radians, metres."""
+        radius, azimuth, height = (cells - 1 for cells in self.shape)
+        return self.radius_m / radius, 2 * math.pi / azimuth, (self.height_m[1] - self.height_m[0]) / height
+
+    def polar(self, points: Float[Tensor, "P _"]) -> Float[Tensor, "P 3"]:
+        """(radius, azimuth, height) of each point: metres, radians in [-π, π], metres; not clamped."""
+        x, y, z = points[:, 0], points[:, 1], points[:, 2]
+        return torch.stack([torch.hypot(x, y), torch.atan2(y, x), z], 1)
+
     def cells(self, points: Float[Tensor, "P _"]) -> Int[Tensor, "P 3"]:
         """Cell (radius, azimuth, height) of each point; a point outside the grid gets the nearest border cell."""
-        x, y, z = points[:, 0], points[:, 1], points[:, 2]
-        polar = torch.stack([torch.hypot(x, y), torch.atan2(y, x) + math.pi, z - self.height_m[0]], 1)
-        extent = (self.radius_m, 2 * math.pi, self.height_m[1] - self.height_m[0])
-        step = [length / (cells - 1) for length, cells in zip(extent, self.shape, strict=True)]
-        return _clamp(polar / polar.new_tensor(step), self.shape)
+        polar = self.polar(points)
+        return _clamp((polar - polar.new_tensor(self.origin)) / polar.new_tensor(self.step), self.shape)
+
+    def centres(self, cells: Int[Tensor, "P 3"]) -> Float32[Tensor, "P 3"]:
+        """Centre (radius, azimuth, height) of each cell: metres, radians, metres."""
+        step, origin = torch.tensor([self.step, self.origin], device=cells.device)
+        return (cells + 0.5) * step + origin
 
 
 def _clamp(position: Tensor, shape: tuple[int, int, int]) -> Tensor:
@@ -123,6 +144,13 @@ class Voxels:
     def mean(self, values: Float[Tensor, "P F"]) -> Float[Tensor, "V F"]:
         """Mean over the points of each voxel."""
         return segment_sum(values, self.point_order, self.starts) / self.starts.diff().unsqueeze(1)
+
+    def max(self, values: Float[Tensor, "P F"]) -> Float[Tensor, "V F"]:
+        """Maximum over the points of each voxel; points that share it share the gradient."""
+        if not len(self):
+            return values[:0]
+        ordered = values.index_select(0, self.point_order)
+        return torch.segment_reduce(ordered, "max", lengths=self.starts.diff())
 
     def vote(self, labels: Int[Tensor, "P"]) -> Int[Tensor, "V"]:
         """Most frequent label of each voxel's points.

@@ -58,6 +58,29 @@ def test_cylinder_upper_limits_are_the_last_cell():
     assert grid.cells(point).tolist() == [[239, 179, 19]]
 
 
+def test_a_cell_lies_around_its_centre():
+    grid = CylinderGrid(radius_m=50.0, height_m=(-4.0, 2.0), shape=(51, 5, 7))  # steps 1 m, 90 deg, 1 m
+    centres = grid.centres(_cells([[0, 0, 0], [3, 2, 4]]))
+    torch.testing.assert_close(centres, torch.tensor([[0.5, -0.75 * math.pi, -3.5], [3.5, 0.25 * math.pi, 0.5]]))
+    points = torch.randn(200, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([9.0, 9.0, 0.6])
+    offset = grid.polar(points) - grid.centres(grid.cells(points))
+    assert (offset.abs() <= 0.5 * torch.tensor(grid.step) + 1e-5).all()
+
+
+def test_positions_count_cells_from_the_corner_also_outside():
+    grid = CartesianGrid((-1.0, -1.0, 0.0), 0.5, (4, 4, 2))
+    assert grid.positions(torch.tensor([[-1.0, -0.75, 3.0, 0.3]])).tolist() == [[0.0, 0.5, 6.0]]
+
+
+def test_max_by_hand_and_its_gradient_goes_to_the_winner():
+    voxels = find_voxels(_cells([[1, 0, 0], [0, 0, 0], [1, 0, 0]]), torch.zeros(3, dtype=torch.int64))
+    values = torch.tensor([[1.0, -5.0], [-3.0, 2.0], [4.0, -6.0]], requires_grad=True)
+    out = voxels.max(values)
+    assert out.tolist() == [[-3.0, 2.0], [4.0, -5.0]]
+    (out * torch.tensor([[1.0, 2.0], [3.0, 4.0]])).sum().backward()
+    assert values.grad.tolist() == [[0.0, 4.0], [1.0, 2.0], [3.0, 0.0]]
+
+
 def test_vote_ignores_unknown_points_and_breaks_ties_downwards():
     cells = _cells([[0, 0, 0]] * 4 + [[0, 0, 1]] * 3 + [[5, 0, 0]])
     labels = torch.tensor([IGNORE, IGNORE, IGNORE, 0, 7, 3, IGNORE, IGNORE])
@@ -77,7 +100,7 @@ def test_mean_by_hand_and_scans_stay_apart():
 def test_nothing_in_nothing_out():
     voxels = find_voxels(_cells([]), torch.zeros(0, dtype=torch.int64))
     assert len(voxels) == 0
-    assert voxels.mean(torch.zeros(0, 4)).shape == (0, 4)
+    assert voxels.mean(torch.zeros(0, 4)).shape == voxels.max(torch.zeros(0, 4)).shape == (0, 4)
     assert voxels.vote(torch.zeros(0, dtype=torch.int64)).shape == (0,)
 
 
