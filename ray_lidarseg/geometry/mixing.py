@@ -1,4 +1,8 @@
-"""LaserMix: two scans exchange every second laser band; every point of both survives, in one of two mixed scans.
+"""Two scans exchange points; every point of both survives, in one of two mixed scans. LaserMix exchanges laser bands.
+
+Labels and all extras follow their point: image features, language logits and masks of a mixed scan are those its points
+got from the cameras of their own scan. That is multi-modal mixing of pooled image features; mixing strips of pixels as
+well would change nothing that training reads, because it reads no pixels.
 
 Source: LaserMix (CVPR 2023), section 3.2 and the authors' code, which concatenates band by band; the order of the
 points inside a mixed scan (first those of ``a``, then those of ``b``) is ours.
@@ -71,13 +75,29 @@ def mix_scans(
             "mix: expected as many scans in a as in b, and band edges for each pair, "
             f"got {a.num_scans}, {b.num_scans} and {len(edges_rad)}"
         )
+    return exchange(a, b, ~_is_even(a, edges_rad, num_sectors), ~_is_even(b, edges_rad, num_sectors))
+
+
+def exchange(a: PointBatch, b: PointBatch, leaves_a: Bool[Tensor, "P"], leaves_b: Bool[Tensor, "Q"]) -> PointBatch:
+    """Scan i of ``a`` and scan i of ``b`` give each other the points that leave.
+
+    Args:
+        a: B scans.
+        b: B scans with the same extras.
+        leaves_a: [P] whether a point of ``a`` goes over to ``b``.
+        leaves_b: [Q] whether a point of ``b`` goes over to ``a``.
+
+    Returns:
+        2B scans: pair i gives scans 2i (what stays of ``a``, then what leaves ``b``) and 2i + 1 (what leaves ``a``,
+        then what stays of ``b``).
+
+    Raises:
+        ValueError: Different numbers of scans, or extras that differ.
+    """
+    if a.num_scans != b.num_scans:
+        raise ValueError(f"exchange: expected as many scans in a as in b, got {a.num_scans} and {b.num_scans}")
     both = PointBatch.pack([a, b])
-    target_scan = torch.cat(
-        [
-            2 * a.scan_idx + ~_is_even(a, edges_rad, num_sectors),
-            2 * b.scan_idx + _is_even(b, edges_rad, num_sectors),
-        ]
-    )
+    target_scan = torch.cat([2 * a.scan_idx + leaves_a, 2 * b.scan_idx + ~leaves_b])
     scan_idx, order = torch.sort(target_scan, stable=True)
     return replace(both.select(order), scan_idx=scan_idx, num_scans=2 * a.num_scans)
 

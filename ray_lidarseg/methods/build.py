@@ -1,9 +1,17 @@
 """From a recipe to a method: the one place that knows which methods exist."""
 
+from collections.abc import Sequence
+
 from ray_lidarseg import recipe as schema
+from ray_lidarseg.errors import RecipeError
+from ray_lidarseg.methods.cbst import CBST
+from ray_lidarseg.methods.cps import CPS
+from ray_lidarseg.methods.cutmix_seg import CutMixSeg
 from ray_lidarseg.methods.lasermix import LaserMix
+from ray_lidarseg.methods.lasermix_pp import LaserMixPP
 from ray_lidarseg.methods.mean_teacher import MeanTeacher
 from ray_lidarseg.methods.method import Method
+from ray_lidarseg.methods.polarmix import PolarMix
 from ray_lidarseg.methods.supervised import Supervised
 from ray_lidarseg.models.build import build_segmentor
 from ray_lidarseg.sample import SensorSpec
@@ -13,12 +21,38 @@ def build_method(recipe: schema.Recipe, sensor: SensorSpec, num_classes: int) ->
     """The method ``recipe.method`` names around the model ``recipe.model`` names, weights from torch's generator.
 
     Raises:
+        RecipeError: The method's settings do not fit the data or the model.
         ResourceError: The sparse backend the recipe asks for is not installed.
     """
-    student = build_segmentor(recipe, sensor, num_classes)
-    # most specific first: each recipe extends the one after it
-    if isinstance(recipe.method, schema.LaserMix):
-        return LaserMix(student, recipe.method, sensor)
-    if isinstance(recipe.method, schema.MeanTeacher):
-        return MeanTeacher(student, recipe.method)
-    return Supervised(student, recipe.method)
+    student, method = build_segmentor(recipe, sensor, num_classes), recipe.method
+    # most specific first: a section may extend the one after it
+    if isinstance(method, schema.LaserMixPP):
+        return LaserMixPP(student, method, sensor, recipe.data.evidence_dim)
+    if isinstance(method, schema.LaserMix):
+        return LaserMix(student, method, sensor)
+    if isinstance(method, schema.PolarMix):
+        return PolarMix(student, method, _instance_classes(recipe, method))
+    if isinstance(method, schema.MeanTeacher):
+        return MeanTeacher(student, method)
+    if isinstance(method, schema.CBST):
+        return CBST(student, method)
+    if isinstance(method, schema.CPS):
+        return CPS(student, build_segmentor(recipe, sensor, num_classes), method)
+    if isinstance(method, schema.CutMixSeg):
+        return CutMixSeg(student, method, sensor)
+    return Supervised(student, method)
+
+
+_THINGS = {"nuscenes": range(10), "semantickitti": range(8)}
+"""Class ids of things: those of nuScenes-panoptic, and what PolarMix pastes on SemanticKITTI."""
+
+
+def _instance_classes(recipe: schema.Recipe, method: schema.PolarMix) -> Sequence[int]:
+    if method.instance_classes or not method.paste_ratio:
+        return method.instance_classes
+    if recipe.data.dataset not in _THINGS:
+        raise RecipeError(
+            "method polarmix: with data.dataset=manifest, name the class ids of things that stand apart (cars, people) "
+            "in method.instance_classes, or set method.paste_ratio=0"
+        )
+    return _THINGS[recipe.data.dataset]

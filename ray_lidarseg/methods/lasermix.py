@@ -4,9 +4,8 @@ import torch
 
 from ray_lidarseg import recipe as schema
 from ray_lidarseg.geometry.mixing import mix_pairs
-from ray_lidarseg.losses.consistency import consistency
 from ray_lidarseg.methods.method import Losses, Method
-from ray_lidarseg.methods.objective import ramp_up, segmentation_terms
+from ray_lidarseg.methods.objective import agreement, ramp_up, segmentation_terms
 from ray_lidarseg.methods.pseudo_label import keep_ratio, pseudo_labels
 from ray_lidarseg.models.ema import EMATeacher
 from ray_lidarseg.models.segmentor import Segmentor
@@ -51,14 +50,8 @@ class LaserMix(Method):
         # L_mt: student against teacher on x_l and x_u, over the same cells
         if recipe.consistency_weight:
             student_u, teacher_l = self.student(unlabelled, cells_u), self.teacher(labelled, student_l.cells)
-            terms["consistency"] = (
-                recipe.consistency_weight
-                * unlabelled_weight
-                * consistency(
-                    torch.cat([student_l.cell_logits, student_u.cell_logits]),
-                    torch.cat([teacher_l.cell_logits, teacher_u.cell_logits]),
-                )
-            )
+            weight = recipe.consistency_weight * unlabelled_weight
+            terms["consistency"] = weight * agreement([student_l, student_u], [teacher_l, teacher_u])
         return Losses(terms, {"pseudo_keep_ratio": keep_ratio(pseudo_u)})
 
     def after_step(self, progress: float) -> None:

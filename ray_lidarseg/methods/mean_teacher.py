@@ -4,9 +4,8 @@ import torch
 
 from ray_lidarseg import recipe as schema
 from ray_lidarseg.errors import RecipeError
-from ray_lidarseg.losses.consistency import consistency
 from ray_lidarseg.methods.method import Losses, Method
-from ray_lidarseg.methods.objective import ramp_up, segmentation_terms
+from ray_lidarseg.methods.objective import agreement, ramp_up, segmentation_terms
 from ray_lidarseg.models.ema import EMATeacher
 from ray_lidarseg.models.segmentor import Segmentor
 from ray_lidarseg.sample import PointBatch
@@ -48,10 +47,7 @@ class MeanTeacher(Method):
             student_u, teacher_u = self.student(unlabelled, cells_u), self.teacher(unlabelled, cells_u)
             teacher_l = self.teacher(labelled, student_l.cells)
             weight = self.recipe.consistency_weight * ramp_up(progress, self.recipe.ramp_up_ratio)
-            terms["consistency"] = weight * consistency(
-                torch.cat([student_l.cell_logits, student_u.cell_logits]),
-                torch.cat([teacher_l.cell_logits, teacher_u.cell_logits]),
-            )
+            terms["consistency"] = weight * agreement([student_l, student_u], [teacher_l, teacher_u])
         return Losses(terms)
 
     def after_step(self, progress: float) -> None:

@@ -1,11 +1,14 @@
 """Pieces of the objective that several methods share; no method itself."""
 
 import math
+from collections.abc import Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ray_lidarseg import recipe as schema
+from ray_lidarseg.losses.consistency import consistency
 from ray_lidarseg.losses.cross_entropy import cross_entropy
 from ray_lidarseg.losses.lovasz import lovasz_softmax
 from ray_lidarseg.models.segmentor import Output
@@ -25,6 +28,20 @@ def segmentation_terms(
     if recipe.lovasz_weight:
         terms[f"{prefix}lovasz"] = weight * recipe.lovasz_weight * lovasz_softmax(logits, targets)
     return terms
+
+
+def agreement(students: Sequence[Output], teachers: Sequence[Output]) -> Float[Tensor, ""]:
+    """Consistency over the cells of several batches, each cell counting alike; no gradient to the teachers.
+
+    Args:
+        students: What the student says of each batch.
+        teachers: What the teacher says of the same cells.
+
+    Source: LaserMix authors' code, which takes the mean over the voxels of both streams.
+    """
+    return consistency(
+        torch.cat([output.cell_logits for output in students]), torch.cat([output.cell_logits for output in teachers])
+    )
 
 
 def ramp_up(progress: float, ramp_up_ratio: float) -> float:

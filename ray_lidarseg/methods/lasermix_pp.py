@@ -1,0 +1,187 @@
+"""LaserMix++: LaserMix that also learns from what frozen image and language models say of the points cameras see."""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from ray_lidarseg import recipe as schema
+from ray_lidarseg.errors import RecipeError
+from ray_lidarseg.geometry.mixing import mix_pairs
+from ray_lidarseg.losses.alignment import centred, cosine_distance
+from ray_lidarseg.losses.softmax import class_probabilities
+from ray_lidarseg.methods.method import Losses, Method
+from ray_lidarseg.methods.objective import agreement, ramp_up, segmentation_terms
+from ray_lidarseg.methods.pseudo_label import keep_ratio, pseudo_labels
+from ray_lidarseg.models.ema import EMATeacher
+from ray_lidarseg.models.segmentor import Output, Segmentor
+from ray_lidarseg.sample import PointBatch, SensorSpec
+from ray_lidarseg.types import IMAGE_FEATURES, IS_PAIRED, LANGUAGE_LOGITS
+
+
+class LaserMixPP(Method):
+    """``L = L_sup + λ_mix L_mix + λ_mt L_mt + λ_c2l L_c2l + λ_ldg L_ldg``; the first three as in LaserMix.
+
+    A point is paired where a camera sees it on a segment with a feature; the terms below are means over paired points.
+
+    - ``L_c2l = 1 - cos(W f, g)``: f the point's feature, W a linear head that inference drops, g the frozen feature of
+      its image segment; over the labelled and the unlabelled scans.
+    - ``L_ldg = 1 - cos(s, t)``: s the point's class scores, t the cosines of g with the text embeddings of the
+      classes; over the unlabelled scans, where no label says better. t is not a probability.
+    - Multi-modal mixing: each point of a mixed scan keeps what its own scan's cameras say of it, and both terms are
+      taken once more on the mixed scans, times ``multimodal_mix_weight``. With both weights 0 nothing reads the
+      evidence, so mixing it changes nothing. Strips of images are not mixed: training reads one pooled feature a
+      segment and no pixels, so exchanging the strips of pixels behind the bands is exchanging per-point evidence.
+
+    Each weight of 0 skips its term and the forwards only it needs; all of them 0 is LaserMix bit for bit. A batch
+    without a paired point contributes exactly 0, with a gradient for every parameter.
+
+    What the paper leaves open to us (its code was never released), and what is done here:
+
+    - λ_c2l, λ_ldg, ramps, W: 1, none and one linear layer, those of M3Net (CVPR 2024, same first authors).
+    - Layer tapped: the features before the classifier. Image and language model: whichever ``prepare`` ran.
+    - Scans and weight of the terms beside L_mix: ours, see above.
+    - ``language_centred``: CLIP's cosines lie close together (about 0.2 whatever the class), so t is nearly parallel
+      to (1, …, 1), and a network could satisfy the term by one bias that softmax cannot see. The mean over classes is
+      therefore subtracted from s and t by default (ours); then the cosine is their correlation over classes.
+    - ``language_temperature``: the cosine does not see the scale of t, so a temperature matters only through a
+      softmax. 0 (default) takes t as it is, as the paper says; τ > 0 takes ``softmax(t / τ)``, which sets the best
+      class against all others, at the price of trusting the teacher's noise.
+
+    Source: LaserMix++ (arXiv 2405.05258, TPAMI 2025); LaserMix as in ``methods/lasermix.py``.
+
+    Args:
+        student: The model to train; the teacher starts as its copy. Both stay LiDAR-only.
+        recipe: Weights, ramps and switches.
+        sensor: Its field of view is what the bands divide.
+        evidence_dim: Length of the image features, ``data.evidence_dim``.
+
+    Raises:
+        RecipeError: A weight asks for evidence and there is none.
+    """
+
+    def __init__(
+        self, student: Segmentor, recipe: schema.LaserMixPP, sensor: SensorSpec, evidence_dim: int = 0
+    ) -> None:
+        super().__init__()
+        self.student, self.recipe, self.sensor = student, recipe, sensor
+        self.teacher = EMATeacher(student, recipe.ema_decay, recipe.ema_buffers)
+        if self.extras and not evidence_dim:
+            raise RecipeError(
+                "method lasermix_pp reads image evidence (distillation_weight or language_weight > 0), but "
+                "data.evidence_dim is 0: run `ray-lidarseg prepare` with --masks and --features and set "
+                "data.evidence=auto, or set both weights to 0"
+            )
+        if recipe.distillation_weight:
+            self.head = nn.Linear(student.feature_dim, evidence_dim)
+
+    def step(self, labelled: PointBatch, unlabelled: PointBatch, progress: float, generator: torch.Generator) -> Losses:
+        """See ``Method.step``; as many unlabelled scans as labelled ones, both with ``extras``."""
+        recipe, unlabelled_weight = self.recipe, ramp_up(progress, self.recipe.ramp_up_ratio)
+        self._require_extras(labelled, unlabelled)
+        # L_sup: student on the labelled scans (x_l, y_l)
+        student_l = self.student(labelled)
+        terms = segmentation_terms(student_l, recipe)
+        # ŷ_u: the teacher's confident points of the unlabelled scans x_u
+        cells_u = self.student.represent(unlabelled)
+        teacher_u = self.teacher(unlabelled, cells_u)
+        pseudo_u = pseudo_labels(teacher_u.point_logits, recipe.confidence)
+        # L_mix: student on both mixed scans of each pair; labels and evidence mixed alike
+        if recipe.mix_weight or self._mixes_evidence:
+            x_l, x_u = self._to_mix(labelled), self._to_mix(unlabelled.with_labels(pseudo_u))
+            mixed = mix_pairs(x_l, x_u, self.sensor, recipe.num_areas, generator)
+            student_m = self.student(mixed)
+            if recipe.mix_weight:
+                terms |= segmentation_terms(student_m, recipe, "mix_", recipe.mix_weight * unlabelled_weight)
+        # L_mt: student against teacher on x_l and x_u, over the same cells
+        if recipe.consistency_weight or self.extras:
+            student_u = self.student(unlabelled, cells_u)
+        if recipe.consistency_weight:
+            teacher_l = self.teacher(labelled, student_l.cells)
+            weight = recipe.consistency_weight * unlabelled_weight
+            terms["consistency"] = weight * agreement([student_l, student_u], [teacher_l, teacher_u])
+        # L_c2l and L_ldg: student against image and language on x_l and x_u, and again on the mixed scans
+        stats = {"pseudo_keep_ratio": keep_ratio(pseudo_u)}
+        if self.extras:
+            seen = [(labelled, student_l), (unlabelled, student_u)]
+            terms |= self._evidence_terms(seen, seen[1:], "", progress)
+            stats["paired_ratio"] = unlabelled.extras[IS_PAIRED].float().sum() / max(len(unlabelled), 1)
+        if self._mixes_evidence:
+            terms |= self._evidence_terms([(mixed, student_m)], [(mixed, student_m)], "mix_", progress)
+        return Losses(terms, stats)
+
+    def _evidence_terms(
+        self,
+        distilled: list[tuple[PointBatch, Output]],
+        guided: list[tuple[PointBatch, Output]],
+        prefix: str,
+        progress: float,
+    ) -> dict[str, Float[Tensor, ""]]:
+        recipe, terms = self.recipe, {}
+        share = 1.0
+        if prefix:
+            share = recipe.multimodal_mix_weight * ramp_up(progress, recipe.multimodal_mix_ramp_up_ratio)
+        if recipe.distillation_weight:
+            weight = share * recipe.distillation_weight * ramp_up(progress, recipe.distillation_ramp_up_ratio)
+            terms[f"{prefix}distillation"] = weight * self._distillation(distilled)
+        if recipe.language_weight:
+            weight = share * recipe.language_weight * ramp_up(progress, recipe.language_ramp_up_ratio)
+            terms[f"{prefix}language"] = weight * self._language(guided)
+        return terms
+
+    def _distillation(self, seen: list[tuple[PointBatch, Output]]) -> Float[Tensor, ""]:
+        """``mean(1 - cos(W f, g))`` over the paired points of all batches, each counting alike."""
+        features = torch.cat([output.point_features[_is_paired(batch)] for batch, output in seen])
+        targets = torch.cat([batch.extras[IMAGE_FEATURES][_is_paired(batch)] for batch, _ in seen])
+        return cosine_distance(self.head(features), targets)
+
+    def _language(self, seen: list[tuple[PointBatch, Output]]) -> Float[Tensor, ""]:
+        """``mean(1 - cos(s, t))`` over the paired points of all batches, each counting alike."""
+        scores = torch.cat([output.point_logits[_is_paired(batch)] for batch, output in seen])
+        targets = torch.cat([batch.extras[LANGUAGE_LOGITS][_is_paired(batch)] for batch, _ in seen])
+        if self.recipe.language_temperature:
+            targets = class_probabilities(targets.float() / self.recipe.language_temperature)
+        if self.recipe.language_centred:
+            scores, targets = centred(scores), centred(targets)
+        return cosine_distance(scores, targets)
+
+    @property
+    def _mixes_evidence(self) -> bool:
+        return bool(self.extras and self.recipe.multimodal_mix_weight)
+
+    def _to_mix(self, scans: PointBatch) -> PointBatch:
+        """The scans with the extras this method reads, where it mixes them; without any where it does not."""
+        names = self.extras if self._mixes_evidence else frozenset()
+        return replace(scans, extras={name: scans.extras[name] for name in sorted(names)})
+
+    def _require_extras(self, *batches: PointBatch) -> None:
+        missing = sorted({name for batch in batches for name in self.extras - batch.extras.keys()})
+        if LANGUAGE_LOGITS in missing:
+            raise RecipeError(
+                "method lasermix_pp: method.language_weight > 0, but the features layer has no text embeddings: "
+                "prepare with a teacher that has a text tower (--features clip), or set method.language_weight=0"
+            )
+        if missing:
+            raise RecipeError(
+                f"method lasermix_pp needs the extras {', '.join(missing)}: set data.evidence to a features layer"
+            )
+
+    def after_step(self, progress: float) -> None:
+        """Moves the teacher towards the student."""
+        self.teacher.update(self.student)
+
+    def segmentors(self) -> dict[str, Segmentor]:
+        """Student and teacher, without the head; the teacher is the one to deploy, as in LaserMix."""
+        return {"student": self.student, "teacher": self.teacher.model}
+
+    @property
+    def extras(self) -> frozenset[str]:
+        """What the weights above 0 read."""
+        wanted = {IMAGE_FEATURES: self.recipe.distillation_weight, LANGUAGE_LOGITS: self.recipe.language_weight}
+        names = {name for name, weight in wanted.items() if weight}
+        return frozenset({*names, IS_PAIRED} if names else ())
+
+
+def _is_paired(batch: PointBatch) -> Bool[Tensor, "P"]:
+    return batch.extras[IS_PAIRED]
