@@ -1,0 +1,183 @@
+"""Trainings for benchmarks: each a process of its own with one thread, a few at a time, without Ray.
+
+A run is what one worker of the train verb does (``ray_lidarseg.train._Worker`` with its ``StepLoop``, ``TrainSteps``,
+``Validation`` and ``Tracker``), alone; only who starts it and who writes its checkpoints differ. So whatever method a
+recipe names runs, the folder is a run folder that `evaluate` and `report` read, and a run that was stopped continues
+from its last whole checkpoint.
+
+`python -m tests.bench.runs RECIPE FOLDER` is one such run; its figures go to FOLDER/figures.json.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from ray_lidarseg.recipe import Recipe, load_recipe, override
+from ray_lidarseg.world.nuscenes_writer import dataset_id
+from ray_lidarseg.world.presets import preset_named
+from tests.bench.ledger import Ledger, Row
+
+FIGURES, LOG = "figures.json", "log.txt"
+_ALONE = {"workers.num_workers": 1, "workers.cpus_per_worker": 1, "workers.loader_processes": 0}
+_LOG_LINES = 12  # of a run that failed
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training a benchmark wants.
+
+    Attributes:
+        key: What tells its row from all others in the ledger.
+        recipe: With ``data.prepared`` set.
+        folder: Run folder; one that holds part of this recipe's steps is continued.
+    """
+
+    key: Row
+    recipe: Recipe
+    folder: Path
+
+
+def prepared_world(folder: Path, preset: str, seed: int) -> str:
+    """The prepared shards of a world below ``folder``, made where they are missing (this part runs on Ray)."""
+    prepared = folder / "prepared"
+    if not (prepared / "catalog.parquet").exists():  # written last
+        from ray_lidarseg.generate import generate
+        from ray_lidarseg.index import index
+        from ray_lidarseg.prepare import prepare
+        from ray_lidarseg.runtime.cluster import connect
+
+        with connect():
+            generate(preset, str(folder / "world"), seed)
+            version = preset_named(preset).version
+            index("nuscenes", str(folder / "world"), str(folder / "index.parquet"), version=version)
+            prepare(str(folder / "index.parquet"), str(prepared))
+    return str(prepared.resolve())
+
+
+def world_id(preset: str, seed: int) -> str:
+    """Names a world and the version of the generator that made it."""
+    return dataset_id(preset_named(preset), seed)
+
+
+def measure_all(
+    ledger: Ledger, jobs: Sequence[Job], at_once: int, runner: Callable[[Recipe, Path], Row] | None = None
+) -> list[Row]:
+    """The rows of all jobs, in their order; those the ledger lacks are trained, ``at_once`` at a time.
+
+    Each row is in the ledger's file as soon as its run has ended. Where one fails, the others end before it raises.
+    """
+    missing = [job for job in jobs if not _is_measured(ledger, job.key)]
+    with ThreadPoolExecutor(at_once) as pool:
+        trained = {pool.submit(runner or in_child, job.recipe, job.folder): job for job in missing}
+        for number, done in enumerate(as_completed(trained), start=1):
+            if done.exception() is None:
+                row = ledger.measure(trained[done].key, done.result)
+                print(f"{number}/{len(missing)} {_sentence(trained[done], row)}", flush=True)
+    for done in trained:
+        done.result()
+    return [ledger.measure(job.key, dict) for job in jobs]
+
+
+def in_child(recipe: Recipe, folder: Path) -> Row:
+    """The figures of a recipe's run, trained in a child process unless the folder has them already.
+
+    Raises:
+        RuntimeError: The child failed; the end of its log is in the message.
+    """
+    file = folder / FIGURES
+    figures = json.loads(file.read_text()) if file.exists() else {}
+    if figures.get("fingerprint") == recipe.fingerprint:
+        return figures
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = folder / "wanted.yaml"
+    wanted.write_text(recipe.to_yaml())
+    command = [sys.executable, "-m", "tests.bench.runs", str(wanted), str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    with open(folder / LOG, "a") as log:
+        code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
+    if code:
+        end = "\n".join((folder / LOG).read_text().splitlines()[-_LOG_LINES:])
+        raise RuntimeError(f"the run in {folder} ended with {code}; its log ends:\n{end}")
+    return json.loads(file.read_text())
+
+
+def train_here(recipe: Recipe, folder: Path) -> Row:
+    """Trains a recipe in this process, from its last checkpoint where there is one, and writes and returns its figures.
+
+    Raises:
+        RunError: The folder belongs to another recipe.
+    """
+    import torch
+
+    from ray_lidarseg import train
+    from ray_lidarseg.runtime import checkpoints, ontologies, storage
+    from ray_lidarseg.runtime.loop import Ranks
+    from ray_lidarseg.runtime.runs import RunFolder
+
+    class Alone(train._Worker):
+        """The only worker: it writes its checkpoints itself."""
+
+        def _save(self, step: int) -> None:
+            self.tracker.flush()
+            state = {**self.loop.state_dict(), "metrics": self.tracker.text, "recipe": self.plan.recipe.to_yaml()}
+            file = run.path(checkpoints.FOLDER, checkpoints.folder_name(step), checkpoints.FILE)
+            storage.write_bytes(file, checkpoints.pack(state))
+            checkpoints.prune(run.uri, self.plan.recipe.train.keep_checkpoints)
+
+    torch.set_num_threads(1)
+    began, run = time.monotonic(), RunFolder(str(folder))
+    plan = train.make_plan(ontologies.complete(override(recipe, _ALONE)), run)
+    if not run.belongs_to(plan.recipe):
+        train._open_folder(run, plan)
+    worker = Alone(plan, Ranks(), torch.device("cpu"))
+    worker.run()
+    train._close_folder(run, plan.recipe)
+    row = {**_scores(run.metrics(), plan.recipe.train.steps), **_circumstances(run.manifest(), worker)}
+    row |= {"fingerprint": recipe.fingerprint, "wall_s": round(time.monotonic() - began, 1)}
+    row |= {"cpu_s": round(time.process_time(), 1)}
+    run.write(FIGURES, json.dumps(row, indent=1).encode())
+    return row
+
+
+def _scores(lines: Sequence[Row], step: int) -> Row:
+    """Of the last step: mIoU of every model, and of the one to deploy also the IoU of each class."""
+    evaluations = [line for line in lines if line["kind"] == "evaluate" and line["step"] == step]
+    figures = {
+        f"{line['model']}_{level}_miou_ratio": line[f"{level}_miou_ratio"]
+        for line in evaluations
+        for level in ("point", "cell")
+    }
+    deployed = evaluations[-1]  # by the contract of Method.segmentors
+    return {
+        **figures,
+        "miou_ratio": deployed["point_miou_ratio"],
+        "cell_miou_ratio": deployed["cell_miou_ratio"],
+        "iou_ratio": [None if value is None else round(value, 4) for value in deployed["point_iou_ratio"]],
+    }
+
+
+def _circumstances(manifest: Row, worker) -> Row:
+    return {
+        "labelled_frames": manifest["split"]["num_labelled"],
+        "split_digest": manifest["split"]["digest"],
+        "train_steps": worker.plan.recipe.train.steps,
+        "parameters": sum(parameter.numel() for parameter in worker.loop.method.student.parameters()),
+    }
+
+
+def _is_measured(ledger: Ledger, key: Row) -> bool:
+    return any(all(row.get(name) == value for name, value in key.items()) for row in ledger.rows)
+
+
+def _sentence(job: Job, row: Row) -> str:
+    return f"{job.folder.name}: mIoU {row['miou_ratio']:.1%}, {row['wall_s']:.0f} s"
+
+
+if __name__ == "__main__":
+    train_here(load_recipe(sys.argv[1]), Path(sys.argv[2]))
