@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from ray_lidarseg import prepare as verb
 from ray_lidarseg.datasets.decode import decode
 from ray_lidarseg.datasets.shards import PreparedFrames, read_catalog, shard_entries, write_shard
 from ray_lidarseg.errors import DataError, StorageError
 from ray_lidarseg.index import index
-from ray_lidarseg.prepare import PrepareReport, prepare
+from ray_lidarseg.prepare import PrepareReport, decoding, pipeline, prepare
+from ray_lidarseg.prepare.progress import Progress, Result
 from ray_lidarseg.runtime import storage
 from ray_lidarseg.sample import Keyframe
 
@@ -27,7 +27,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     def connect() -> None:
         raise AssertionError("Ray was started")
 
-    monkeypatch.setattr(verb, "connect", connect)
+    monkeypatch.setattr(pipeline, "connect", connect)
 
 
 @pytest.fixture
@@ -118,10 +118,10 @@ def test_a_ratio_that_is_none(source: str, tmp_path: Path, ratio: float) -> None
     assert not (tmp_path / "new").exists()
 
 
-def failing(num_failed: int, total: int, limit: float) -> verb._Progress:
-    progress = verb._Progress(total, limit, waiting=set())
+def failing(num_failed: int, total: int, limit: float) -> Progress:
+    progress = Progress("o", total, limit, waiting=set())
     for number in range(num_failed):
-        progress.add(f"f{number}", f"reason {number}", 0)
+        progress.add(Result(f"f{number}", f"reason {number}"))
     return progress
 
 
@@ -130,8 +130,8 @@ def test_one_bad_frame_of_three_is_more_than_a_hundredth_and_the_message_says_wh
         r"(?s)^1 of 3 frames cannot .*share 0.01 .*\n  f0: reason 0\n.*o/failures.jsonl.*--max-failed-ratio 0.34 or"
     )
     with pytest.raises(DataError, match=message):
-        verb._stop_if_too_many_failed(failing(1, 3, limit=0.01), "o")
-    verb._stop_if_too_many_failed(failing(1, 3, limit=0.34), "o")
+        failing(1, 3, limit=0.01).stop_if_too_many_failed()
+    failing(1, 3, limit=0.34).stop_if_too_many_failed()
 
 
 @pytest.mark.parametrize(("total", "limit"), [(100, 0.29), (100, 0.57), (10, 0.1), (7, 1.0), (5, 0.0)])
@@ -149,7 +149,7 @@ def test_a_block_of_the_pipeline_gives_one_result_a_row_and_writes_the_good_ones
     points = np.full((3, 4), 0.5, np.float32)
     points[1, 0] = np.nan
     points.tofile(tmp_path / "data/sequences/00/velodyne/000004.bin")
-    results = verb._prepare_rows(rows, str(tmp_path / "new"), None).to_pylist()
+    results = decoding._prepare_rows(rows, str(tmp_path / "new"), None).to_pylist()
     assert [bool(row["error"]) for row in results] == [True, False, True, False, False]
     assert [row["num_nonfinite"] for row in results] == [0, 0, 0, 0, 1]
     assert [entry["frame_id"][-1] for entry in shard_entries(LOCAL, str(tmp_path / "new"))] == ["1", "3", "4"]
@@ -157,14 +157,14 @@ def test_a_block_of_the_pipeline_gives_one_result_a_row_and_writes_the_good_ones
 
 def test_a_shard_that_cannot_be_written_is_the_reason_of_each_of_its_frames(source: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    results = verb._prepare_rows(pq.read_table(source), str(tmp_path / "file" / "out"), None).to_pylist()
+    results = decoding._prepare_rows(pq.read_table(source), str(tmp_path / "file" / "out"), None).to_pylist()
     assert all(row["error"].startswith("cannot write its shard: ") for row in results)
 
 
 def test_failures_name_frame_files_and_reason(source: str, tmp_path: Path) -> None:
-    progress = verb._Progress(COUNT, 1.0, waiting={"00/000003"})
-    progress.add("00/000003", "is an empty scan", 0)
-    verb._write_failures(str(tmp_path), verb._listed(source), progress)
+    progress = decoding.progress_of(decoding.listed_frames(source), str(tmp_path), 1.0)
+    progress.add(Result("00/000003", "is an empty scan"))
+    progress.write_failures()
     (line,) = (tmp_path / "failures.jsonl").read_text().splitlines()
     folder = tmp_path / "data" / "sequences" / "00"
     assert json.loads(line) == {

@@ -173,25 +173,25 @@ def pairs_columns(
     }
 
 
-def write_layer_shard(
-    filesystem: fs.FileSystem, folder: str, asked: Sequence[str], rows: Sequence[Mapping[str, Any]]
-) -> tuple[str, int]:
-    """Writes rows of one layer as one shard, whole or not at all.
+def layer_shard_file(asked: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> tuple[str, bytes]:
+    """Name and content of a shard of one layer.
 
     Args:
-        filesystem: Where the layer lies.
-        folder: The layer's folder.
-        asked: Frame ids of the group; its digest is the shard's name, so that trying the group again replaces the file
-            even where other frames of it fail this time.
+        asked: Frame ids of the group; their digest is the shard's name, so that trying the group again replaces the
+            file even where other frames of it fail this time.
         rows: ``frame_id`` and the columns of one kind; cameras may differ from row to row.
-
-    Returns:
-        Name and size in bytes.
     """
     name = f"shard-{hashlib.sha256(chr(10).join(asked).encode()).hexdigest()[:16]}.parquet"
-    data = parquet_bytes(_table(rows), rows_per_group=1)
+    return name, parquet_bytes(_table(rows), rows_per_group=1)
+
+
+def write_layer_shard(
+    filesystem: fs.FileSystem, folder: str, asked: Sequence[str], rows: Sequence[Mapping[str, Any]]
+) -> str:
+    """Writes ``layer_shard_file`` into a layer's folder, whole or not at all; returns its name."""
+    name, data = layer_shard_file(asked, rows)
     write_whole(filesystem, f"{folder}/{name}", data)
-    return name, len(data)
+    return name
 
 
 _COLUMN_TYPES: dict[str, tuple[pa.DataType, Any]] = {

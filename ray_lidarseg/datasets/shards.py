@@ -42,6 +42,7 @@ _FRAME_FIELDS = (
     ("num_columns", pa.int32()),
     ("labels", pa.binary()),
     ("ring", pa.binary()),
+    ("alias", pa.string()),
 )
 _CAMERA_FIELDS = (
     ("uri", pa.string(), ""),
@@ -111,11 +112,23 @@ def open_parquet(filesystem: fs.FileSystem, path: str, writer: str = "prepare") 
     return file
 
 
+def shard_file(frames: Sequence[Keyframe], asked: Sequence[str] = ()) -> tuple[str, bytes]:
+    """Name and content of the shard of decoded frames.
+
+    Args:
+        frames: What it holds.
+        asked: Frame ids whose digest is the name; left out, those of ``frames``. A group that is tried again keeps its
+            name although other frames of it may fail this time.
+    """
+    ids = "\n".join(asked or [frame.frame_id for frame in frames])
+    name = f"shard-{hashlib.sha256(ids.encode()).hexdigest()[:16]}.parquet"
+    return name, parquet_bytes(keyframe_table(frames), rows_per_group=1)
+
+
 def write_shard(filesystem: fs.FileSystem, folder: str, frames: Sequence[Keyframe]) -> str:
     """Writes decoded frames as one shard, whole or not at all; returns its name."""
-    ids = "\n".join(frame.frame_id for frame in frames)
-    name = f"shard-{hashlib.sha256(ids.encode()).hexdigest()[:16]}.parquet"
-    write_whole(filesystem, f"{folder}/{name}", parquet_bytes(keyframe_table(frames), rows_per_group=1))
+    name, data = shard_file(frames)
+    write_whole(filesystem, f"{folder}/{name}", data)
     return name
 
 
@@ -139,6 +152,7 @@ class Catalog:
         row: int64 [N] row group within the shard.
         num_points: int64 [N] points in the file.
         is_labelled: bool [N], whether the frame comes with labels.
+        alias: What public lists call each frame, ``""`` where that is its id, or in folders of earlier releases.
     """
 
     frame_id: tuple[str, ...]
@@ -150,6 +164,10 @@ class Catalog:
     row: np.ndarray
     num_points: np.ndarray
     is_labelled: np.ndarray
+    alias: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "alias", self.alias or ("",) * len(self.frame_id))
 
     def __len__(self) -> int:
         """Number of frames."""
@@ -211,6 +229,7 @@ _CATALOG_SCHEMA = pa.schema(
             ("row", pa.int64()),
             ("num_points", pa.int64()),
             ("is_labelled", pa.bool_()),
+            ("alias", pa.string()),
         )
     ]
 )
@@ -246,11 +265,22 @@ def shard_entries(filesystem: fs.FileSystem, folder: str) -> Iterator[dict[str, 
 
 
 def _entries(filesystem: fs.FileSystem, folder: str, name: str) -> list[dict[str, Any]]:
-    columns = ["frame_id", "dataset", "scene", "split", "timestamp_us", "num_points", "points_uri", "labels_uri"]
+    columns = [
+        "frame_id",
+        "dataset",
+        "scene",
+        "split",
+        "timestamp_us",
+        "num_points",
+        "points_uri",
+        "labels_uri",
+        "alias",
+    ]
     with open_parquet(filesystem, f"{folder}/{name}") as file:
         rows = file.read(columns=columns, use_threads=False).to_pylist()
     return [
-        {**row, "shard": name, "row": index, "is_labelled": bool(row["labels_uri"])} for index, row in enumerate(rows)
+        {"alias": "", **row, "shard": name, "row": index, "is_labelled": bool(row["labels_uri"])}
+        for index, row in enumerate(rows)
     ]
 
 

@@ -175,7 +175,7 @@ from ray_lidarseg.prepare import prepare
 
 def spoil_worker():
     import os
-    import ray_lidarseg.prepare as verb
+    import ray_lidarseg.prepare.decoding as verb
     decode = verb.decode
     verb.decode = lambda frame, *rest: os._exit(1) if frame.frame_id == "00/000002" else decode(frame, *rest)
 

@@ -1,0 +1,5 @@
+"""The verb `prepare`: an index to shards, and to layers of what image teachers say, as resumable Ray Data pipelines."""
+
+from ray_lidarseg.prepare.pipeline import PrepareReport, prepare
+
+__all__ = ["PrepareReport", "prepare"]
