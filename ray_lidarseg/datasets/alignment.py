@@ -15,7 +15,7 @@ and in every four).
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -43,6 +43,18 @@ _REACH_DEG, _SURROUNDINGS_DEG = 0.5, 4.0  # how far an edge is felt; what its st
 _NOISE = 0.004  # of gradients, in grey levels of 0 … 1 a pixel
 _STRONGEST = 3.0
 _VISIBLE_CELLS = 200  # across an image
+
+_REARRANGED = {
+    "y were negated (mirrored)": np.diag([1.0, -1.0, 1.0]),
+    "x were negated (mirrored)": np.diag([-1.0, 1.0, 1.0]),
+    "x and y were swapped (mirrored)": np.array([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]),
+    "x and y were swapped and negated (mirrored)": np.array([[0.0, -1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]),
+    "they were turned by 90 deg about z": np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]),
+    "they were turned by 180 deg about z": np.diag([-1.0, -1.0, 1.0]),
+    "they were turned by -90 deg about z": np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]),
+}
+REARRANGEMENTS = tuple(_REARRANGED)
+"""What may have happened to the axes of scans whose z is up; the inverse of each is its transpose."""
 
 
 @dataclass(frozen=True)
@@ -169,22 +181,53 @@ def scores(
     Returns:
         float32, or None where too few edges are in the picture.
     """
-    cam_SE3_lidar = camera.cam_SE3_lidar
-    seen = project(points, cam_SE3_lidar, camera.intrinsics, camera.width_px, camera.height_px)
-    cell_px = max(2, camera.width_px // _VISIBLE_CELLS)
-    chosen = np.flatnonzero(is_visible(seen, cell_px)[edges.near_idx])
+    chosen = _visible_edges(points, edges, camera)
     if len(chosen) < _MIN_EDGES:
         return None
+    maps = edge_maps(image or Image.open(io.BytesIO(camera.image)), float(camera.intrinsics[0, 0]))
+    return _total(maps, _TURNS, edges, chosen, camera).reshape(_GRID_DEG.shape[:3])
+
+
+def rearranged_scores(
+    points: Float[np.ndarray, "P 4"], edges: DepthEdges, camera: CameraImage, image: Image.Image | None = None
+) -> Float[np.ndarray, "A"]:
+    """The score of the stated calibration if the scan's axes were mirrored, swapped or turned, as ``REARRANGEMENTS``.
+
+    Arguments as of ``scores``; 0, the average, where too few edges would be in the picture.
+    """
+    maps = edge_maps(image or Image.open(io.BytesIO(camera.image)), float(camera.intrinsics[0, 0]))
+    found = np.zeros(len(_REARRANGED), np.float32)
+    for which, change in enumerate(_REARRANGED.values()):
+        restored = np.eye(4)
+        restored[:3, :3] = change.T
+        other = replace(camera, cam_SE3_lidar=camera.cam_SE3_lidar @ restored)
+        chosen = _visible_edges(points, edges, other)
+        if len(chosen) >= _MIN_EDGES:
+            found[which] = _total(maps, np.eye(3)[None], edges, chosen, other)[0]
+    return found
+
+
+def _visible_edges(points: np.ndarray, edges: DepthEdges, camera: CameraImage) -> np.ndarray:
+    """At most so many of the edges that the camera sees, as positions."""
+    seen = project(points, camera.cam_SE3_lidar, camera.intrinsics, camera.width_px, camera.height_px)
+    cell_px = max(2, camera.width_px // _VISIBLE_CELLS)
+    chosen = np.flatnonzero(is_visible(seen, cell_px)[edges.near_idx])
     if len(chosen) > _MAX_EDGES:
         chosen = np.sort(np.random.default_rng(0).choice(chosen, _MAX_EDGES, replace=False))
-    maps, scale = edge_maps(image or Image.open(io.BytesIO(camera.image)), float(camera.intrinsics[0, 0]))
-    rotation = cam_SE3_lidar[:3, :3]
-    turns = (rotation @ _TURNS @ rotation.T).astype(np.float32)
-    in_camera = transform(cam_SE3_lidar, edges.points[chosen]).astype(np.float32)
-    values = _look_up(maps, turns, in_camera, camera.intrinsics * scale, edges.is_level[chosen])
+    return chosen
+
+
+def _total(
+    maps: tuple[np.ndarray, float], lidar_turns: np.ndarray, edges: DepthEdges, chosen: np.ndarray, camera: CameraImage
+) -> np.ndarray:
+    """float32 [rotations]: the weighted mean over edges, and more where there are more edges."""
+    images, scale = maps
+    rotation = camera.cam_SE3_lidar[:3, :3]
+    turns = (rotation @ lidar_turns @ rotation.T).astype(np.float32)
+    in_camera = transform(camera.cam_SE3_lidar, edges.points[chosen]).astype(np.float32)
+    values = _look_up(images, turns, in_camera, camera.intrinsics * scale, edges.is_level[chosen])
     weights = _balanced(edges.weights[chosen], edges.is_level[chosen])
-    total = values @ weights * np.sqrt(len(chosen) / _MAX_EDGES)
-    return total.reshape(_GRID_DEG.shape[:3]).astype(np.float32)
+    return (values @ weights * np.sqrt(len(chosen) / _MAX_EDGES)).astype(np.float32)
 
 
 def _look_up(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from PIL import Image
 
-from ray_lidarseg.datasets.alignment import DepthEdges, depth_edges, scores
+from ray_lidarseg.datasets.alignment import DepthEdges, depth_edges, rearranged_scores, scores
 from ray_lidarseg.datasets.points import num_nonfinite, usable
 from ray_lidarseg.datasets.upright import Upright, upright
 from ray_lidarseg.errors import DataError, LidarSegError
@@ -17,7 +17,9 @@ from ray_lidarseg.sample import CameraImage, Keyframe, SensorSpec
 
 _TAIL_PERCENT = 0.5
 _FOV_TOLERANCE_RAD = np.radians(1.0)  # ours; nuScenes' highest ring is 0.7 degrees above the published field of view
-_MIN_WRAPS = 8
+_MAX_STEP_RAD = 0.15  # ours: neighbours in file order; an OS1's lasers are up to 0.11 apart
+_MIN_TURNS = 1.5
+_MIN_COLUMNS, _FULL_PERCENT = 100, 95
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class CameraMeasures:
         actual_px: Width and height of the file; 0, 0 where it cannot be read.
         inside_ratio: Share of the usable points in the picture.
         scores: See ``alignment.scores``; None where not computed.
+        rearranged: See ``alignment.rearranged_scores``; None likewise.
     """
 
     name: str
@@ -47,6 +50,7 @@ class CameraMeasures:
     actual_px: tuple[int, int]
     inside_ratio: float = 0.0
     scores: np.ndarray | None = None
+    rearranged: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ def measure(frame: Keyframe, sensor: SensorSpec, read: Callable[[str], bytes]) -
     cameras, covered_ratio = _cameras(frame, seen, sensor, read)
     return replace(
         _with_extent(measured, seen, sensor),
-        num_beams=_num_beams(frame),
+        num_beams=_num_beams(frame, seen),
         upright=upright(seen),
         intensity=_intensity(seen),
         intensity_outside_ratio=float(((seen[:, 3] < 0.0) | (seen[:, 3] > 1.0)).mean()),
@@ -149,21 +153,33 @@ def _with_extent(measured: FrameMeasures, points: np.ndarray, sensor: SensorSpec
     )
 
 
-def _num_beams(frame: Keyframe) -> float:
+def _num_beams(frame: Keyframe, points: np.ndarray) -> float:
     """The ring column's channels; else the turns of a file that stores one ring after the other; else points a column.
 
-    Measured: SemanticKITTI and KITTI files, 64 beams, wrap 64 to 72 times.
+    Measured: KITTI and SemanticKITTI files, 64 beams, turn 63.9 times in all; columns of an Ouster OS1-64 hold up to
+    64 returns, whose azimuths differ by 6 degrees, so that counting jumps at the back would count too many turns.
+
+    Args:
+        frame: Gives the ring column.
+        points: [P, 4] usable points in file order: what did not come back lies nowhere.
     """
     if len(frame.ring):
         return float(len(np.unique(frame.ring)))
-    points = frame.points[np.isfinite(frame.points).all(axis=1)]
-    wraps = int((np.abs(np.diff(np.arctan2(points[:, 1], points[:, 0]))) > np.pi).sum())
-    if wraps >= _MIN_WRAPS:
-        return float(wraps)
+    azimuth = np.arctan2(points[:, 1], points[:, 0]).astype(np.float64)
+    step = (np.diff(azimuth) + np.pi) % (2 * np.pi) - np.pi
+    if not len(step) or np.median(np.abs(step)) > _MAX_STEP_RAD:
+        return float("nan")
+    turns = abs(float(step.sum())) / (2 * np.pi)
+    return round(turns) if turns >= _MIN_TURNS else _column_length(points)
+
+
+def _column_length(points: np.ndarray) -> float:
+    """Returns of the fullest columns, where each starts with a jump of the inclination; NaN where none do."""
     inclination = np.arctan2(points[:, 2], np.hypot(points[:, 0], points[:, 1]))
     half_span = float(np.ptp(np.percentile(inclination, (1, 99)))) / 2
-    columns = int((np.abs(np.diff(inclination)) > half_span).sum())
-    return len(points) / columns if columns >= 100 else float("nan")
+    steps = np.diff(inclination)
+    starts = max((np.flatnonzero(sign * steps > half_span) for sign in (1, -1)), key=len)
+    return float(np.percentile(np.diff(starts), _FULL_PERCENT)) if len(starts) >= _MIN_COLUMNS else float("nan")
 
 
 def _cameras(
@@ -200,10 +216,13 @@ def _camera(
         return measured
     inside = project(points, camera.cam_SE3_lidar, camera.intrinsics, camera.width_px, camera.height_px).is_inside
     covered |= inside
+    measured = replace(measured, inside_ratio=float(inside.mean()))
+    if image is None or measured.actual_px != measured.stated_px:
+        return measured
     return replace(
         measured,
-        inside_ratio=float(inside.mean()),
-        scores=scores(points, edges, camera, image) if measured.actual_px == measured.stated_px else None,
+        scores=scores(points, edges, camera, image),
+        rearranged=rearranged_scores(points, edges, camera, image),
     )
 
 

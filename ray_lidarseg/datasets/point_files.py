@@ -75,9 +75,22 @@ def read_columns(content: bytes, point_format: str, uri: str) -> Columns:
     missing = [name for name in "xyz" if name not in columns]
     if missing:
         raise DataError(f"{uri} has no column {', '.join(missing)}: it has {', '.join(columns) or 'none'}")
+    _refuse_text(columns, uri)
     if not len(columns["x"]):
         raise DataError(f"{uri} holds no points")
     return columns
+
+
+def _refuse_text(columns: Columns, uri: str) -> None:
+    """Only what a model reads must be numbers; other columns may hold anything."""
+    needed = ("x", "y", "z", *_ALIASES["intensity"], *_ALIASES["ring"])
+    wrong = [f"{name} ({columns[name].dtype})" for name in needed if name in columns and not _is_number(columns[name])]
+    if wrong:
+        raise DataError(f"{uri}: column {', '.join(wrong)}: expected one number per point; write float32")
+
+
+def _is_number(values: np.ndarray) -> bool:
+    return values.dtype.kind in "fiu" and values.ndim == 1
 
 
 def column(columns: Columns, role: str) -> np.ndarray | None:
@@ -144,6 +157,10 @@ def _pcd_header(content: bytes, uri: str) -> MetaData:
     except (ValueError, KeyError, IndexError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{uri}: the PCD header is corrupt: {reason:.200}") from error
+    counts = {name: len(getattr(metadata, name)) for name in ("fields", "size", "type", "count")}
+    if len(set(counts.values())) != 1:
+        described = ", ".join(f"{number} {name.upper()}" for name, number in counts.items())
+        raise DataError(f"{uri}: the PCD header is corrupt: it has {described}, expected one of each per field")
     if metadata.points != metadata.width * metadata.height:
         raise DataError(
             f"{uri}: the PCD header is corrupt: POINTS {metadata.points} is not WIDTH {metadata.width} times "
@@ -178,8 +195,7 @@ def _parquet(content: bytes, uri: str) -> Columns:
     with_nulls = [name for name in table.column_names if table[name].null_count]
     if with_nulls:
         raise DataError(f"{uri}: null in {', '.join(with_nulls)}: write NaN for a missing return")
-    flat = [field.name for field in table.schema if pa.types.is_primitive(field.type)]
-    return _named({name: table[name].to_numpy() for name in flat})
+    return _named({name: table[name].to_numpy() for name in table.column_names})
 
 
 def _named(columns: Mapping[str, np.ndarray]) -> Columns:

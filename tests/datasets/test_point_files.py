@@ -94,6 +94,11 @@ def test_format_follows_the_extension(uri: str, expected: str) -> None:
     assert format_of(uri) == expected
 
 
+def test_columns_that_no_model_reads_may_hold_anything() -> None:
+    columns = read_columns(parquet({"x": [1.0], "y": [1], "z": [1.0], "note": ["far"]}), "parquet", "scan")
+    assert columns["y"].tolist() == [1]
+
+
 def test_unknown_extension() -> None:
     with pytest.raises(DataError, match=r"a.las: cannot tell the point format .* set point_format"):
         format_of("a.las")
@@ -115,6 +120,22 @@ def test_unknown_extension() -> None:
         (parquet({"x": [1.0]})[:-3], "parquet", "truncated or not a Parquet file"),
         (parquet({"x": [1.0], "y": [1.0]}), "parquet", "has no column z"),
         (parquet({"x": [1.0], "y": [1.0], "z": [None, 1.0][:1]}), "parquet", "null in z: write NaN"),
+        (
+            parquet({"x": ["1"], "y": [1.0], "z": [1.0]}),
+            "parquet",
+            r"column x \(object\): expected one number per point",
+        ),
+        (parquet({"x": [[1.0]], "y": [1.0], "z": [1.0]}), "parquet", "column x .*: expected one number per point"),
+        (
+            npy(np.array([(1, 2, 3, "a")], [("x", "f4"), ("y", "f4"), ("z", "f4"), ("i", "U1")])),
+            "npy",
+            r"column i \(<U1\): expected one number per point; write float32",
+        ),
+        (
+            pcd().replace(b"FIELDS x y z intensity ring", b"FIELDS x y z intensity"),
+            "pcd",
+            "it has 4 FIELDS, 5 SIZE, 5 TYPE, 5 COUNT, expected one of each",
+        ),
         (b"ply\nformat ascii\n", "pcd", "PCD header is corrupt: no DATA line"),
         (b"\xff\xfe" * 100, "pcd", "PCD header is corrupt"),
         (pcd().replace(b"POINTS 150", b"POINTS 900"), "pcd", "POINTS 900 is not WIDTH 150 times HEIGHT 1"),
