@@ -93,6 +93,7 @@ class Keyframe:
         labels: uint8 [P] class ids, IGNORE where unknown; [0] where the frame has no labels or is not decoded.
         ring: uint8 [P] laser channel where the format stores one, else [0].
         cameras: Images with calibration.
+        alias: What public lists call the frame where that is not its id: nuScenes sample token; else ``""``.
     """
 
     frame_id: str
@@ -106,6 +107,7 @@ class Keyframe:
     labels: np.ndarray = field(default_factory=_no_bytes)
     ring: np.ndarray = field(default_factory=_no_bytes)
     cameras: tuple[CameraImage, ...] = ()
+    alias: str = ""
 
     def to_row(self) -> dict[str, Any]:
         """Flat Arrow columns: scalars, bytes, and fixed-length float lists; a camera's columns are ``NAME.field``."""
@@ -122,6 +124,7 @@ class Keyframe:
             "num_columns": self.points.shape[1],
             "labels": np.ascontiguousarray(self.labels, np.uint8).tobytes(),
             "ring": np.ascontiguousarray(self.ring, np.uint8).tobytes(),
+            "alias": self.alias,
         }
         for camera in self.cameras:
             values = (
@@ -166,6 +169,7 @@ class Keyframe:
             labels=np.frombuffer(row["labels"], np.uint8),
             ring=np.frombuffer(row["ring"], np.uint8),
             cameras=cameras,
+            alias=row.get("alias", ""),  # a column that folders of earlier releases lack
         )
 
 

@@ -22,6 +22,7 @@ def _frame() -> Keyframe:
         labels=np.array([0, 1, 2, IGNORE, 4, 5], np.uint8),
         ring=np.arange(6, dtype=np.uint8),
         cameras=(camera,),
+        alias="token",
     )
 
 
@@ -34,6 +35,8 @@ def test_a_keyframe_survives_arrow_and_back() -> None:
     np.testing.assert_array_equal(back.labels, frame.labels)
     np.testing.assert_array_equal(back.ring, frame.ring)
     np.testing.assert_array_equal(back.cameras[0].cam_SE3_lidar, frame.cameras[0].cam_SE3_lidar)
+    assert back.alias == "token"
+    assert Keyframe.from_row({key: value for key, value in row.items() if key != "alias"}).alias == ""
     assert back.cameras[0].image == b"jpeg"
     assert (back.cameras[0].width_px, back.cameras[0].height_px) == (96, 54)
 

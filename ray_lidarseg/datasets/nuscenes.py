@@ -22,8 +22,8 @@ _SPLITS = ("train", "val", "test")
 def index(root: str, version: str = "v1.0-mini") -> Iterator[Keyframe]:
     """Lists the LiDAR key-frames of a data set in nuScenes format, by path, with six calibrated cameras.
 
-    A frame's id is the token of its LIDAR_TOP sample data. A scene's split is what ``root/version/splits.json`` says
-    (names that end in train, val or test), else the devkit's official list.
+    A frame's id is the token of its LIDAR_TOP sample data, its alias the token of its sample. A scene's split is what
+    ``root/version/splits.json`` says (names that end in train, val or test), else the devkit's official list.
 
     Args:
         root: Data root, holds ``version``, ``samples`` and ``lidarseg``.
@@ -130,6 +130,7 @@ def _keyframe(nusc: "NuScenes", sample: dict[str, Any], scene: str, split: str) 
         points_uri=str(Path(nusc.dataroot) / lidar["filename"]),
         labels_uri=_labels_uri(nusc, lidar["token"]),
         cameras=tuple(_camera(nusc, channel, sample["data"][channel], lidar_poses) for channel in channels),
+        alias=sample["token"],
     )
 
 

@@ -5,6 +5,8 @@ Numbers under different protocols are not comparable; the digest tells equal spl
 
 import hashlib
 import math
+import re
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +30,7 @@ class LabelSplit:
         unlabelled: Sorted ids of all other training frames, with or without labels; the labelled ones themselves where
             no other is left (the authors' fully labelled setting).
         digest: First 16 hex digits of the SHA-256 of the labelled ids, sorted, joined by newlines.
+        published: The published list this is, by its digest, for example ``LaserMix 10 %``; else ``""``.
     """
 
     protocol: str
@@ -36,6 +39,30 @@ class LabelSplit:
     labelled: tuple[str, ...]
     unlabelled: tuple[str, ...]
     digest: str
+    published: str = ""
+
+
+_PUBLISHED = {
+    ("nuscenes", 28_130): {
+        1: (281, "33ccc457e08f157d"),
+        10: (2_813, "c86bcde189530528"),
+        20: (5_626, "cdb9e5ad5554fa7c"),
+        50: (14_065, "5c701d1fd57d6352"),
+    },
+    ("semantickitti", 19_130): {
+        1: (191, "d30a4fe07ab15ac8"),
+        10: (1_913, "77aa6086b008e249"),
+        20: (3_826, "0b90944f9d5be42c"),
+        50: (9_565, "f23ad431339051f2"),
+    },
+}
+"""LaserMix's lists of whole data sets, ScribbleKITTI as SemanticKITTI: how many frames by per cent, and their digest.
+
+Digests are over sample tokens on nuScenes, over ids such as ``00/000123`` on SemanticKITTI. Source: the lists that the
+LaserMix authors' sister code (OpenPCSeg) ships, which are those of IT2 ("following LaserMix"), too.
+"""
+_SCAN_PATH = re.compile(r"(?:^|/)(\d\d)/(?:velodyne|labels|scribbles)/(\d{6})\.\w+$")
+_PUBLISHED_NAME = re.compile(r"(?:^|[_/])(\d+)pct\.txt$")
 
 
 def make_split(catalog: Catalog, spec: recipe.Split) -> LabelSplit:
@@ -43,7 +70,10 @@ def make_split(catalog: Catalog, spec: recipe.Split) -> LabelSplit:
 
     ``uniform`` draws floor(ratio N) of these N frames over all scenes (LaserMix); ``scene`` takes whole scenes in
     random order until that many frames are reached; ``slidr-skip`` takes every round(1 / ratio)-th frame in order of
-    scene and time, starting with the first (SLidR); ``list`` takes the frames of ``spec.frames`` and ``spec.file``.
+    scene and time, starting with the first (SLidR); ``list`` takes the frames of ``spec.frames`` and ``spec.file``:
+    ids, aliases (nuScenes sample tokens, as in the public lists) or paths of SemanticKITTI scans
+    (``…/00/velodyne/000123.bin``). On whole nuScenes and SemanticKITTI a list is compared with the published ones: a
+    file named like one of them (``…_10pct.txt``) must be it, and a list as long as one but different is warned of.
     A draw ranks ids by a seeded hash: it does not depend on the catalog's order, and smaller ratios are subsets of
     larger ones (the published lists are not all nested).
 
@@ -53,7 +83,7 @@ def make_split(catalog: Catalog, spec: recipe.Split) -> LabelSplit:
 
     Raises:
         SplitError: There is no training frame with labels, the ratio selects none, or a listed frame is unknown,
-            has no labels or is not a training frame.
+            has no labels or is not a training frame, or a file named like a published list is not that list.
     """
     train = catalog.of_split("train")
     candidates = [train.frame_id[index] for index in np.flatnonzero(train.is_labelled)]
@@ -68,11 +98,18 @@ def make_split(catalog: Catalog, spec: recipe.Split) -> LabelSplit:
     else:
         ratio = spec.ratio
         labelled = _drawn(train.select(candidates), spec, _count(len(candidates), ratio))
+    published = _published(train, labelled, spec.file) if spec.protocol == "list" else ""
     chosen = set(labelled)
     unlabelled = sorted(frame_id for frame_id in train.frame_id if frame_id not in chosen)
     labelled = sorted(labelled)
     return LabelSplit(
-        spec.protocol, ratio, spec.seed, tuple(labelled), tuple(unlabelled or labelled), split_digest(labelled)
+        protocol=spec.protocol,
+        ratio=ratio,
+        seed=spec.seed,
+        labelled=tuple(labelled),
+        unlabelled=tuple(unlabelled or labelled),
+        digest=split_digest(labelled),
+        published=published,
     )
 
 
@@ -116,19 +153,62 @@ def _whole_scenes(candidates: Catalog, seed: int, count: int) -> list[str]:
 
 
 def _listed(train: Catalog, candidates: Sequence[str], spec: recipe.Split) -> list[str]:
-    listed = sorted({*spec.frames, *(_read_list(spec.file) if spec.file else ())})
-    if not listed:
+    names = {*spec.frames, *(_read_list(spec.file) if spec.file else ())}
+    if not names:
         raise SplitError("split.protocol=list needs split.frames, or split.file with one frame id a line")
-    _refuse(listed, train.frame_id, f"are not among the {len(train)} training frames")
+    listed = sorted(_frame_ids(train, names))
+    hint = ""
+    if set(train.dataset) == {"nuscenes"} and not any(train.alias):
+        hint = "; this folder was prepared by a release that did not keep sample tokens: index and prepare again"
+    _refuse(listed, train.frame_id, f"are not among the {len(train)} training frames", hint)
     _refuse(listed, candidates, "have no labels")
     return listed
 
 
-def _refuse(listed: Sequence[str], allowed: Iterable[str], problem: str) -> None:
+def _frame_ids(train: Catalog, names: Iterable[str]) -> set[str]:
+    """Ids of what a list names by id, by alias or by path; a name that is none of these stays as it is."""
+    known = set(train.frame_id)
+    id_of_alias = dict(zip(train.alias, train.frame_id, strict=True))
+    id_of_alias.pop("", None)
+    found = set()
+    for name in names:
+        path = _SCAN_PATH.search(name)
+        as_path = f"{path[1]}/{path[2]}" if path else name
+        found.add(name if name in known else id_of_alias.get(name, as_path))
+    return found
+
+
+def _published(train: Catalog, labelled: Sequence[str], file: str) -> str:
+    """Which published list this is, where the whole data set is there; see ``make_split``."""
+    lists = _PUBLISHED.get((train.dataset[0], len(train)), {}) if len(set(train.dataset)) == 1 else {}
+    chosen = train.select(labelled)
+    digest = split_digest(alias or frame_id for alias, frame_id in zip(chosen.alias, chosen.frame_id, strict=True))
+    for percent, expected in lists.items():
+        if expected == (len(labelled), digest):
+            return f"LaserMix {percent} %"
+    name = _PUBLISHED_NAME.search(file)
+    if name and int(name[1]) in lists:
+        count, expected_digest = lists[int(name[1])]
+        raise SplitError(
+            f"split.file {file} is named like LaserMix's {name[1]} % list of {train.dataset[0]} ({count} frames, "
+            f"digest {expected_digest}), but lists {len(labelled)} frames with digest {digest}: get the list again, or "
+            "rename a list of your own"
+        )
+    for percent, (count, expected_digest) in lists.items():
+        if count == len(labelled):
+            warnings.warn(
+                f"the list holds {count} frames as LaserMix's {percent} % list of {train.dataset[0]} does, but its "
+                f"digest is {digest} and not {expected_digest}: the results do not compare with published ones",
+                stacklevel=3,
+            )
+    return ""
+
+
+def _refuse(listed: Sequence[str], allowed: Iterable[str], problem: str, hint: str = "") -> None:
     allowed = set(allowed)
     wrong = [frame_id for frame_id in listed if frame_id not in allowed]
     if wrong:
-        raise SplitError(f"{len(wrong)} of {len(listed)} listed frames {problem}, for example {wrong[:3]}")
+        raise SplitError(f"{len(wrong)} of {len(listed)} listed frames {problem}, for example {wrong[:3]}{hint}")
 
 
 def _read_list(uri: str) -> list[str]:

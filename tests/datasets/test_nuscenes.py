@@ -115,6 +115,7 @@ def test_key_frames_in_order_with_paths_and_splits(tmp_path: Path) -> None:
         "l-scene-0103-0",
         "l-scene-0103-1",
     ]
+    assert [frame.alias for frame in frames] == ["scene-0061-0", "scene-0061-1", "scene-0103-0", "scene-0103-1"]
     assert [frame.split for frame in frames] == ["train", "train", "val", "val"]
     assert frames[1].timestamp_us == 500_000
     assert frames[1].points_uri == f"{root}/samples/l/scene-0061-1.pcd.bin"

@@ -32,6 +32,7 @@ def keyframe(number: int, camera: bool = False) -> Keyframe:
         labels=rng.integers(0, 16, number + 1).astype(np.uint8) if is_labelled else np.zeros(0, np.uint8),
         ring=np.arange(number + 1, dtype=np.uint8),
         cameras=(image,) if camera else (),
+        alias=f"token-{number}",
     )
 
 
@@ -173,3 +174,18 @@ def test_a_folder_that_was_never_prepared(tmp_path: Path) -> None:
         read_catalog(LOCAL, str(tmp_path))
     with pytest.raises(DataError, match="holds no prepared frames"):
         write_catalog(LOCAL, str(tmp_path))
+
+
+def test_the_catalog_knows_what_public_lists_call_a_frame(folder: str) -> None:
+    catalog = read_catalog(LOCAL, folder)
+    assert catalog.alias == tuple(f"token-{number}" for number in range(12))
+    assert catalog.select(["frame-003"]).alias == ("token-3",)
+
+
+def test_a_folder_of_an_earlier_release_has_no_such_names(folder: str) -> None:
+    for file in Path(folder).glob("*.parquet"):
+        table = pq.read_table(file).drop_columns(["alias"])
+        pq.write_table(table, file, row_group_size=1 if file.name.startswith("shard") else len(table))
+    assert read_catalog(LOCAL, folder).alias == ("",) * 12
+    assert write_catalog(LOCAL, folder).alias == ("",) * 12
+    assert frames_of(folder)[3].alias == ""

@@ -1,5 +1,7 @@
 import hashlib
 import math
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ray_lidarseg.datasets import splits as module
 from ray_lidarseg.datasets.shards import Catalog
 from ray_lidarseg.datasets.splits import make_split, split_digest
 from ray_lidarseg.errors import SplitError
@@ -120,6 +123,91 @@ def test_a_list_from_a_file_with_repeats_and_blank_lines(tmp_path: Path) -> None
     split = make_split(catalog(8), Split(protocol="list", frames=("f0005",), file=str(file)))
     assert split.labelled == ("f0002", "f0004", "f0005")
     assert split.ratio == pytest.approx(3 / 8)
+
+
+def tokens(frames: Catalog) -> Catalog:
+    """The same frames, each with a sample token as in nuScenes."""
+    return replace(frames, alias=tuple(hashlib.md5(name.encode()).hexdigest() for name in frames.frame_id))
+
+
+def kitti(num_train: int) -> Catalog:
+    ids = tuple(f"{i // 10:02d}/{i % 10:06d}" for i in range(num_train + 3))
+    return replace(catalog(num_train), frame_id=ids, dataset=("semantickitti",) * len(ids))
+
+
+def test_a_public_list_names_samples_and_not_sample_data(tmp_path: Path) -> None:
+    frames = tokens(catalog(8))
+    file = tmp_path / "nuscenes_list.txt"
+    file.write_text("\n".join([frames.alias[2], frames.alias[5], "f0006"]))
+    assert make_split(frames, Split(protocol="list", file=str(file))).labelled == ("f0002", "f0005", "f0006")
+
+
+def test_sample_tokens_against_a_folder_that_kept_none() -> None:
+    token = tokens(catalog(4)).alias[1]
+    with pytest.raises(SplitError, match=r"1 of 1 listed frames are not among the 4 .*index and prepare again"):
+        make_split(catalog(4), Split(protocol="list", frames=(token,)))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "01/000002",
+        "01/velodyne/000002.bin",
+        "SemanticKITTI/dataset/sequences/01/velodyne/000002.bin",
+        "train/01/labels/000002.label",
+        "01/scribbles/000002.label",
+    ],
+)
+def test_semantickitti_lists_by_id_or_by_path(line: str) -> None:
+    assert make_split(kitti(20), Split(protocol="list", frames=(line,))).labelled == ("01/000002",)
+
+
+def _publish(monkeypatch: pytest.MonkeyPatch, frames: Catalog, names: list[str], digest: str = "") -> None:
+    expected = (len(names), digest or split_digest(names))
+    monkeypatch.setattr(module, "_PUBLISHED", {(frames.dataset[0], 20): {10: expected}})
+
+
+@pytest.mark.parametrize("frames", [tokens(catalog(20)), kitti(20)])
+def test_a_published_list_is_recognised_by_its_digest(frames: Catalog, tmp_path: Path, monkeypatch) -> None:
+    names = [alias or frame_id for alias, frame_id in zip(frames.alias, frames.frame_id, strict=True)]
+    _publish(monkeypatch, frames, [names[3], names[7]])
+    (tmp_path / "data_10pct.txt").write_text(f"{names[7]}\n{names[3]}\n")
+    split = make_split(frames, Split(protocol="list", file=str(tmp_path / "data_10pct.txt")))
+    assert split.published == "LaserMix 10 %"
+    assert split.labelled == (frames.frame_id[3], frames.frame_id[7])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # another number of frames is a list of one's own
+        assert make_split(frames, Split(protocol="list", frames=(names[3],))).published == ""
+
+
+def test_a_file_named_like_a_published_list_must_be_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = kitti(20)
+    _publish(monkeypatch, frames, ["00/000003", "00/000007"])
+    file = tmp_path / "semantickitti_10pct.txt"
+    file.write_text("00/000003\n")
+    with pytest.raises(
+        SplitError, match=r"LaserMix's 10 % list of semantickitti \(2 frames.*but lists 1 frames with dig"
+    ):
+        make_split(frames, Split(protocol="list", file=str(file)))
+    half = frames.select(frames.frame_id[:10])  # a part of the data set: nothing to compare with
+    assert make_split(half, Split(protocol="list", file=str(file))).labelled == ("00/000003",)
+
+
+def test_a_list_as_long_as_a_published_one_but_different_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = kitti(20)
+    _publish(monkeypatch, frames, ["00/000003"], digest="0" * 16)
+    with pytest.warns(
+        UserWarning, match="holds 1 frames as LaserMix's 10 % list of semantickitti does, but its digest is"
+    ):
+        make_split(frames, Split(protocol="list", frames=("00/000003",)))
+
+
+def test_the_published_counts_are_floors_of_whole_data_sets() -> None:
+    for (_, total), lists in module._PUBLISHED.items():
+        assert {percent: count for percent, (count, _) in lists.items()} == {
+            percent: percent * total // 100 for percent in (1, 10, 20, 50)
+        }
+        assert all(len(digest) == 16 and int(digest, 16) for _, digest in lists.values())
 
 
 @pytest.mark.parametrize(
