@@ -2,6 +2,8 @@
 
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pyarrow import fs
 
@@ -21,6 +23,27 @@ def write_whole(filesystem: fs.FileSystem, path: str, data: bytes) -> None:
         with filesystem.open_output_stream(path, compression=None) as stream:
             stream.write(data)
         return
+    with _beside(path, data) as unfinished:
+        os.replace(unfinished, path)
+
+
+def create_whole(path: str, data: bytes) -> bool:
+    """Creates a local file where there is none, as a whole; of two writers at once, one gets False.
+
+    Raises:
+        OSError: The folder cannot be written, or the disk is full.
+    """
+    with _beside(path, data) as unfinished:
+        try:
+            os.link(unfinished, path)
+        except FileExistsError:
+            return False
+    return True
+
+
+@contextmanager
+def _beside(path: str, data: bytes) -> Iterator[str]:
+    """A temporary file in the same folder that holds the data, on the device; gone afterwards."""
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
     unfinished = os.path.join(folder, f"{_TEMPORARY_PREFIX}{name}-{uuid.uuid4().hex[:8]}")
@@ -29,7 +52,7 @@ def write_whole(filesystem: fs.FileSystem, path: str, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(unfinished, path)
+        yield unfinished
     finally:
         if os.path.exists(unfinished):
             os.remove(unfinished)

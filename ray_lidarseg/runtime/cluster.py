@@ -70,8 +70,23 @@ def num_gpus() -> float:
     return float(ray.cluster_resources().get("GPU", 0.0))
 
 
-def require(num_workers: int, cpus_per_worker: float, gpus_per_worker: float = 0.0) -> None:
+_TRAIN_CPUS = "set workers.num_workers, workers.cpus_per_worker or workers.use_gpu to what fits, or add nodes"
+_TRAIN_GPUS = "wait for it to end, or set workers.use_gpu=no"
+
+
+def require(
+    num_workers: int,
+    cpus_per_worker: float,
+    gpus_per_worker: float = 0.0,
+    advice: tuple[str, str] = (_TRAIN_CPUS, _TRAIN_GPUS),
+) -> None:
     """Checks that the connected cluster can hold all workers at once; Ray itself would wait for ever.
+
+    Args:
+        num_workers: How many.
+        cpus_per_worker: CPUs of each.
+        gpus_per_worker: GPUs of each.
+        advice: What to do where the cluster is too small, and where its GPUs are taken.
 
     Raises:
         ResourceError: It cannot; the message says what is asked, what there is, and what to do.
@@ -79,14 +94,11 @@ def require(num_workers: int, cpus_per_worker: float, gpus_per_worker: float = 0
     wanted = f"{num_workers} worker(s) of {cpus_per_worker:g} CPU and {gpus_per_worker:g} GPU each"
     nodes = _node_resources()
     if sum(_fitting(node, cpus_per_worker, gpus_per_worker) for node in nodes) < num_workers:
-        raise ResourceError(
-            f"the run asks for {wanted}, but the cluster has {_describe(nodes)}: set workers.num_workers, "
-            "workers.cpus_per_worker or workers.use_gpu to what fits, or add nodes"
-        )
+        raise ResourceError(f"the run asks for {wanted}, but the cluster has {_describe(nodes)}: {advice[0]}")
     if gpus_per_worker and not _gpus_come_free(num_workers * gpus_per_worker):
         raise ResourceError(
             f"the run asks for {wanted}, but all GPUs of the cluster ({_describe(nodes)}) are taken by other work: "
-            "wait for it to end, or set workers.use_gpu=no"
+            f"{advice[1]}"
         )
 
 

@@ -38,11 +38,12 @@ def keep(ontology: Ontology | None, prepared: str) -> None:
         DataError: The folder was prepared with another one.
     """
     there = of_prepared(prepared)
+    if ontology is not None and there is None:  # of two jobs that start at once, one writes it
+        file = storage.join(prepared, ONTOLOGY_NAME)
+        text = storage.write_once(file, ontology.model_dump_json(indent=1).encode())
+        there = parse_ontology(text.decode(), origin=file)
     if there not in (None, ontology):
         raise DataError(f"{prepared} was prepared with another ontology: prepare this index into a new folder")
-    if ontology is not None and there is None:
-        text = ontology.model_dump_json(indent=1)
-        storage.write_bytes(storage.join(prepared, ONTOLOGY_NAME), text.encode())
 
 
 def complete(recipe: Recipe) -> Recipe:

@@ -7,16 +7,65 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from ray_lidarseg.runtime.cluster import num_gpus, worker_environment
+from ray_lidarseg.runtime.cluster import num_gpus, require, worker_environment
 
 _RETRIES = 2  # of a group whose process died; a scan that kills it every time must not loop for ever
+_GROW_AT = 1.0  # tasks an actor; Ray Data's own 1.75 is never reached with one task at a time, and no pool would grow
+_ADVICE = (
+    "ask for fewer actors (--actors MIN:MAX) or less for each (--gpus, --cpus), or add nodes",
+    "wait for it to end, or run without GPUs (--gpus 0)",
+)
 
 
-def stream(rows: Sequence[Mapping[str, Any]], worker: type, arguments: Mapping[str, Any], group: int) -> Iterator[dict]:
+@dataclass(frozen=True)
+class Actors:
+    """How many actors a pool has and what each gets.
+
+    Attributes:
+        min_size: Actors it starts with and never goes below.
+        max_size: Actors it grows to while all are busy; 0: as many as the cluster holds now.
+        num_cpus: CPUs of each.
+        num_gpus: GPUs of each, a share of one is allowed; None: 1 where the cluster has GPUs.
+    """
+
+    min_size: int = 1
+    max_size: int = 0
+    num_cpus: float = 1.0
+    num_gpus: float | None = None
+
+    @property
+    def gpus(self) -> float:
+        """GPUs of each actor on the connected cluster."""
+        if self.num_gpus is not None:
+            return self.num_gpus
+        return 1.0 if num_gpus() else 0.0
+
+    def require(self) -> None:
+        """Checks that the connected cluster holds the smallest pool; Ray itself would wait for ever.
+
+        Raises:
+            ResourceError: It does not.
+        """
+        require(self.min_size, self.num_cpus, self.gpus, _ADVICE)
+
+    def sizes(self, num_groups: int) -> tuple[int, int]:
+        """Smallest and largest pool for so many groups; needs a connected Ray."""
+        most = min(num_groups, max(self.min_size, self.max_size or _most_actors(self.num_cpus, self.gpus)))
+        return min(self.min_size, most), most
+
+
+def stream(
+    rows: Sequence[Mapping[str, Any]],
+    worker: type,
+    arguments: Mapping[str, Any],
+    group: int,
+    actors: Actors = Actors(),
+) -> Iterator[dict]:
     """Result rows of a pool of ``worker`` actors over ``rows``, in any order, as they come; Ray must be connected.
 
     A group whose process keeps dying gives no result: the caller sees which rows are missing.
@@ -27,46 +76,48 @@ def stream(rows: Sequence[Mapping[str, Any]], worker: type, arguments: Mapping[s
             Arrow table of results and never raises.
         arguments: See above; small and picklable.
         group: Rows in one call.
+        actors: Size of the pool and of its actors.
     """
     if not rows:
         return
     num_groups = -(-len(rows) // group)
     with quiet_data():
-        for batch in _mapped(rows, worker, arguments, num_groups).iter_batches(batch_size=None, batch_format="pyarrow"):
+        mapped = _mapped(rows, worker, arguments, num_groups, actors)
+        for batch in mapped.iter_batches(batch_size=None, batch_format="pyarrow"):
             yield from batch.to_pylist()
 
 
-def _mapped(rows: Sequence[Mapping[str, Any]], worker: type, arguments: Mapping[str, Any], num_groups: int) -> Any:
+def _mapped(
+    rows: Sequence[Mapping[str, Any]], worker: type, arguments: Mapping[str, Any], num_groups: int, actors: Actors
+) -> Any:
     import ray
 
+    min_size, max_size = actors.sizes(num_groups)
     return ray.data.from_items(list(rows), override_num_blocks=num_groups).map_batches(
         worker,
         fn_constructor_kwargs=dict(arguments),
         batch_size=None,
         batch_format="pyarrow",
         # One group at a time in an actor: a group that kills it must not use up the retries of others that wait there.
-        compute=ray.data.ActorPoolStrategy(
-            min_size=1, max_size=min(num_groups, _most_actors()), max_tasks_in_flight_per_actor=1
-        ),
-        num_cpus=1,
-        num_gpus=1 if num_gpus() else 0,
+        compute=ray.data.ActorPoolStrategy(min_size=min_size, max_size=max_size, max_tasks_in_flight_per_actor=1),
+        num_cpus=actors.num_cpus,
+        num_gpus=actors.gpus,
         runtime_env={"env_vars": worker_environment()},
         max_task_retries=_RETRIES,
     )
 
 
-def own_device() -> torch.device:
-    """The device of the actor that asks; on a CPU it keeps to one thread, for its core is all that Ray gave it."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    torch.set_num_threads(1)
-    return torch.device("cpu")
+def own_device(num_threads: int = 1) -> torch.device:
+    """The device of the actor that asks; torch keeps to as many threads as Ray gave it CPUs."""
+    torch.set_num_threads(num_threads)
+    return torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
 
 
-def _most_actors() -> int:
+def _most_actors(cpus: float, gpus: float) -> int:
     import ray
 
-    return max(1, int(num_gpus() or ray.cluster_resources().get("CPU", 1)))
+    have, asked = ray.cluster_resources(), {"CPU": cpus, "GPU": gpus}
+    return max(1, min(int(have.get(name, 0.0) / amount + 1e-9) for name, amount in asked.items() if amount))
 
 
 @contextmanager
@@ -78,6 +129,8 @@ def quiet_data() -> Iterator[None]:
     logger = logging.getLogger("ray.data")
     before = context.enable_progress_bars, context.max_errored_blocks, logger.level
     context.enable_progress_bars, context.max_errored_blocks = False, -1
+    scaling, threshold = context.autoscaling_config, context.autoscaling_config.actor_pool_util_upscaling_threshold
+    scaling.actor_pool_util_upscaling_threshold = _GROW_AT
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
@@ -85,4 +138,5 @@ def quiet_data() -> Iterator[None]:
             yield
     finally:
         context.enable_progress_bars, context.max_errored_blocks = before[:2]
+        scaling.actor_pool_util_upscaling_threshold = threshold
         logger.setLevel(before[2])

@@ -13,9 +13,11 @@ from contextlib import contextmanager, suppress
 
 from pyarrow import fs
 
-from ray_lidarseg.datasets.whole_files import write_whole
+from ray_lidarseg.datasets.whole_files import create_whole, write_whole
 from ray_lidarseg.errors import StorageError
+from ray_lidarseg.runtime import object_store
 
+_S3 = "s3://"
 _ADVICE = {
     errno.ENOSPC: "the disk is full: free space or choose another folder; the same command continues",
     errno.EDQUOT: "the disk quota is used up: free space or choose another folder; the same command continues",
@@ -90,8 +92,28 @@ def write_bytes(uri: str, data: bytes) -> None:
         StorageError: The folder is not writable, the disk is full, the bucket or the credentials are wrong.
     """
     filesystem, path = resolve(uri)
+    if uri.startswith(_S3) and len(data) > object_store.MULTIPART_BYTES:
+        object_store.upload(uri, data)
+        return
     with explained("write", uri):
         write_whole(filesystem, path, data)
+
+
+def write_once(uri: str, data: bytes) -> bytes:
+    """Creates a file where there is none; of two writers one wins, and both learn what is there.
+
+    Returns:
+        The content of the file afterwards: ``data``, or what another writer put there before.
+
+    Raises:
+        StorageError: See ``write_bytes``.
+    """
+    if uri.startswith(_S3):
+        created = object_store.create(uri, data)
+    else:
+        with explained("write", uri):
+            created = create_whole(resolve(uri)[1], data)
+    return data if created else read_bytes(uri)
 
 
 def exists(uri: str) -> bool:
@@ -140,6 +162,16 @@ def check_writable(uri: str) -> None:
     filesystem, path = resolve(probe)
     with explained("delete", probe):
         filesystem.delete_file(path)
+
+
+def check_listable(uri: str) -> None:
+    """Asks whether the bucket of an ``s3://`` URI is there and may be listed; other URIs pass.
+
+    Raises:
+        StorageError: See above; without this check a bucket that does not exist looks like an empty folder.
+    """
+    if uri.startswith(_S3):
+        object_store.check_bucket(uri)
 
 
 def _entries(uri: str) -> list[fs.FileInfo]:

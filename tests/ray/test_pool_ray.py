@@ -1,8 +1,10 @@
 import os
+import time
 
 import pyarrow as pa
 import pytest
 
+from ray_lidarseg.errors import ResourceError
 from ray_lidarseg.runtime import pool
 
 pytestmark = pytest.mark.ray
@@ -38,3 +40,35 @@ def test_a_group_that_kills_its_process_is_left_out(local_ray, doubler):
 
 def test_no_rows_need_no_pool(doubler):
     assert list(pool.stream([], doubler, {"factor": 2, "deadly": -1}, group=2)) == []
+
+
+@pytest.fixture
+def witness():
+    class Witness:
+        def __call__(self, rows: pa.Table) -> pa.Table:
+            time.sleep(0.3)
+            return pa.table({"process": [os.getpid()] * len(rows)})
+
+    return Witness
+
+
+def test_a_busy_pool_grows_to_its_largest_size_and_no_further(local_ray, witness):
+    """With Ray Data's own threshold a pool of actors that hold one task each stays at its smallest size for ever."""
+    rows = [{"value": value} for value in range(60)]
+    processes = {row["process"] for row in pool.stream(rows, witness, {}, 1, pool.Actors(min_size=1, max_size=2))}
+    assert len(processes) == 2
+
+
+def test_a_gpu_where_there_is_none_is_refused_at_once(local_ray):
+    message = r"1 worker\(s\) of 1 CPU and 1 GPU each, but the cluster has 4 CPU and 0 GPU .*--gpus"
+    with pytest.raises(ResourceError, match=message):
+        pool.Actors(num_gpus=1).require()
+    with pytest.raises(ResourceError, match=r"9 worker\(s\).*ask for fewer actors \(--actors MIN:MAX\)"):
+        pool.Actors(min_size=9).require()
+
+
+def test_a_pool_is_no_larger_than_its_work_and_the_cluster(local_ray):
+    assert pool.Actors().sizes(100) == (1, 4)
+    assert pool.Actors(num_cpus=2).sizes(100) == (1, 2)
+    assert pool.Actors(min_size=3, max_size=8).sizes(2) == (2, 2)
+    assert pool.Actors(min_size=1, max_size=8).sizes(100) == (1, 8)  # an autoscaling cluster grows with the pool

@@ -119,3 +119,10 @@ def test_resolve_gives_path_inside_the_file_system(tmp_path):
     filesystem, path = storage.resolve(f"{tmp_path}/x y")
     assert isinstance(filesystem, fs.LocalFileSystem)
     assert path == f"{tmp_path}/x y"
+
+
+def test_of_two_writers_one_wins_and_both_learn_what_is_there(tmp_path):
+    uri = str(tmp_path / "new" / "layer.json")
+    assert storage.write_once(uri, b"first") == b"first"
+    assert storage.write_once(uri, b"second") == b"first"
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["layer.json"]
