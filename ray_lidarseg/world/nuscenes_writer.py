@@ -34,6 +34,9 @@ CATEGORIES = (
 )  # fmt: skip
 """Fine categories; the position is the index in the label files."""
 
+PART_PREFIX = ".part-"
+"""A file that is still being written; a killed writer leaves it behind."""
+
 _JPEG_QUALITY = 92
 _FIRST_TIMESTAMP_US = 1_600_000_000_000_000
 _SCENE_SPACING_US = 1_000_000_000
@@ -77,7 +80,7 @@ def _write_frame(root: Path, scene: Scene, light: Light, frame: int) -> None:
 def write_atomically(file: Path, content: bytes) -> None:
     """Writes under a temporary name and renames: nobody sees half a file."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".part-")
+    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=PART_PREFIX)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from ray_lidarseg.world.kitti_rig import ego_SE3_lidar, kitti_scan, picture, projection, stated_cam0_SE3_lidar
-from ray_lidarseg.world.nuscenes_writer import write_atomically
+from ray_lidarseg.world.nuscenes_writer import PART_PREFIX, write_atomically
 from ray_lidarseg.world.presets import Preset
 from ray_lidarseg.world.scene import Scene
 from ray_lidarseg.world.scribbles import scribble
@@ -22,7 +22,9 @@ _SCRIBBLES = 2000  # in the place of a frame number
 
 
 def write_scene(root: Path, scene: Scene) -> None:
-    """Writes the missing files of a sequence."""
+    """Writes the missing files of a sequence, and removes what a killed writer of it left half written."""
+    for left_over in _folder(root, scene.preset, scene.index).rglob(f"{PART_PREFIX}*"):
+        left_over.unlink(missing_ok=True)
     light = Light(scene)
     for frame in range(scene.preset.num_frames):
         _write_frame(root, scene, light, frame)

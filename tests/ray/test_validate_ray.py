@@ -1,10 +1,12 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import yaml
 from pyarrow import fs
 from scipy.spatial.transform import Rotation
 
@@ -19,6 +21,7 @@ from ray_lidarseg.validate import validate
 from ray_lidarseg.world.nuscenes_writer import write_scene, write_tables
 from ray_lidarseg.world.presets import PRESETS
 from ray_lidarseg.world.scene import Scene
+from tests.datasets import real_recordings as real
 
 pytestmark = pytest.mark.ray
 NUM_FRAMES = 6
@@ -81,6 +84,81 @@ def test_a_prepared_folder_is_read_from_its_shards(local_ray, listed, tmp_path) 
     report = str(tmp_path / "report.json")
     assert validate(folder, sample=2, json_out=report) == 0
     assert findings(report)["files"]["measured"] == "all 2 sampled frames read"
+
+
+def real_index(samples: Path, folder: Path, name: str) -> str:
+    """What a user types for each recording: a manifest with its ontology, or the SemanticKITTI layout."""
+    index = str(folder / "index.parquet")
+    if name == "semantickitti":
+        shutil.copytree(samples / "semantickitti_seq00", folder / "data")
+        assert main(["index", "semantickitti", str(folder / "data"), "--out", index]) == 0
+        return index
+    records, text = {
+        "rellis": lambda: ([real.rellis_record(samples / "rellis3d")], real.OUSTER),
+        "kitti": lambda: ([real.kitti_record(samples / "kitti_object" / "training", n) for n in range(3)], real.KITTI),
+        "nuscenes": lambda: ([real.nuscenes_record(samples / "mmdet3d_demo" / "nuscenes")], real.NUSCENES),
+    }[name]()
+    for number, record in enumerate(records):
+        record["timestamp_us"] += number * 1_000_000  # KITTI's object frames have no times of their own
+        for camera in record["cameras"].values():
+            camera["timestamp_us"] += number * 1_000_000
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (folder / "ontology.yaml").write_text(text)
+    arguments = ["index", "manifest", str(folder / "manifest.jsonl"), "--ontology", str(folder / "ontology.yaml")]
+    assert main([*arguments, "--out", index]) == 0
+    return index
+
+
+@pytest.mark.parametrize(
+    ("name", "num_beams", "doubted"),
+    [
+        ("semantickitti", 64, {"classes"}),
+        ("kitti", 64, set()),
+        ("nuscenes", 32, set()),
+        ("rellis", 58, {"alignment"}),  # off-road, one camera: too few edges for a verdict
+    ],
+)
+def test_real_recordings_pass_from_the_command_line(
+    samples, local_ray, tmp_path, name: str, num_beams: int, doubted: set[str]
+) -> None:
+    report = str(tmp_path / "report.json")
+    assert main(["validate", real_index(samples, tmp_path, name), "--json", report]) == 0
+    found = findings(report)
+    assert {check for check, finding in found.items() if finding["severity"] != "ok"} == doubted
+    assert found["beams"]["measured"] == f"about {num_beams}"
+
+
+@pytest.mark.parametrize(
+    ("change", "check", "message"),
+    [
+        ({"axes": "FLU"}, "alignment", "the scans look as if they were turned by"),
+        ({"intensity": [0, 100_000]}, "intensity", "0.000 … 0.00"),
+        ({"num_beams": 128}, "beams", "about 32"),
+        ({"fov_up_deg": 2.0, "fov_down_deg": -15.0}, "field of view", "of the points outside"),
+    ],
+)
+def test_a_wrong_ontology_of_a_real_key_frame_is_noticed(
+    samples, local_ray, tmp_path, change: dict[str, object], check: str, message: str
+) -> None:
+    record = real.nuscenes_record(samples / "mmdet3d_demo" / "nuscenes")
+    if "axes" in change:  # stated for the scan only: the calibration was turned by hand
+        turned = np.eye(4)
+        turned[:2, :2] = [[0.0, -1.0], [1.0, 0.0]]
+        for camera in record["cameras"].values():
+            camera["cam_SE3_lidar"] = (np.array(camera["cam_SE3_lidar"]) @ turned).tolist()
+    ontology = yaml.safe_load(real.NUSCENES)
+    ontology["sensor"] |= change
+    (tmp_path / "manifest.jsonl").write_text(json.dumps(record) + "\n")
+    (tmp_path / "ontology.yaml").write_text(yaml.safe_dump(ontology))
+    arguments = ["index", "manifest", str(tmp_path / "manifest.jsonl"), "--ontology", str(tmp_path / "ontology.yaml")]
+    assert main([*arguments, "--out", str(tmp_path / "index.parquet")]) == 0
+    report = str(tmp_path / "report.json")
+    status = main(["validate", str(tmp_path / "index.parquet"), "--json", report])
+    found = findings(report)[check]
+    assert found["severity"] in ("error", "warning")
+    assert status == (found["severity"] == "error")
+    assert message in found["measured"]
+    assert found["fix"]
 
 
 def test_what_is_no_data_is_bad_input(tmp_path) -> None:
