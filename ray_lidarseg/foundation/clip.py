@@ -18,6 +18,7 @@ square checkpoints of any size.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -59,7 +60,7 @@ class Clip:
             if hasattr(model.visual, "transformer")
             else _ResNetTower(model.visual, settings)
         )
-        self._model = model.to(device).requires_grad_(False)
+        self._model: Any = model.to(device).requires_grad_(False)
         self._tower = tower
         self._device = torch.device(device)
         self.image_size = tower.image_size
@@ -105,7 +106,7 @@ class Clip:
 class _VitTower:
     """Dense features of an open_clip ``VisionTransformer``; its position embeddings are resized in place."""
 
-    def __init__(self, visual: torch.nn.Module, settings: ClipFeatures) -> None:
+    def __init__(self, visual: Any, settings: ClipFeatures) -> None:
         blocks = visual.transformer.resblocks
         if len(blocks) < 2 or type(blocks[-1]).__name__ != "ResidualAttentionBlock":
             raise DataError(
@@ -126,7 +127,7 @@ class _VitTower:
 class _ResNetTower:
     """Dense features of an open_clip ``ModifiedResNet``: convolutions take any size."""
 
-    def __init__(self, visual: torch.nn.Module, settings: ClipFeatures) -> None:
+    def __init__(self, visual: Any, settings: ClipFeatures) -> None:
         side = visual.image_size
         own = tuple(side) if isinstance(side, tuple | list) else (side, side)
         self.image_size = _input_size(settings, own, (_RESNET_STRIDE, _RESNET_STRIDE))
@@ -140,9 +141,7 @@ class _ResNetTower:
         return pool.c_proj(pool.v_proj(cells))
 
 
-def vit_features(
-    visual: torch.nn.Module, pixels: Float[Tensor, "B 3 H W"], keeps_residual: bool = True
-) -> Float[Tensor, "B L F"]:
+def vit_features(visual: Any, pixels: Float[Tensor, "B 3 H W"], keeps_residual: bool = True) -> Float[Tensor, "B L F"]:
     """Features of the patches, row by row, in the space of the texts; gradients flow, so it can be trained, too.
 
     Args:
@@ -157,9 +156,7 @@ def vit_features(
     return visual.ln_post(self_attending(blocks[-1], before, keeps_residual)) @ visual.proj
 
 
-def self_attending(
-    block: torch.nn.Module, tokens: Float[Tensor, "B L D"], keeps_residual: bool = True
-) -> Float[Tensor, "B L D"]:
+def self_attending(block: Any, tokens: Float[Tensor, "B L D"], keeps_residual: bool = True) -> Float[Tensor, "B L D"]:
     """A residual attention block in which every token attends to itself alone; see the module's text.
 
     Args:

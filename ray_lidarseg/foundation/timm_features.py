@@ -78,7 +78,7 @@ class Timm:
         return maps.permute(0, 2, 3, 1).float().cpu().numpy()
 
 
-def _build(name: str) -> torch.nn.Module:
+def _build(name: str) -> Any:
     import timm
 
     if not timm.is_model(name):
@@ -95,7 +95,7 @@ def _build(name: str) -> torch.nn.Module:
     return model
 
 
-def _load(model: torch.nn.Module, path: Path, settings: TimmFeatures) -> None:
+def _load(model: Any, path: Path, settings: TimmFeatures) -> None:
     """Strict but for the classifier's head; timm's own conversion reads the authors' files (DINOv2's, OpenAI's)."""
     origin = f"checkpoint {settings.checkpoint}"
     state = _read(path, origin)
@@ -123,11 +123,10 @@ def _read(path: Path, origin: str) -> dict[str, Any]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    state: Any
     try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        is_safe = path.suffix == ".safetensors"
+        state = load_file(path) if is_safe else torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise DataError(
