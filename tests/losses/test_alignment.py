@@ -1,0 +1,64 @@
+import math
+
+import pytest
+import torch
+
+from ray_lidarseg.losses.alignment import centred, cosine_distance
+
+
+def test_by_hand():
+    values = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0], [1.0, 0.0]])
+    targets = torch.tensor([[5.0, 0.0], [0.0, -1.0], [1.0, 0.0], [0.0, 1.0]])  # cosines 1, -1, √½, 0
+    assert float(cosine_distance(values, targets)) == pytest.approx((0 + 2 + (1 - math.sqrt(0.5)) + 1) / 4)
+    counted = torch.tensor([True, False, True, False])
+    assert float(cosine_distance(values, targets, counted)) == pytest.approx((1 - math.sqrt(0.5)) / 2)
+
+
+def test_lengths_do_not_matter_and_half_precision_targets_do():
+    values, targets = torch.randn(5, 7), torch.randn(5, 7)
+    expected = (1 - torch.nn.functional.cosine_similarity(values, targets)).mean()
+    torch.testing.assert_close(cosine_distance(100 * values, 0.5 * targets), expected)
+    torch.testing.assert_close(cosine_distance(values, targets.half()), expected, atol=1e-3, rtol=0)
+    assert cosine_distance(values.bfloat16(), targets.half()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("counted", [None, torch.zeros(3, dtype=torch.bool)])
+def test_nothing_to_compare_is_zero_with_a_zero_gradient(counted):
+    head = torch.nn.Linear(4, 2)
+    count = 3 if counted is not None else 0
+    loss = cosine_distance(head(torch.randn(count, 4)), torch.randn(count, 2), counted)
+    loss.backward()
+    assert float(loss.detach()) == 0.0
+    assert torch.equal(head.weight.grad, torch.zeros(2, 4))
+    assert torch.equal(head.bias.grad, torch.zeros(2))
+
+
+def test_zero_rows_have_cosine_zero_and_a_finite_gradient():
+    values = torch.tensor([[0.0, 0.0], [1.0, 1.0]], requires_grad=True)
+    loss = cosine_distance(values, torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(1.0)
+    assert torch.isfinite(values.grad).all()
+    assert torch.equal(values.grad[1], torch.zeros(2))
+    assert values.grad.abs().max() <= 1000
+
+
+def test_no_gradient_to_the_targets():
+    values, targets = torch.randn(3, 2, requires_grad=True), torch.randn(3, 2, requires_grad=True)
+    cosine_distance(values, targets).backward()
+    assert targets.grad is None
+    assert values.grad.abs().sum() > 0
+
+
+def test_a_shared_offset_hides_the_class_until_it_is_subtracted():
+    targets = torch.tensor([[0.24, 0.20, 0.20]])  # as CLIP's cosines: close together, far from zero
+    wrong, constant = torch.tensor([[0.0, 8.0, 0.0]]), torch.tensor([[8.0, 8.0, 8.0]])
+    assert float(cosine_distance(constant, targets)) < 0.01  # saying nothing is nearly perfect
+    assert float(cosine_distance(centred(constant), centred(targets))) == pytest.approx(1.0)
+    assert float(cosine_distance(centred(wrong), centred(targets))) == pytest.approx(1.5)  # correlation -1/2
+    assert float(cosine_distance(centred(8 * targets), centred(targets))) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_centred_by_hand():
+    assert centred(torch.tensor([[1.0, 2.0, 6.0]])).tolist() == [[-2.0, -1.0, 3.0]]
+    assert centred(torch.ones(2, 3, dtype=torch.float16)).dtype == torch.float32
