@@ -19,7 +19,8 @@ def segmentation_terms(
 ) -> dict[str, Float[Tensor, ""]]:
     """Cross entropy and Lovász-softmax of the cells against their targets, weighted by the recipe and ``weight``.
 
-    The cross entropy is always there, so every parameter takes part; a Lovász weight of 0 leaves that term out.
+    The cross entropy is always there, so every parameter takes part; a Lovász weight of 0 leaves that term out. A model
+    that refines points (``Cells.point_targets``) has a cross entropy of the points beside, with the same weight (ours).
 
     Source: LaserMix authors' code, which computes both on cells, not on points.
     """
@@ -27,6 +28,9 @@ def segmentation_terms(
     terms = {f"{prefix}cross_entropy": weight * recipe.cross_entropy_weight * cross_entropy(logits, targets)}
     if recipe.lovasz_weight:
         terms[f"{prefix}lovasz"] = weight * recipe.lovasz_weight * lovasz_softmax(logits, targets)
+    if output.cells.point_targets is not None:
+        of_points = cross_entropy(output.point_logits, output.cells.point_targets)
+        terms[f"{prefix}point_cross_entropy"] = weight * recipe.cross_entropy_weight * of_points
     return terms
 
 

@@ -11,11 +11,30 @@ def build_segmentor(recipe: schema.Recipe, sensor: SensorSpec, num_classes: int)
 
     Raises:
         RecipeError: The voxels are too small for the sensor's range.
-        ResourceError: The sparse backend the recipe asks for is not installed.
+        ResourceError: The sparse backend the recipe asks for is not installed, or cannot compute the model.
     """
     model = recipe.model
     if isinstance(model, schema.FIDNet):
         return FIDNet(sensor, num_classes, model.height_px, model.width_px, model.width_factor, model.blocks)
-    from ray_lidarseg.models.minkunet import build_minkunet  # only where it is used: it loads the sparse backends
+    return _build_sparse(model, recipe, sensor, num_classes)
 
-    return build_minkunet(model, sensor, num_classes, recipe.sparse.backend)
+
+def _build_sparse(
+    model: schema.MinkUNet | schema.SPVCNN | schema.Cylinder3D,
+    recipe: schema.Recipe,
+    sensor: SensorSpec,
+    num_classes: int,
+) -> Segmentor:
+    """Imports only what is used: these models load the sparse backends."""
+    backend = recipe.sparse.backend
+    if isinstance(model, schema.Cylinder3D):
+        from ray_lidarseg.models.cylinder3d import build_cylinder3d
+
+        return build_cylinder3d(model, recipe.data.dataset, num_classes, backend)
+    if isinstance(model, schema.SPVCNN):
+        from ray_lidarseg.models.spvcnn import build_spvcnn
+
+        return build_spvcnn(model, sensor, num_classes, backend)
+    from ray_lidarseg.models.minkunet import build_minkunet
+
+    return build_minkunet(model, sensor, num_classes, backend)

@@ -31,7 +31,7 @@ _BLOCKS = {
     18: ((2, 2, 2, 2), (2, 2, 2, 2)),
     34: ((2, 3, 4, 6), (2, 2, 2, 2)),
 }
-_NUM_LEVELS = len(_ENCODER)
+NUM_LEVELS = len(_ENCODER)
 
 _HEIGHT_SCALE_M = 2.0
 """Heights are divided by about the mounting height of a roof LiDAR (ours); x and y by the sensor's range."""
@@ -57,14 +57,29 @@ def build_minkunet(recipe: recipe.MinkUNet, sensor: SensorSpec, num_classes: int
         RecipeError: The voxels are too small for the sensor's range.
         ResourceError: The sparse backend cannot run here.
     """
-    grid = CartesianGrid.centred(sensor.max_range_m, recipe.voxel_size_m, multiple=2**_NUM_LEVELS)
+    grid = voxel_grid(recipe.voxel_size_m, sensor)
+    network = SparseUNet(recipe.depth, recipe.width_factor, load_backend(backend))
+    return MinkUNet(grid, sensor.max_range_m, network, num_classes)
+
+
+def voxel_grid(voxel_size_m: float, sensor: SensorSpec) -> CartesianGrid:
+    """The cube around the sensor that its range needs, in whole voxels of the coarsest level.
+
+    Raises:
+        RecipeError: The voxels are too small for the sensor's range.
+    """
+    grid = CartesianGrid.centred(sensor.max_range_m, voxel_size_m, multiple=2**NUM_LEVELS)
     if max(grid.shape) > MAX_COORDINATE:
         raise RecipeError(
-            f"model.voxel_size_m {recipe.voxel_size_m} makes {grid.shape[0]} voxels across ± {sensor.max_range_m} m, "
+            f"model.voxel_size_m {voxel_size_m} makes {grid.shape[0]} voxels across ± {sensor.max_range_m} m, "
             f"at most {MAX_COORDINATE} fit: raise model.voxel_size_m or lower data.sensor.max_range_m"
         )
-    network = _UNet(recipe.depth, recipe.width_factor, load_backend(backend))
-    return MinkUNet(grid, sensor.max_range_m, network, num_classes)
+    return grid
+
+
+def input_scale(range_m: float) -> Float[Tensor, "4"]:
+    """Factors that bring x, y, z and intensity to about one."""
+    return torch.tensor([1 / range_m, 1 / range_m, 1 / _HEIGHT_SCALE_M, 1.0])
 
 
 class MinkUNet(Segmentor):
@@ -72,15 +87,14 @@ class MinkUNet(Segmentor):
 
     input_scale: Tensor
 
-    def __init__(self, grid: CartesianGrid, range_m: float, network: "_UNet", num_classes: int) -> None:
+    def __init__(self, grid: CartesianGrid, range_m: float, network: "SparseUNet", num_classes: int) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.feature_dim = network.channels_out
         self.grid = grid
         self.network = network
         self.head = nn.Linear(self.feature_dim, num_classes)
-        scale = torch.tensor([1 / range_m, 1 / range_m, 1 / _HEIGHT_SCALE_M, 1.0])
-        self.register_buffer("input_scale", scale, persistent=False)
+        self.register_buffer("input_scale", input_scale(range_m), persistent=False)
 
     @torch.no_grad()
     def represent(self, batch: PointBatch) -> Cells:
@@ -174,8 +188,16 @@ class _Up(nn.Module):
         return x
 
 
-class _UNet(nn.Module):
-    """Stem, four levels down, four up; level l has voxels 2**l wide."""
+class SparseUNet(nn.Module):
+    """Stem, four levels down, four up; level l has voxels 2**l wide.
+
+    Attributes:
+        stem: Two convolutions, for ReLU behind each.
+        down: A stage for each level, from it to the next coarser one.
+        up: A stage for each level, from the coarsest back; takes what the encoder had there, too.
+        widths: Channels behind the stem, each down stage and each up stage.
+        channels_out: The last of them.
+    """
 
     def __init__(self, depth: int, width_factor: float, backend: SparseBackend) -> None:
         super().__init__()
@@ -183,18 +205,20 @@ class _UNet(nn.Module):
         decoder = [max(1, round(width_factor * width)) for width in _DECODER]
         down_blocks, up_blocks = _BLOCKS[depth]
         skips = [stem, *encoder]
+        self.widths = (stem, *encoder, *decoder)
         self.channels_out = decoder[-1]
         self.stem = nn.ModuleList([_same(4, stem, 0, backend), _same(stem, stem, 0, backend)])
         self.down = nn.ModuleList(
-            _Down(skips[level], skips[level + 1], down_blocks[level], level, backend) for level in range(_NUM_LEVELS)
+            _Down(skips[level], skips[level + 1], down_blocks[level], level, backend) for level in range(NUM_LEVELS)
         )
         inputs = [encoder[-1], *decoder]
         self.up = nn.ModuleList(
             _Up(inputs[i], skips[level], decoder[i], up_blocks[i], level, backend)
-            for i, level in enumerate(reversed(range(_NUM_LEVELS)))
+            for i, level in enumerate(reversed(range(NUM_LEVELS)))
         )
 
     def forward(self, x: Float[Tensor, "V 4"], geometry: VoxelGeometry) -> Float[Tensor, "V F"]:
+        """Features of the voxels of level 0."""
         for layer in self.stem:
             x = layer(x, geometry).relu_()
         skips = []

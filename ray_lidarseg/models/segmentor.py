@@ -20,11 +20,13 @@ class Cells:
         point_cell: [P] cell of each point, in [0, V).
         targets: [V] class id of each cell from the batch's labels, IGNORE where no labelled point decides.
         geometry: What the model needs besides (kernel maps, pixel indices, input features).
+        point_targets: [P] class id of each point, of models that are trained on their points' scores, too; else None.
     """
 
     point_cell: Int[Tensor, "P"]
     targets: Int[Tensor, "V"]
     geometry: Any
+    point_targets: Int[Tensor, "P"] | None = None
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def submanifold_map(keys: Int[Tensor, "V"], kernel: Kernel) -> KernelMap:
         raise ValueError(f"a submanifold convolution needs odd kernel sizes, got {kernel}")
     half = math.prod(kernel) // 2
     own_column = half - kernel[2] // 2
-    found = _find(keys, keys, kernel, own_column) + _below(keys, kernel[2] // 2)
+    found = find_offsets(keys, keys, kernel, own_column) + _below(keys, kernel[2] // 2)
     rows, near = _pairs(found)
     return _assemble(keys, near + rows[::-1], rows + near[::-1], half, len(keys))
 
@@ -179,7 +179,7 @@ def strided_map(
     """
     coords = unpack_coords(coarse).to(torch.int64)
     anchors = pack_coords(coords * coords.new_tensor([1, *stride]))
-    dst, src = _pairs(_find(keys, anchors, kernel, math.prod(kernel)))
+    dst, src = _pairs(find_offsets(keys, anchors, kernel, math.prod(kernel)))
     return _assemble(keys, src, dst, None, len(coarse))
 
 
@@ -225,7 +225,7 @@ def offsets_of(kernel: Kernel) -> list[tuple[int, int, int]]:
     return list(product(x, y, z))
 
 
-def _find(keys: Tensor, centers: Tensor, kernel: Kernel, num_offsets: int) -> list[tuple[Tensor, Tensor]]:
+def find_offsets(keys: Tensor, centers: Tensor, kernel: Kernel, num_offsets: int) -> list[tuple[Tensor, Tensor]]:
     """For the first offsets, whole columns: whether each centre's neighbour exists, and its row in ``keys``."""
     if not len(keys):
         nothing = torch.zeros(len(centers), dtype=torch.int64, device=keys.device)

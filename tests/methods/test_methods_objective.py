@@ -24,6 +24,15 @@ def test_terms_carry_the_weights_of_the_recipe_and_of_the_caller():
     assert float(terms["mix_lovasz"]) == pytest.approx(1.5 * float(lovasz_softmax(LOGITS, TARGETS)))
 
 
+def test_a_model_that_refines_points_is_trained_on_their_scores_too():
+    scores, labels = torch.tensor([[3.0, 0.0], [0.0, 1.0]]), torch.tensor([1, 255])
+    cells = Cells(torch.tensor([0, 1]), TARGETS, None, labels)
+    recipe = schema.Supervised(cross_entropy_weight=2.0, lovasz_weight=0.0)
+    terms = segmentation_terms(Output(scores, torch.zeros(2, 1), LOGITS, cells), recipe, "mix_", 0.5)
+    assert set(terms) == {"mix_cross_entropy", "mix_point_cross_entropy"}
+    assert float(terms["mix_point_cross_entropy"]) == pytest.approx(math.log(1 + math.exp(3.0)))
+
+
 def test_no_lovasz_at_weight_zero():
     assert set(segmentation_terms(output(), schema.Supervised(lovasz_weight=0.0))) == {"cross_entropy"}
 

@@ -1,0 +1,60 @@
+"""Features of voxels at places between their centres."""
+
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ray_lidarseg.geometry.voxelize import FIELD_BITS
+from ray_lidarseg.sparse.geometry import VoxelGeometry
+from ray_lidarseg.sparse.kernel_map import find_offsets
+
+
+@dataclass(frozen=True)
+class Corners:
+    """The eight voxels whose centres surround each point.
+
+    Attributes:
+        rows: [P, 8] their rows; where there is no voxel, some row with weight 0.
+        weights: [P, 8] trilinear weights; those of absent voxels are 0, so a row may sum to less than 1.
+    """
+
+    rows: Int[Tensor, "P 8"]
+    weights: Float[Tensor, "P 8"]
+
+    def normalised(self) -> "Corners":
+        """The same voxels with weights that sum to 1; a point without any stays 0."""
+        total = self.weights.sum(1, keepdim=True)
+        return Corners(self.rows, self.weights / total.clamp_min(torch.finfo(total.dtype).tiny))
+
+    def interpolate(self, x: Float[Tensor, "V F"]) -> Float[Tensor, "P F"]:
+        """``Σ_k weights[p, k] · x[rows[p, k]]``; without voxels there must be no points."""
+        if not len(self.rows):
+            return x[:0]
+        return torch.nn.functional.embedding_bag(self.rows, x, per_sample_weights=self.weights.to(x.dtype), mode="sum")
+
+
+def trilinear(
+    geometry: VoxelGeometry, level: int, positions: Float[Tensor, "P 3"], scan_idx: Int[Tensor, "P"]
+) -> Corners:
+    """The corners of points at a level whose voxels are 2**level cells wide.
+
+    Args:
+        geometry: All levels up to ``level`` halve.
+        level: 0 is the finest.
+        positions: Where each point lies, in cells of level 0 from the lower corner, inside the grid.
+        scan_idx: Of each point.
+    """
+    place = positions / 2**level - 0.5
+    low = place.floor()
+    x, y, z = low.to(torch.int64).unbind(1)
+    base = (scan_idx << 3 * FIELD_BITS) + (x << 2 * FIELD_BITS) + (y << FIELD_BITS) + z  # a field of -1 finds no voxel
+    found = find_offsets(geometry.level_keys(level), base, (2, 2, 2), 8)
+    sides = torch.stack([1 - (place - low), place - low])
+    weights = [
+        sides[i, :, 0] * sides[j, :, 1] * sides[k, :, 2] * hit
+        for (i, j, k), (hit, _) in zip(product((0, 1), repeat=3), found, strict=True)
+    ]
+    return Corners(torch.stack([row for _, row in found], 1), torch.stack(weights, 1))
