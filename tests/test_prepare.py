@@ -162,7 +162,7 @@ def test_a_shard_that_cannot_be_written_is_the_reason_of_each_of_its_frames(sour
 
 
 def test_failures_name_frame_files_and_reason(source: str, tmp_path: Path) -> None:
-    progress = decoding.progress_of(decoding.listed_frames(source), str(tmp_path), 1.0)
+    progress, _ = decoding.progress_of(decoding.listed_frames(source), str(tmp_path), 1.0)
     progress.add(Result("00/000003", "is an empty scan"))
     progress.write_failures()
     (line,) = (tmp_path / "failures.jsonl").read_text().splitlines()

@@ -1,5 +1,6 @@
 """The verb `prepare`: an index to shards, and to layers of what image teachers say, as resumable Ray Data pipelines."""
 
 from ray_lidarseg.prepare.pipeline import PrepareReport, prepare
+from ray_lidarseg.prepare.teachers import Teachers
 
-__all__ = ["PrepareReport", "prepare"]
+__all__ = ["PrepareReport", "Teachers", "prepare"]

@@ -58,8 +58,10 @@ def finished_frames(listed: dict[str, dict[str, str]], out: str) -> set[str]:
     return finished & listed.keys()
 
 
-def progress_of(listed: dict[str, dict[str, str]], out: str, limit: float, only_failed: bool = False) -> Progress:
-    """Where decoding stands.
+def progress_of(
+    listed: dict[str, dict[str, str]], out: str, limit: float, only_failed: bool = False
+) -> tuple[Progress, int]:
+    """Where decoding stands, and how many of the frames are finished.
 
     Args:
         listed: See ``listed_frames``.
@@ -74,7 +76,7 @@ def progress_of(listed: dict[str, dict[str, str]], out: str, limit: float, only_
     def origin(frame_id: str) -> dict[str, str]:
         return {name: listed[frame_id][name] for name in _ORIGIN[:2]}
 
-    return Progress(out, len(listed), limit, waiting, earlier, origin)
+    return Progress(out, len(listed), limit, waiting, earlier, origin), len(finished)
 
 
 def run_decoding(index: str, out: str, ontology: Ontology | None, progress: Progress) -> None:

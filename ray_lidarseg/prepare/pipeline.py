@@ -2,15 +2,19 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from ray_lidarseg.datasets.shards import write_catalog
+from ray_lidarseg.datasets.shards import Catalog, write_catalog
 from ray_lidarseg.datasets.whole_files import remove_unfinished
 from ray_lidarseg.errors import DataError
+from ray_lidarseg.ontology import Ontology
 from ray_lidarseg.prepare.decoding import listed_frames, progress_of, run_decoding
 from ray_lidarseg.prepare.progress import FAILURES_NAME
+from ray_lidarseg.prepare.stages import Stage, StageReport, found_layer, is_up_to_date, run_stage, stages_of
+from ray_lidarseg.prepare.teachers import Teachers
 from ray_lidarseg.runtime import ontologies, storage
 from ray_lidarseg.runtime.cluster import connect
+from ray_lidarseg.runtime.pool import Actors
 
 
 @dataclass(frozen=True)
@@ -18,67 +22,115 @@ class PrepareReport:
     """What one call did.
 
     Attributes:
-        done: Frames written.
+        done: Frames decoded.
         skipped: Frames of the index that were there already.
         failed: Frames with a reason in ``failures.jsonl``; the next call tries them again.
         nonfinite_points: Points with a NaN or an infinity in the written frames; kept in the shard, not trained on.
+        layers: What each further stage did.
     """
 
     done: int
     skipped: int
     failed: int
     nonfinite_points: int = 0
+    layers: tuple[StageReport, ...] = field(default=())
 
 
-def prepare(index: str, out: str, max_failed_ratio: float = 0.01) -> PrepareReport:
-    """Decodes every frame of an index that ``out`` does not hold yet, then writes the catalog over all shards.
+def prepare(
+    index: str,
+    out: str,
+    max_failed_ratio: float = 0.01,
+    teachers: Teachers | None = None,
+    actors: Actors | None = None,
+    retry_failed: bool = False,
+) -> PrepareReport:
+    """Brings a prepared folder up to date with an index: decoded frames, and the layers of the teachers.
 
     Interrupted at any moment, the same call continues: a shard is there whole or not at all.
 
     Args:
         index: What `index` wrote; a path or a URI.
-        out: Folder of the shards, ``catalog.parquet`` and ``failures.jsonl``; a path or a URI.
-        max_failed_ratio: Share of the index's frames that may be unreadable. Ours: one in a hundred.
+        out: Folder of the shards, ``catalog.parquet``, ``failures.jsonl`` and ``layers/``; a path or a URI.
+        max_failed_ratio: Share of a stage's frames that may fail. Ours: one in a hundred.
+        teachers: Which images are shown to; None: frames are decoded, nothing else.
+        actors: The pool of each teacher; None: as many as the cluster holds, a GPU each where there are any.
+        retry_failed: Tries frames alone that failed before; all else that is missing stays missing.
 
     Raises:
         DataError: More frames failed; the first reasons are named, finished shards stay. Or ``out`` was prepared from
-            another index, or ``max_failed_ratio`` is no share.
+            another index, or ``max_failed_ratio`` is no share, or a teacher cannot be built.
+        ResourceError: The cluster cannot hold the actors.
         StorageError: ``out`` cannot be written.
     """
     if not 0.0 <= max_failed_ratio <= 1.0:
         raise DataError(f"--max-failed-ratio {max_failed_ratio:g} is no share of the frames: expected 0 … 1")
     index, out = storage.absolute(index), storage.absolute(out)
     storage.check_writable(out)
+    storage.check_listable(out)
+    stages = stages_of(out, teachers or Teachers(), actors or Actors())  # a missing checkpoint shows before any work
     with ExitStack() as stack:
-        return _decode(index, out, max_failed_ratio, lambda: stack.enter_context(connect()))
+
+        def start_ray() -> None:
+            stack.enter_context(connect())
+
+        job = _Job(index, out, max_failed_ratio, retry_failed, start_ray)
+        return job.run(stages)
 
 
-def _decode(index: str, out: str, max_failed_ratio: float, start_ray: Callable[[], None]) -> PrepareReport:
-    filesystem, folder = storage.resolve(out)
-    remove_unfinished(filesystem, folder)
-    listed, ontology = listed_frames(index), ontologies.of_index(index)
-    ontologies.keep(ontology, out)
-    progress = progress_of(listed, out, max_failed_ratio)
-    num_finished = len(listed) - len(progress.waiting)
-    try:
-        if progress.waiting:
-            start_ray()
-            run_decoding(index, out, ontology, progress)
-    finally:
-        progress.write_failures()
-    with storage.explained("write", out):
-        catalog = write_catalog(filesystem, folder)
-    report = PrepareReport(progress.done, num_finished, len(progress.failures), progress.nonfinite_points)
-    print(_summary(report, out, len(catalog)))
-    return report
+@dataclass(frozen=True)
+class _Job:
+    index: str
+    out: str
+    limit: float
+    only_failed: bool
+    start_ray: Callable[[], None]
+
+    def run(self, stages: list[Stage]) -> PrepareReport:
+        listed, ontology = listed_frames(self.index), ontologies.of_index(self.index)
+        ontologies.keep(ontology, self.out)
+        report, catalog = self._decode(listed, ontology)
+        catalog = catalog.select(frame_id for frame_id in catalog.frame_id if frame_id in listed)
+        return PrepareReport(*report, layers=self._layers(stages, catalog, ontology))
+
+    def _decode(self, listed: dict[str, dict[str, str]], ontology: Ontology | None) -> tuple[tuple[int, ...], Catalog]:
+        filesystem, folder = storage.resolve(self.out)
+        remove_unfinished(filesystem, folder)
+        progress, num_finished = progress_of(listed, self.out, self.limit, self.only_failed)
+        try:
+            if progress.waiting:
+                self.start_ray()
+                run_decoding(self.index, self.out, ontology, progress)
+        finally:
+            progress.write_failures()
+        with storage.explained("write", self.out):
+            catalog = write_catalog(filesystem, folder)
+        report = (progress.done, num_finished, len(progress.failures), progress.nonfinite_points)
+        print(_summary(report, self.out, len(catalog)), flush=True)
+        return report, catalog
+
+    def _layers(self, stages: list[Stage], catalog: Catalog, ontology: Ontology | None) -> tuple[StageReport, ...]:
+        missing = [stage for stage in stages if not is_up_to_date(stage, catalog)]
+        if missing:
+            self.start_ray()
+        for stage in missing:  # all of them first: CLIP's bad checkpoint shows before SAM's long night
+            found_layer(stage, catalog, ontology)
+        reports = []
+        for stage in stages:
+            if stage in missing:
+                reports.append(run_stage(stage, catalog, self.limit, self.only_failed))
+            else:
+                reports.append(StageReport(stage.layer.name, 0, len(catalog), 0))
+                print(f"{stage.layer.name} ({stage.settings.name}): all {len(catalog)} frames were there already")
+        return tuple(reports)
 
 
-def _summary(report: PrepareReport, out: str, num_prepared: int) -> str:
-    parts = [f"{report.done} frames prepared", f"{report.skipped} were there already", f"{report.failed} failed"]
-    if report.failed:
+def _summary(report: tuple[int, ...], out: str, num_prepared: int) -> str:
+    done, skipped, failed, nonfinite_points = report
+    parts = [f"{done} frames prepared", f"{skipped} were there already", f"{failed} failed"]
+    if failed:
         parts[-1] += f" (see {storage.join(out, FAILURES_NAME)})"
-    if report.nonfinite_points:
-        parts.append(f"{report.nonfinite_points} points are not finite and will not be trained on")
-    if others := num_prepared - report.done - report.skipped:
+    if nonfinite_points:
+        parts.append(f"{nonfinite_points} points are not finite and will not be trained on")
+    if others := num_prepared - done - skipped:
         parts.append(f"{others} of other indexes are there, too")
     return f"{out}: " + ", ".join(parts)

@@ -7,7 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -44,6 +44,15 @@ class Actors:
         if self.num_gpus is not None:
             return self.num_gpus
         return 1.0 if num_gpus() else 0.0
+
+    @property
+    def threads(self) -> int:
+        """CPU threads each actor may keep busy."""
+        return max(1, int(self.num_cpus))
+
+    def without_gpu(self) -> "Actors":
+        """The same pool for work that needs no GPU."""
+        return replace(self, num_gpus=0.0)
 
     def require(self) -> None:
         """Checks that the connected cluster holds the smallest pool; Ray itself would wait for ever.

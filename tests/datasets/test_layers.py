@@ -15,6 +15,7 @@ from ray_lidarseg.datasets.layers import (
     Layer,
     LayerRows,
     TextEmbeddings,
+    encode_segments,
     evidence_layers,
     features_columns,
     layer_folder,
@@ -175,17 +176,20 @@ def test_a_camera_a_frame_lacks_is_left_out_of_the_order(tmp_path: Path) -> None
     ]
     name = put(str(tmp_path), features_layer(masks_layer()), rows)
     found = LayerRows(LOCAL, str(tmp_path), name)
-    assert layers._present(found.row("a")) == ["CAM_A", "CAM_B"]
-    assert layers._present(found.row("b")) == ["CAM_B", "CAM_C"]
+    assert layers.cameras_of(found.row("a")) == ["CAM_A", "CAM_B"]
+    assert layers.cameras_of(found.row("b")) == ["CAM_B", "CAM_C"]
 
 
 def test_masks_come_back_with_more_than_255_segments(tmp_path: Path) -> None:
     index_map = np.arange(600, dtype=np.uint16).reshape(20, 30)
-    rows = [{"frame_id": "a", **masks_columns({"CAM_A": index_map})}, {"frame_id": "b", **masks_columns({})}]
+    rows = [
+        {"frame_id": "a", **masks_columns({"CAM_A": (encode_segments(index_map), 599)})},
+        {"frame_id": "b", **masks_columns({})},
+    ]
     found = LayerRows(LOCAL, str(tmp_path), put(str(tmp_path), masks_layer(), rows))
-    np.testing.assert_array_equal(segments_of(found.row("a"))["CAM_A"], index_map)
+    np.testing.assert_array_equal(segments_of(found.row("a"), "CAM_A"), index_map)
     assert found.row("a", ["num_segments"]) == {"CAM_A.num_segments": 599}
-    assert segments_of(found.row("b")) == {}
+    assert layers.cameras_of(found.row("b")) == []
 
 
 def test_the_same_group_replaces_its_file_whatever_failed(tmp_path: Path) -> None:

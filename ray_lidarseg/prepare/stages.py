@@ -1,0 +1,257 @@
+"""One stage for each layer: frames that lack it → an actor pool → shards and a catalog of the layer.
+
+Stages run one after the other, each with all the cluster's GPUs, so nobody has to guess how SAM and CLIP share them. An
+image is decoded once for each teacher: some 15 ms of a core, against a second or more of SAM on any device.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ray_lidarseg.datasets.layers import (
+    LAYER_FILE,
+    LAYERS_FOLDER,
+    TEXT_FILE,
+    Layer,
+    layer_entries,
+    layer_names,
+    read_layer,
+    write_layer_catalog,
+)
+from ray_lidarseg.datasets.shards import CATALOG_NAME, Catalog
+from ray_lidarseg.datasets.whole_files import remove_unfinished
+from ray_lidarseg.errors import DataError
+from ray_lidarseg.foundation.prompts import vocabulary
+from ray_lidarseg.foundation.settings import PairSettings, SlicMasks
+from ray_lidarseg.ontology import Ontology
+from ray_lidarseg.prepare.progress import FAILURES_NAME, Progress, Result, read_failures
+from ray_lidarseg.prepare.teachers import Teachers, probed, uses_gpu
+from ray_lidarseg.prepare.workers import FeatureWorker, LayerWorker, MaskWorker, PairWorker
+from ray_lidarseg.runtime import storage
+from ray_lidarseg.runtime.pool import Actors, stream
+from ray_lidarseg.runtime.progress import progress as progress_bar
+
+_WORKERS: dict[str, type[LayerWorker]] = {"masks": MaskWorker, "pairs": PairWorker, "features": FeatureWorker}
+_FRAMES_PER_SHARD = {"masks": 4, "pairs": 16, "features": 4}  # ours: a crash costs so many; 24 images are 40 s of SAM
+_GROUPS_PER_ACTOR = 4  # ours: few frames are spread over all actors
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """What one stage did in one call.
+
+    Attributes:
+        layer: Name.
+        done: Frames written.
+        skipped: Frames that were there already.
+        failed: Frames with a reason in the layer's ``failures.jsonl``.
+        seconds: Of all workers together.
+        model_seconds: Of these, inside the teacher.
+    """
+
+    layer: str
+    done: int
+    skipped: int
+    failed: int
+    seconds: float = 0.0
+    model_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One layer that a command asks for.
+
+    Attributes:
+        out: URI of the prepared folder.
+        layer: What it is made of.
+        settings: Of its teacher, or of the pairing.
+        actors: The pool, as the command asks for it.
+    """
+
+    out: str
+    layer: Layer
+    settings: Any
+    actors: Actors
+
+    @property
+    def uri(self) -> str:
+        """URI of the layer's folder."""
+        return layer_uri(self.out, self.layer.name)
+
+    def places(self, catalog: Catalog) -> dict[str, dict[str, Any]]:
+        """Where the rows lie that a frame's computation reads, by frame id; frames a layer below failed on lack.
+
+        Args:
+            catalog: Of the prepared folder.
+        """
+        entries = zip(catalog.frame_id, catalog.shard, catalog.row.tolist(), strict=True)
+        places = {name: {"frame_id": name, "shard": shard, "row": row} for name, shard, row in entries}
+        if not self.layer.reads:
+            return places
+        masks = {entry["frame_id"]: entry for entry in entries_of(self.out, self.layer.reads[0])}
+        return {
+            name: {**place, "masks_shard": masks[name]["shard"], "masks_row": masks[name]["row"]}
+            for name, place in places.items()
+            if name in masks
+        }
+
+    def run(self, progress: Progress, places: Mapping[str, Mapping[str, Any]]) -> None:
+        """Computes the frames that wait; Ray must be connected.
+
+        Raises:
+            DataError: Too many frames failed.
+        """
+        with progress_bar(len(progress.waiting), self.layer.name, "frame") as bar:
+            for most in (_FRAMES_PER_SHARD[self.layer.kind], 1):  # a frame that kills its process took others with it
+                if progress.waiting and most == 1:  # a shard may be there although its result got lost
+                    progress.add_finished(entry["frame_id"] for entry in entries_of(self.out, self.layer.name))
+                for result in self._results([dict(places[name]) for name in sorted(progress.waiting)], most):
+                    progress.add(result)
+                    bar.update()
+                    bar.set_postfix(failed=len(progress.failures), refresh=False)
+                    progress.stop_if_too_many_failed()
+        progress.give_up_waiting()
+
+    def _results(self, rows: list[dict[str, Any]], most: int) -> Iterator[Result]:
+        _, num_actors = self.actors.sizes(max(1, len(rows)))
+        group = max(1, min(most, len(rows) // (num_actors * _GROUPS_PER_ACTOR)))
+        reads = layer_uri(self.out, self.layer.reads[0]) if self.layer.reads else ""
+        arguments = {
+            "out": self.out,
+            "layer": self.uri,
+            "reads": reads,
+            "threads": self.actors.threads,
+            "settings": self.settings,
+        }
+        for row in stream(rows, _WORKERS[self.layer.kind], arguments, group, self.actors):
+            yield Result(**row)
+
+
+def layer_uri(out: str, name: str) -> str:
+    """URI of a layer's folder."""
+    return storage.join(out, LAYERS_FOLDER, name)
+
+
+def entries_of(out: str, name: str) -> list[dict[str, Any]]:
+    """``frame_id``, ``shard`` and ``row`` of every row of a layer; none where there is no such layer yet."""
+    return list(layer_entries(*storage.resolve(layer_uri(out, name))))
+
+
+def stages_of(out: str, teachers: Teachers, actors: Actors) -> list[Stage]:
+    """The stages a command asks for, in order; reads and hashes the checkpoints."""
+    settings = {"masks": teachers.masks, "pairs": teachers.pairs, "features": teachers.features}
+    return [
+        Stage(out, layer, settings[layer.kind], actors if uses_gpu(settings[layer.kind]) else actors.without_gpu())
+        for layer in teachers.layers()
+    ]
+
+
+def run_stage(stage: Stage, catalog: Catalog, limit: float, only_failed: bool) -> StageReport:
+    """Brings one layer up to date with the decoded frames; its ``layer.json`` is there, and Ray is connected.
+
+    Args:
+        stage: Which.
+        catalog: Decoded frames of the index.
+        limit: Share of the frames that may fail.
+        only_failed: Tries those alone that failed before.
+
+    Raises:
+        DataError: Too many frames failed.
+        StorageError: The layer cannot be written.
+    """
+    filesystem, folder = storage.resolve(stage.uri)
+    remove_unfinished(filesystem, folder)
+    places = stage.places(catalog)
+    finished = {entry["frame_id"] for entry in entries_of(stage.out, stage.layer.name)} & set(places)
+    earlier = {name: why for name, why in read_failures(stage.uri, finished).items() if name in places}
+    waiting = set(earlier) if only_failed else set(places) - finished
+    progress = Progress(stage.uri, len(places), limit, waiting, earlier)
+    try:
+        stage.run(progress, places)
+    finally:
+        progress.write_failures()
+    with storage.explained("write", stage.uri):
+        write_layer_catalog(filesystem, folder)
+    report = StageReport(
+        stage.layer.name, progress.done, len(finished), len(progress.failures), progress.seconds, progress.model_seconds
+    )
+    print(_summary(report, stage), flush=True)
+    return report
+
+
+def is_up_to_date(stage: Stage, catalog: Catalog) -> bool:
+    """Whether the layer has its catalog and every frame; says so without Ray and without building a teacher."""
+    if not storage.exists(storage.join(stage.uri, CATALOG_NAME)):
+        return False
+    finished = {entry["frame_id"] for entry in entries_of(stage.out, stage.layer.name)}
+    return finished >= set(catalog.frame_id)
+
+
+def found_layer(stage: Stage, catalog: Catalog, ontology: Ontology | None) -> None:
+    """Writes ``layer.json``, once, after the teacher was built where its actors will be; Ray must be connected.
+
+    Args:
+        stage: Which.
+        catalog: Decoded frames.
+        ontology: Of an own data set: its words.
+
+    Raises:
+        DataError: The teacher cannot be built, or a layer of that name has other settings.
+        ResourceError: The cluster cannot hold the actors.
+    """
+    stage.actors.require()
+    filesystem, folder = storage.resolve(stage.out)
+    if storage.exists(storage.join(stage.uri, LAYER_FILE)):
+        _require_same(stage.layer, read_layer(filesystem, folder, stage.layer.name), stage.uri)
+        return
+    layer = stage.layer
+    if not isinstance(stage.settings, SlicMasks | PairSettings):
+        found = probed(stage.settings, vocabulary(catalog.dataset[0], ontology), stage.actors)
+        layer = Layer(layer.kind, layer.identity, layer.reads, found.feature_dim)
+        if found.text is not None:
+            storage.write_bytes(storage.join(stage.uri, TEXT_FILE), found.text.to_bytes())
+    _announce(stage)
+    file = storage.join(stage.uri, LAYER_FILE)
+    _require_same(layer, Layer.from_json(storage.write_once(file, layer.to_json()), file), stage.uri)
+
+
+def _require_same(layer: Layer, there: Layer, uri: str) -> None:
+    if (there.kind, there.identity, there.reads) != (layer.kind, layer.identity, layer.reads):
+        raise DataError(f"{uri} holds a layer of other settings under the same name: delete it, or prepare elsewhere")
+
+
+def _announce(stage: Stage) -> None:
+    """Says that a layer is new, why, and that older ones of its kind stay."""
+    filesystem, folder = storage.resolve(stage.out)
+    for old in layer_names(filesystem, folder):
+        if not old.startswith(stage.layer.kind) or old == stage.layer.name:  # its folder may hold text.npz already
+            continue
+        changes = ", ".join(differences(read_layer(filesystem, folder, old), stage.layer))
+        print(f"{stage.layer.name} is a new layer: {changes}; {old} stays as it is", flush=True)
+
+
+def differences(old: Layer, new: Layer) -> list[str]:
+    """What decides that two layers of one kind are not the same."""
+    before, after = ({**layer.identity, "reads": list(layer.reads)} for layer in (old, new))
+    return [
+        f"{key} {_short(before.get(key))} → {_short(after.get(key))}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _short(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 24 else text[:12] + "…"
+
+
+def _summary(report: StageReport, stage: Stage) -> str:
+    parts = [f"{report.done} frames", f"{report.skipped} were there already", f"{report.failed} failed"]
+    if report.failed:
+        parts[-1] += f" (see {storage.join(stage.uri, FAILURES_NAME)})"
+    if report.done and report.seconds:
+        frames = report.done + report.failed
+        parts.append(f"{report.seconds / frames:.2f} s a frame and worker")
+        if stage.layer.kind != "pairs":
+            parts.append(f"{report.model_seconds / report.seconds:.0%} of it in the teacher")
+    return f"{stage.layer.name} ({stage.settings.name}): " + ", ".join(parts)
