@@ -6,6 +6,7 @@ scans, three KITTI key-frames with an image each, and on the synthetic world; wi
 narrow enough for wrong units, axes, files and calibrations.
 """
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -18,6 +19,8 @@ from ray_lidarseg.sample import SensorSpec
 from ray_lidarseg.types import IGNORE
 
 _NAMED = 3  # examples in a message
+_CAUSES = 5
+_NAME_OR_NUMBER = re.compile(r"\S*/\S*|\d+")
 _MIN_POINTS = 100
 _NONFINITE, _NEAR = 0.5, 0.6  # a real nuScenes scan has 25 % of its points within 2 m: ego hits and no returns
 _UNEVEN = 0.5
@@ -62,14 +65,24 @@ def check_files(failures: Mapping[str, str], num_decoded: int) -> Finding:
     expected = "every sampled frame can be read"
     if not failures:
         return Finding("files", "ok", f"all {total} sampled frames read", expected)
-    reasons = "; ".join(f"{frame}: {reason}" for frame, reason in list(failures.items())[:_NAMED])
     return Finding(
         "files",
         "error",
-        f"{len(failures)} of {total} sampled frames cannot be read ({reasons})",
+        f"{len(failures)} of {total} sampled frames cannot be read ({_causes(failures)})",
         expected,
         "copy or repair the named files, or drop the frames from the index",
     )
+
+
+def _causes(failures: Mapping[str, str]) -> str:
+    """An example of each cause, the most frequent first; names and numbers do not make another cause."""
+    alike: dict[str, list[str]] = {}
+    for frame, reason in failures.items():
+        alike.setdefault(_NAME_OR_NUMBER.sub("", reason), []).append(f"{frame}: {reason}")
+    shown = sorted(alike.values(), key=len, reverse=True)
+    named = [each[0] + (f" (and {len(each) - 1} more like it)" if len(each) > 1 else "") for each in shown[:_CAUSES]]
+    rest = sum(len(each) for each in shown[_CAUSES:])
+    return "; ".join([*named, *([f"{rest} with other causes"] if rest else [])])
 
 
 def check_counts(frames: Sequence[FrameMeasures]) -> list[Finding]:

@@ -319,7 +319,7 @@ def _labels(frame: Keyframe, read: Callable[[str], bytes], columns: Columns, ont
     try:
         return taxonomy(ontology).to_train(raw & np.uint32(_CLASS_MASK) if raw.dtype == np.uint32 else raw)
     except DataError as error:
-        raise DataError(f"{place}: {error}") from error
+        raise DataError(f"{place}: {error}, or add them to a class or to ignore_raw_ids of the ontology") from error
 
 
 def _label_column(columns: Columns, name: str, uri: str) -> np.ndarray:

@@ -296,6 +296,33 @@ def test_files_that_cannot_be_read(frames) -> None:
     assert one(check_all([], {"lost": "gone"}, SENSOR, CLASSES), "files").severity == "error"
 
 
+def test_every_cause_of_unreadable_files_is_named_once() -> None:
+    failures = {f"f{number}": f"/logs/{number}.bin is truncated: {number} bytes" for number in range(7)}
+    failures |= {"g": "/logs/g.pcd: the PCD header is corrupt: no DATA line", "h": "/logs/h.pcd is an empty file"}
+    found = one(check_all([], failures, SENSOR, CLASSES), "files").measured
+    assert found.startswith("9 of 9 sampled frames cannot be read (f0: /logs/0.bin is truncated: 0 bytes (and 6 more")
+    assert "g: /logs/g.pcd: the PCD header is corrupt" in found
+    assert "h: /logs/h.pcd is an empty file" in found
+    assert "f1:" not in found
+    many = {f"f{number}": "abcdefgh"[number] for number in range(8)}
+    assert one(check_all([], many, SENSOR, CLASSES), "files").measured.endswith("; 3 with other causes)")
+
+
+def test_a_scan_without_a_finite_point_is_an_error(frames) -> None:
+    lost = [frames[0], replace(frames[1], points=np.full_like(frames[1].points, np.nan))]
+    findings = verdict([replace(frame, cameras=()) for frame in lost])
+    assert one(findings, "points").severity == "error"
+    assert frames[1].frame_id in one(findings, "points").fix
+    assert one(findings, "not a number").measured == "50.0% of the points"
+
+
+@pytest.mark.parametrize(("stated", "severity"), [(8, "warning"), (16, "ok"), (64, "warning")])
+def test_too_many_and_too_few_beams(frames, stated, severity) -> None:
+    found = one(verdict(with_points(frames[:2], lambda p: p), replace(SENSOR, num_beams=stated)), "beams")
+    assert (found.severity, found.measured) == (severity, "about 16")
+    assert ("sensor.num_beams=16" in found.fix) == (severity == "warning")
+
+
 def test_images_that_cannot_be_read(frames) -> None:
     torn = with_cameras(frames[0], lambda c: replace(c, image=c.image[: len(c.image) // 2]))
     missing = with_cameras(frames[1], lambda c: replace(c, image=b""))
