@@ -23,7 +23,10 @@ from ray_lidarseg.recipe import Recipe, builtin_recipes, load_recipe, override, 
         ("[1, 2]", "expected a mapping"),
         ("train: {steps: 3", "is not YAML"),
         ("workers: {num_workers: 3}", "does not divide by workers.num_workers=3"),
-        ("train: {labelled_per_step: 4}", "must equal train.unlabelled_per_step"),
+        ("train: {labelled_per_step: 4}", "method lasermix pairs scans: train.labelled_per_step must equal"),
+        ("{method: {name: lasermix_pp}, train: {labelled_per_step: 4}}", "method lasermix_pp pairs scans"),
+        ("{method: {name: polarmix}, train: {labelled_per_step: 4}}", "method polarmix pairs scans"),
+        ("method: {name: lasermix_pp, languge_weight: 0}", "did you mean 'method.language_weight'"),
     ],
 )
 def test_a_recipe_that_does_not_fit_says_what_and_what_to_do(text: str, message: str) -> None:
@@ -96,8 +99,16 @@ def test_another_method_keeps_every_key_both_have() -> None:
         "lovasz_weight": 3.0,
     }
     assert with_method(recipe, "lasermix") == recipe
+    assert with_method(recipe, "lasermix_pp").method.confidence == 0.5
+    assert with_method(recipe, "cbst").method.lovasz_weight == 3
     with pytest.raises(RecipeError, match="no method 'fixmatch'"):
         with_method(recipe, "fixmatch")
+
+
+@pytest.mark.parametrize("method", ["mean_teacher", "cbst", "cps", "cutmix_seg", "{name: polarmix, partner: labelled}"])
+def test_methods_that_pair_no_scans_take_any_batch(method: str) -> None:
+    section = method if method.startswith("{") else f"{{name: {method}}}"
+    assert parse_recipe(f"{{method: {section}, train: {{labelled_per_step: 4}}}}").train.unlabelled_per_step == 16
 
 
 @pytest.mark.parametrize(("text", "word"), [("off", "off"), ("'off'", "off"), ("auto", "auto")])

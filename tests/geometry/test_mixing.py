@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ray_lidarseg.geometry.mixing import mix, mix_pairs, mix_scans
+from ray_lidarseg.geometry.mixing import exchange, mix, mix_pairs, mix_scans
 from ray_lidarseg.geometry.partition import areas, band_edges
 from ray_lidarseg.sample import PointBatch, SensorSpec
 
@@ -127,3 +127,14 @@ def test_unequal_numbers_of_scans_are_refused():
 def test_different_extras_are_refused():
     with pytest.raises(ValueError, match="extras differ"):
         mix(scan_of(3, 0), PointBatch.of_scan(torch.zeros(2, 4)), band_edges(4, SENSOR))
+
+
+@given(st.integers(0, 20), st.integers(0, 20), st.integers(0, 100))
+def test_exchange_gives_what_leaves_to_the_other_scan(num_a, num_b, seed):
+    a, b = scan_of(num_a, seed), scan_of(num_b, seed + 1, first_id=num_a)
+    generator = torch.Generator().manual_seed(seed)
+    leaves_a, leaves_b = (torch.rand(len(batch), generator=generator) < 0.5 for batch in (a, b))
+    mixed = exchange(a, b, leaves_a, leaves_b)
+    assert torch.equal(mixed.scan(0).points, torch.cat([a.points[~leaves_a], b.points[leaves_b]]))
+    assert torch.equal(mixed.scan(1).points, torch.cat([a.points[leaves_a], b.points[~leaves_b]]))
+    assert_every_column_follows_its_point(mixed)

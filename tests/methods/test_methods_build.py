@@ -1,16 +1,49 @@
 import pytest
 
 from ray_lidarseg import recipe as schema
+from ray_lidarseg.errors import RecipeError
+from ray_lidarseg.methods.cbst import CBST
+from ray_lidarseg.methods.cps import CPS
+from ray_lidarseg.methods.cutmix_seg import CutMixSeg
 from ray_lidarseg.methods.lasermix import LaserMix
+from ray_lidarseg.methods.lasermix_pp import LaserMixPP
 from ray_lidarseg.methods.mean_teacher import MeanTeacher
+from ray_lidarseg.methods.polarmix import PolarMix
 from ray_lidarseg.methods.supervised import Supervised
 
+METHODS = {
+    Supervised: schema.Supervised(),
+    MeanTeacher: schema.MeanTeacher(),
+    LaserMix: schema.LaserMix(),
+    LaserMixPP: schema.LaserMixPP(distillation_weight=0.0, language_weight=0.0),
+    CBST: schema.CBST(),
+    CPS: schema.CPS(),
+    CutMixSeg: schema.CutMixSeg(),
+    PolarMix: schema.PolarMix(instance_classes=(1,)),
+}
 
-@pytest.mark.parametrize(
-    ("recipe", "expected"),
-    [(schema.Supervised(), Supervised), (schema.MeanTeacher(), MeanTeacher), (schema.LaserMix(), LaserMix)],
-)
-def test_each_recipe_gives_its_method(build, recipe, expected):
-    method = build(recipe)
+
+@pytest.mark.parametrize("expected", METHODS)
+def test_each_recipe_gives_its_method(build, expected):
+    method = build(METHODS[expected])
     assert type(method) is expected
     assert method.student.num_classes == 4
+
+
+@pytest.mark.parametrize("expected", METHODS)
+def test_weights_of_the_student_do_not_depend_on_the_method(build, expected):
+    reference = build(schema.Supervised()).student.state_dict()
+    assert all(
+        (value == reference[name]).all() for name, value in build(METHODS[expected]).student.state_dict().items()
+    )
+
+
+def test_every_method_of_the_recipe_is_built_here():
+    names = {type(recipe).model_fields["name"].default for recipe in METHODS.values()}
+    assert names == set(schema._variants("method"))
+
+
+def test_polarmix_pastes_the_things_of_the_data_set(build):
+    with pytest.raises(RecipeError, match=r"method.instance_classes \[4, 5, 6, 7, 8, 9\]: expected class ids below 4"):
+        build(schema.PolarMix())  # nuScenes has ten, the model of this test four classes
+    assert build(schema.PolarMix(paste_ratio=0.0)).instance_classes == ()

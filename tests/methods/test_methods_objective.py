@@ -6,7 +6,7 @@ import torch
 from ray_lidarseg import recipe as schema
 from ray_lidarseg.losses.cross_entropy import cross_entropy
 from ray_lidarseg.losses.lovasz import lovasz_softmax
-from ray_lidarseg.methods.objective import ramp_up, segmentation_terms
+from ray_lidarseg.methods.objective import agreement, ramp_up, segmentation_terms
 from ray_lidarseg.models.segmentor import Cells, Output
 
 LOGITS = torch.tensor([[1.0, 0.0], [0.5, 2.0], [0.0, 0.0]])
@@ -42,3 +42,16 @@ def test_ramp_up():
     assert ramp_up(0.0, 0.5) == pytest.approx(math.exp(-5))
     assert ramp_up(0.25, 0.5) == pytest.approx(math.exp(-1.25))
     assert ramp_up(0.5, 0.5) == ramp_up(0.9, 0.5) == 1.0
+
+
+def test_agreement_counts_every_cell_alike():
+    student = [
+        Output(logits, torch.zeros(len(logits), 1), logits, Cells(torch.arange(len(logits)), TARGETS, None))
+        for logits in (LOGITS, LOGITS[:1])
+    ]
+    teacher = [
+        Output(logits + 1, torch.zeros(len(logits), 1), 0 * logits, Cells(torch.arange(len(logits)), TARGETS, None))
+        for logits in (LOGITS, LOGITS[:1])
+    ]
+    probability = torch.cat([LOGITS, LOGITS[:1]]).softmax(1)
+    torch.testing.assert_close(agreement(student, teacher), (probability - 0.5).square().mean())
