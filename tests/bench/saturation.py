@@ -29,7 +29,7 @@ RECIPE: dict[str, object] = {
     "model.width_px": 256,
     "model.width_factor": 0.125,
     "optim.lr": 0.004,
-    "train.steps": 1500,
+    "train.steps": 1000,
     "train.labelled_per_step": 4,
     "train.unlabelled_per_step": 0,
     "train.log_every": 50,
