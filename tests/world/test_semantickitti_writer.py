@@ -163,7 +163,7 @@ def test_scribbles_tell_the_truth_about_a_small_share_of_every_common_class(root
     truth = np.concatenate([_labels(root, 0, frame) for frame in range(3)])
     drawn = np.concatenate([_labels(root, 0, frame, which=3) for frame in range(3)])
     np.testing.assert_array_equal(drawn[drawn > 0], truth[drawn > 0])
-    assert 0.05 < (drawn > 0).mean() < 0.12
+    assert 0.07 < (drawn > 0).mean() < 0.09  # ScribbleKITTI: 8.06 %
     assert not np.isin(drawn[drawn > 0] & 0xFFFF, (0, 1)).any()
     for raw in (40, 48, 50, 72):
         assert 0.05 < (drawn[truth & 0xFFFF == raw] > 0).mean() < 0.12
