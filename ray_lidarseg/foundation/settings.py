@@ -120,8 +120,9 @@ class PairSettings(TeacherSettings):
     name: Literal["pairs"] = "pairs"
     min_depth_m: NonNegative = 1.0  # SLidR's and nuScenes devkit's code
     occlusion: bool = True  # ours: published methods make no such test
-    occlusion_cell_px: Count = 8  # ours, at 1,600 pixels of width; scaled with the image
-    occlusion_tolerance_ratio: Ratio = 0.1  # ours: depth beyond the nearest of its cell
+    occlusion_cell_px: Positive = 12.0  # ours, at 1,600 pixels of width (two LiDAR columns); scaled with the image
+    occlusion_reach_px: Positive = 30.0  # ours, likewise: the spacing of nuScenes' beams
+    occlusion_tolerance_ratio: Ratio = 0.2  # ours: depth beyond the nearer points
 
 
 MaskSettings = SlicMasks | SamMasks | FileMasks

@@ -62,11 +62,26 @@ def test_hidden_points_are_unpaired_unless_asked_for():
     assert pair_points(points, [camera()], PairSettings(occlusion_tolerance_ratio=0.01)).camera.tolist() == [0, -1, -1]
 
 
-def test_occlusion_cell_scales_with_the_image():
-    points = cloud([5, 0, 0], [20, -0.6, 0])  # three pixels apart
-    assert pair_points(points, [camera()]).camera.tolist() == [0, 0]  # cells of one pixel
-    assert pair_points(points, [camera()], PairSettings(occlusion_cell_px=32)).camera.tolist() == [0, 0]
-    assert pair_points(points, [camera()], PairSettings(occlusion_cell_px=160)).camera.tolist() == [0, -1]
+def test_only_points_with_nearer_ones_above_and_below_are_hidden():
+    """A wall at 5 m in two rows of points; behind it, between the rows and over them, points at 20 m; in pixels."""
+    wall = [[5, 0, 0.05 * row] for row in (1, -1)]  # rows 39 and 41
+    between, over, beside = [20, 0, 0], [20, 0, 1], [20, 1.0, 0]  # rows 40 and 35; column 45
+    found = pair_points(cloud(*wall, between, over, beside), [camera()])
+    assert found.pixel[found.camera == 0].tolist() == [[50, 39], [50, 41], [50, 35], [45, 40]]
+    assert found.camera.tolist() == [0, 0, -1, 0, 0]
+
+
+def test_ground_does_not_hide_itself():
+    distance_m = np.geomspace(3, 15, 20)
+    ground = np.stack([distance_m, np.zeros(20), np.full(20, -1.0)], 1).astype(np.float32)
+    assert (pair_points(ground, [camera()]).camera == 0).all()
+
+
+def test_cell_and_reach_scale_with_the_image():
+    points = cloud([5, 0, 0.05], [5, 0, -0.05], [20, 0.6, 0])  # rows 39, 41, 40; the last three pixels to the left
+    widened = {"occlusion_cell_px": 160.0, "occlusion_reach_px": 160.0}  # ten pixels at 101
+    assert pair_points(points, [camera()]).camera.tolist() == [0, 0, 0]
+    assert pair_points(points, [camera()], PairSettings(**widened)).camera.tolist() == [0, 0, -1]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -91,7 +106,7 @@ def test_equals_a_loop_over_points(seed, occlusion):
     rng = np.random.default_rng(seed)
     points = rng.normal(scale=[8, 8, 1, 1], size=(60, 4)).astype(np.float32)
     cameras = [camera(0), camera(50), camera(-50)]
-    settings = PairSettings(occlusion=occlusion, occlusion_cell_px=80)
+    settings = PairSettings(occlusion=occlusion, occlusion_cell_px=5 * 1600 / 101, occlusion_reach_px=10 * 1600 / 101)
     found = pair_points(points, cameras, settings)
     seen = [[_seen(points, index, image, occlusion) for image in cameras] for index in range(len(points))]
     for index, views in enumerate(seen):
@@ -113,9 +128,11 @@ def _seen(points: np.ndarray, index: int, image: CameraImage, occlusion: bool) -
     if own is None:
         return None
     u, v, depth = own
-    cell = (round(u) // 5, round(v) // 5)  # 80 pixels at 1,600 are five at 101
-    others = [other for other in map(pixel, points) if other and (round(other[0]) // 5, round(other[1]) // 5) == cell]
-    if occlusion and depth > 1.1 * min(other[2] for other in others):
+    cells = [(other[0] // 5, other[1] // 5, other[2]) for other in map(pixel, points) if other]
+    in_column = [(row - v // 5, near) for column, row, near in cells if column == u // 5]
+    above = min(near for row, near in in_column if -2 <= row <= 0)
+    below = min(near for row, near in in_column if 0 <= row <= 2)
+    if occlusion and depth > 1.2 * max(above, below):
         return None
     return float(np.hypot((u - 50) / 101, (v - 40) / 81)), u, v
 
