@@ -97,8 +97,8 @@ def upscale(
     prompt = keep.any(dim=1).nonzero().squeeze(1)
     wanted = keep[prompt]
     height, width = decoded.grid
-    tokens = decoded.tokens[prompt].view(len(prompt), height, width, -1)[:, :rows, :columns].flatten(1, 2)
-    pixels = _upscaled_tokens(decoder.output_upscaling, tokens)
+    tokens = decoded.tokens.unflatten(1, (height, width))[:, :rows, :columns][prompt]
+    pixels = _upscaled_tokens(decoder.output_upscaling, tokens.flatten(1, 2))
     weights = [mlp(decoded.mask_tokens[prompt, i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps[1:])]
     logits = torch.stack(weights, dim=1) @ pixels.flatten(1, 3).transpose(1, 2)
     blocks = logits.float().view(len(prompt), NUM_MASKS, rows, columns, 2, 2, 2, 2)[wanted]
@@ -135,8 +135,8 @@ def _first_layer(layer: Any, position: Tensor, image: ImageTokens) -> tuple[Tens
     queries = layer.norm3(queries + layer.mlp(queries))
     to_token = layer.cross_attn_image_to_token
     scores = _shared_scores(to_token, to_token.q_proj(located), queries + position)
-    keys = _scatter_to_image(to_token, scores, queries, image.tokens.expand(len(position), -1, -1))
-    return queries, layer.norm4(keys)
+    weights, given = _scatter(to_token, scores, queries)
+    return queries, layer.norm4(image.tokens + weights @ given)
 
 
 def _layer(layer: Any, queries: Tensor, keys: Tensor, position: Tensor, key_position: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,8 +148,8 @@ def _layer(layer: Any, queries: Tensor, keys: Tensor, position: Tensor, key_posi
     queries = layer.norm2(queries + gathered)
     queries = layer.norm3(queries + layer.mlp(queries))
     to_token = layer.cross_attn_image_to_token
-    scores = _own_scores(to_token, located, queries + position)
-    return queries, layer.norm4(_scatter_to_image(to_token, scores, queries, keys))
+    weights, given = _scatter(to_token, _own_scores(to_token, located, queries + position), queries)
+    return queries, layer.norm4(keys.add_(weights @ given))  # nobody else holds these keys
 
 
 def _gather_from_shared(attention: Any, placed: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -191,13 +191,21 @@ def _own_scores(attention: Any, located: Tensor, placed: Tensor) -> Tensor:
     return scores.view(*asked.shape[:3], -1)
 
 
-def _scatter_to_image(attention: Any, scores: Tensor, queries: Tensor, keys: Tensor) -> Tensor:
-    """Image tokens [K, HW, F] plus what each gathers from the tokens [K, T, F], by scores [K, heads, T, HW]."""
+def _scatter(attention: Any, scores: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+    """Factors [K, HW, heads·T] and [K, heads·T, F] of what image tokens gather from the tokens [K, T, F].
+
+    The output's bias is spread over the heads: the weights of each add up to 1.
+
+    Args:
+        attention: Image tokens ask, prompt tokens answer.
+        scores: [K, heads, T, HW].
+        queries: [K, T, F].
+    """
     heads = attention.num_heads
     v = attention.v_proj(queries).view(*queries.shape[:2], heads, -1)
-    given = torch.einsum("kthd,fhd->khtf", v, attention.out_proj.weight.view(-1, heads, v.shape[-1])).flatten(1, 2)
-    weights = scores.softmax(dim=2).flatten(1, 2)
-    return torch.baddbmm(keys + attention.out_proj.bias, weights.transpose(1, 2), given)
+    given = torch.einsum("kthd,fhd->khtf", v, attention.out_proj.weight.view(-1, heads, v.shape[-1]))
+    given = given + attention.out_proj.bias / heads
+    return scores.softmax(dim=2).flatten(1, 2).transpose(1, 2), given.flatten(1, 2)
 
 
 def _heads(x: Float[Tensor, "L D"], heads: int) -> Float[Tensor, "heads L d"]:
