@@ -124,15 +124,48 @@ def _validate(verbs: Verbs) -> None:
 
 def _prepare(verbs: Verbs) -> None:
     def run(args: argparse.Namespace) -> None:
-        from ray_lidarseg.prepare import prepare
+        from ray_lidarseg.prepare import Teachers, estimate, prepare, status
+        from ray_lidarseg.runtime.pool import Actors
 
-        prepare(index=args.index, out=args.out, max_failed_ratio=args.max_failed_ratio)
+        if args.status:
+            status(index=args.index, out=args.out)
+            return
+        teachers = Teachers.of(args.masks, args.features, args.overrides)
+        actors = Actors.of(args.actors, args.cpus, args.gpus)
+        if args.estimate:
+            estimate(args.index, args.out, teachers, actors, args.sample, args.price_per_hour)
+        else:
+            prepare(args.index, args.out, args.max_failed_ratio, teachers, actors, args.retry_failed)
 
-    parser = _verb(verbs, "prepare", "decode an index into Parquet shards that training reads; resumes by frame", run)
+    about = "decode an index into Parquet shards, and show its images to teachers; resumes by frame"
+    parser = _verb(verbs, "prepare", about, run)
     parser.add_argument("index", help="what `index` wrote")
     parser.add_argument("--out", required=True, help="folder or s3:// URI for the shards")
     parser.add_argument(
         "--max-failed-ratio", type=float, default=0.01, help="share of broken frames the job survives (default: 0.01)"
+    )
+    teachers = parser.add_argument_group("image teachers (each makes a layer beside the shards)")
+    teachers.add_argument("--masks", default="", choices=("slic", "sam", "files"), help="segments of every image")
+    teachers.add_argument("--features", default="", choices=("clip", "timm"), help="a feature of every segment")
+    teachers.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KIND.KEY=VALUE",
+        dest="overrides",
+        help="e.g. masks.checkpoint=s3://b/sam_vit_h.pth, features.image_size=224,416, pairs.occlusion=no",
+    )
+    actors = parser.add_argument_group("actors of the teachers")
+    actors.add_argument("--actors", default="", metavar="MIN:MAX", help="pool size (default: 1 to all that fit)")
+    actors.add_argument("--cpus", type=float, default=1.0, help="CPUs, and threads, of each (default: 1)")
+    actors.add_argument("--gpus", default="auto", help="GPUs of each, 0.5 lets two share one (default: 1 if any)")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--status", action="store_true", help="only say what is done, left and failed")
+    instead.add_argument("--estimate", action="store_true", help="only measure a few frames: hours, bytes and cost")
+    instead.add_argument("--retry-failed", action="store_true", help="try the failed frames, and no others")
+    parser.add_argument("--sample", type=int, default=4, help="frames --estimate measures (default: %(default)s)")
+    parser.add_argument(
+        "--price-per-hour", type=float, default=0.0, help="of one actor's share of a node: for --estimate"
     )
 
 

@@ -1,6 +1,8 @@
 """The verb `prepare`: an index to shards, and to layers of what image teachers say, as resumable Ray Data pipelines."""
 
+from ray_lidarseg.prepare.estimate import estimate
 from ray_lidarseg.prepare.pipeline import PrepareReport, prepare
+from ray_lidarseg.prepare.status import status
 from ray_lidarseg.prepare.teachers import Teachers
 
-__all__ = ["PrepareReport", "Teachers", "prepare"]
+__all__ = ["PrepareReport", "Teachers", "estimate", "prepare", "status"]

@@ -5,6 +5,7 @@ about a frame is a result, not an exception, so it costs that frame and nothing 
 """
 
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING
@@ -124,6 +125,7 @@ def _among(rows: pa.Table, waiting: "ray.ObjectRef") -> pa.Table:
 
 def _prepare_rows(rows: pa.Table, out: str, ontology: Ontology | None) -> pa.Table:
     """Decodes index rows and writes the good ones as one shard; one result a row, with an error where it went wrong."""
+    started = time.perf_counter()
     frames: list[Keyframe] = []
     errors: dict[str, str] = {}
     for row in rows.to_pylist():
@@ -141,7 +143,8 @@ def _prepare_rows(rows: pa.Table, out: str, ontology: Ontology | None) -> pa.Tab
         except Exception as error:  # a full disk: recorded for each frame, and soon more than may fail
             errors |= {frame.frame_id: f"cannot write its shard: {reason(error)}" for frame in frames}
     nonfinite = {frame.frame_id: num_nonfinite(frame.points) for frame in frames}
-    return results_table(Result(i, errors.get(i, ""), nonfinite.get(i, 0), num_bytes) for i in ids)
+    seconds = (time.perf_counter() - started) / len(ids)
+    return results_table(Result(i, errors.get(i, ""), nonfinite.get(i, 0), num_bytes, seconds) for i in ids)
 
 
 def results_table(results: Iterator[Result]) -> pa.Table:

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ray_lidarseg.datasets.shards import Catalog, write_catalog
 from ray_lidarseg.datasets.whole_files import remove_unfinished
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.ontology import Ontology
 from ray_lidarseg.prepare.decoding import listed_frames, progress_of, run_decoding
-from ray_lidarseg.prepare.progress import FAILURES_NAME
+from ray_lidarseg.prepare.progress import FAILURES_NAME, Spent
 from ray_lidarseg.prepare.stages import Stage, StageReport, found_layer, is_up_to_date, run_stage, stages_of
 from ray_lidarseg.prepare.teachers import Teachers
 from ray_lidarseg.runtime import ontologies, storage
@@ -27,13 +27,15 @@ class PrepareReport:
         failed: Frames with a reason in ``failures.jsonl``; the next call tries them again.
         nonfinite_points: Points with a NaN or an infinity in the written frames; kept in the shard, not trained on.
         layers: What each further stage did.
+        spent: What decoding cost.
     """
 
     done: int
     skipped: int
     failed: int
     nonfinite_points: int = 0
-    layers: tuple[StageReport, ...] = field(default=())
+    layers: tuple[StageReport, ...] = ()
+    spent: Spent = field(default_factory=Spent, compare=False)
 
 
 def prepare(
@@ -90,9 +92,9 @@ class _Job:
         ontologies.keep(ontology, self.out)
         report, catalog = self._decode(listed, ontology)
         catalog = catalog.select(frame_id for frame_id in catalog.frame_id if frame_id in listed)
-        return PrepareReport(*report, layers=self._layers(stages, catalog, ontology))
+        return replace(report, layers=self._layers(stages, catalog, ontology))
 
-    def _decode(self, listed: dict[str, dict[str, str]], ontology: Ontology | None) -> tuple[tuple[int, ...], Catalog]:
+    def _decode(self, listed: dict[str, dict[str, str]], ontology: Ontology | None) -> tuple[PrepareReport, Catalog]:
         filesystem, folder = storage.resolve(self.out)
         remove_unfinished(filesystem, folder)
         progress, num_finished = progress_of(listed, self.out, self.limit, self.only_failed)
@@ -104,7 +106,8 @@ class _Job:
             progress.write_failures()
         with storage.explained("write", self.out):
             catalog = write_catalog(filesystem, folder)
-        report = (progress.done, num_finished, len(progress.failures), progress.nonfinite_points)
+        counts = (progress.done, num_finished, len(progress.failures), progress.nonfinite_points)
+        report = PrepareReport(*counts, spent=progress.spent)
         print(_summary(report, self.out, len(catalog)), flush=True)
         return report, catalog
 
@@ -124,13 +127,12 @@ class _Job:
         return tuple(reports)
 
 
-def _summary(report: tuple[int, ...], out: str, num_prepared: int) -> str:
-    done, skipped, failed, nonfinite_points = report
-    parts = [f"{done} frames prepared", f"{skipped} were there already", f"{failed} failed"]
-    if failed:
+def _summary(report: PrepareReport, out: str, num_prepared: int) -> str:
+    parts = [f"{report.done} frames prepared", f"{report.skipped} were there already", f"{report.failed} failed"]
+    if report.failed:
         parts[-1] += f" (see {storage.join(out, FAILURES_NAME)})"
-    if nonfinite_points:
-        parts.append(f"{nonfinite_points} points are not finite and will not be trained on")
-    if others := num_prepared - done - skipped:
+    if report.nonfinite_points:
+        parts.append(f"{report.nonfinite_points} points are not finite and will not be trained on")
+    if others := num_prepared - report.done - report.skipped:
         parts.append(f"{others} of other indexes are there, too")
     return f"{out}: " + ", ".join(parts)

@@ -24,7 +24,6 @@ class Result:
         num_bytes: Its share of the shard written.
         seconds: Its share of the worker's time.
         model_seconds: Of these, inside the teacher.
-        num_images: Images looked at.
     """
 
     frame_id: str
@@ -33,7 +32,50 @@ class Result:
     num_bytes: int = 0
     seconds: float = 0.0
     model_seconds: float = 0.0
-    num_images: int = 0
+
+
+@dataclass
+class Spent:
+    """What frames cost, all workers together.
+
+    Attributes:
+        frames: How many.
+        seconds: Of workers.
+        model_seconds: Of these, inside the teacher.
+        slowest_seconds: Of the slowest frame: the first of a worker, which warms up.
+        num_bytes: Written.
+    """
+
+    frames: int = 0
+    seconds: float = 0.0
+    model_seconds: float = 0.0
+    slowest_seconds: float = 0.0
+    num_bytes: int = 0
+
+    def add(self, result: Result) -> None:
+        """Counts one frame."""
+        self.frames += 1
+        self.seconds += result.seconds
+        self.model_seconds += result.model_seconds
+        self.slowest_seconds = max(self.slowest_seconds, result.seconds)
+        self.num_bytes += result.num_bytes
+
+    @property
+    def seconds_per_frame(self) -> float:
+        """Of one warm worker: the slowest frame is left out where there are others."""
+        if self.frames < 2:
+            return self.seconds
+        return (self.seconds - self.slowest_seconds) / (self.frames - 1)
+
+    @property
+    def bytes_per_frame(self) -> float:
+        """On disk."""
+        return self.num_bytes / max(1, self.frames)
+
+    @property
+    def model_ratio(self) -> float:
+        """Share of the workers' time inside the teacher."""
+        return self.model_seconds / self.seconds if self.seconds else 0.0
 
 
 @dataclass
@@ -57,16 +99,14 @@ class Progress:
     describe: Callable[[str], Mapping[str, str]] = lambda frame_id: {}
     done: int = 0
     nonfinite_points: int = 0
-    seconds: float = 0.0
-    model_seconds: float = 0.0
+    spent: Spent = field(default_factory=Spent)
     failures: dict[str, str] = field(default_factory=dict)
 
     def add(self, result: Result) -> None:
         """Counts one frame."""
         self.waiting.discard(result.frame_id)
         self.earlier.pop(result.frame_id, None)
-        self.seconds += result.seconds
-        self.model_seconds += result.model_seconds
+        self.spent.add(result)
         if result.error:
             self.failures[result.frame_id] = result.error
         else:

@@ -5,7 +5,7 @@ image is decoded once for each teacher: some 15 ms of a core, against a second o
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ray_lidarseg.datasets.layers import (
@@ -24,7 +24,7 @@ from ray_lidarseg.errors import DataError
 from ray_lidarseg.foundation.prompts import vocabulary
 from ray_lidarseg.foundation.settings import PairSettings, SlicMasks
 from ray_lidarseg.ontology import Ontology
-from ray_lidarseg.prepare.progress import FAILURES_NAME, Progress, Result, read_failures
+from ray_lidarseg.prepare.progress import FAILURES_NAME, Progress, Result, Spent, read_failures
 from ray_lidarseg.prepare.teachers import Teachers, probed, uses_gpu
 from ray_lidarseg.prepare.workers import FeatureWorker, LayerWorker, MaskWorker, PairWorker
 from ray_lidarseg.runtime import storage
@@ -45,16 +45,14 @@ class StageReport:
         done: Frames written.
         skipped: Frames that were there already.
         failed: Frames with a reason in the layer's ``failures.jsonl``.
-        seconds: Of all workers together.
-        model_seconds: Of these, inside the teacher.
+        spent: What the frames of this call cost.
     """
 
     layer: str
     done: int
     skipped: int
     failed: int
-    seconds: float = 0.0
-    model_seconds: float = 0.0
+    spent: Spent = field(default_factory=Spent)
 
 
 @dataclass(frozen=True)
@@ -172,9 +170,7 @@ def run_stage(stage: Stage, catalog: Catalog, limit: float, only_failed: bool) -
         progress.write_failures()
     with storage.explained("write", stage.uri):
         write_layer_catalog(filesystem, folder)
-    report = StageReport(
-        stage.layer.name, progress.done, len(finished), len(progress.failures), progress.seconds, progress.model_seconds
-    )
+    report = StageReport(stage.layer.name, progress.done, len(finished), len(progress.failures), progress.spent)
     print(_summary(report, stage), flush=True)
     return report
 
@@ -249,9 +245,8 @@ def _summary(report: StageReport, stage: Stage) -> str:
     parts = [f"{report.done} frames", f"{report.skipped} were there already", f"{report.failed} failed"]
     if report.failed:
         parts[-1] += f" (see {storage.join(stage.uri, FAILURES_NAME)})"
-    if report.done and report.seconds:
-        frames = report.done + report.failed
-        parts.append(f"{report.seconds / frames:.2f} s a frame and worker")
+    if report.spent.seconds:
+        parts.append(f"{report.spent.seconds / report.spent.frames:.2f} s a frame and worker")
         if stage.layer.kind != "pairs":
-            parts.append(f"{report.model_seconds / report.seconds:.0%} of it in the teacher")
+            parts.append(f"{report.spent.model_ratio:.0%} of it in the teacher")
     return f"{stage.layer.name} ({stage.settings.name}): " + ", ".join(parts)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ray_lidarseg.errors import ResourceError
 from ray_lidarseg.runtime.cluster import num_gpus, require, worker_environment
 
 _RETRIES = 2  # of a group whose process died; a scan that kills it every time must not loop for ever
@@ -37,6 +38,28 @@ class Actors:
     max_size: int = 0
     num_cpus: float = 1.0
     num_gpus: float | None = None
+
+    @staticmethod
+    def of(sizes: str = "", cpus: float = 1.0, gpus: str = "auto") -> "Actors":
+        """From the command line: ``--actors MIN:MAX`` (or one number), ``--cpus`` and ``--gpus`` of each actor.
+
+        Raises:
+            ResourceError: Not numbers, or no such sizes.
+        """
+        low, _, high = sizes.partition(":")
+        try:
+            smallest, largest = (int(low), int(high or low)) if sizes else (1, 0)
+            share = None if gpus == "auto" else float(gpus)
+        except ValueError as error:
+            raise ResourceError(
+                f"expected --actors MIN:MAX, such as 1:8, and --gpus auto or a number: {error}"
+            ) from None
+        if smallest < 1 or (sizes and largest < smallest) or cpus <= 0 or (share or 0) < 0:
+            raise ResourceError(
+                f"--actors {sizes or '1:'} --cpus {cpus:g} --gpus {gpus}: expected 1 <= MIN <= MAX, CPUs above 0 and "
+                "GPUs of 0 or more"
+            )
+        return Actors(smallest, largest, cpus, share)
 
     @property
     def gpus(self) -> float:
