@@ -66,7 +66,7 @@ def _read_ontology(dataset: str, ontology: str) -> Ontology | None:
             if dataset == MANIFEST
             else f"--ontology is for dataset manifest: {dataset} brings its own classes and LiDAR"
         )
-    return parse_ontology(storage.read_bytes(ontology).decode(), origin=ontology) if ontology else None
+    return parse_ontology(storage.read_bytes(ontology), origin=ontology) if ontology else None
 
 
 def _list_manifest(uri: str, ontology: Ontology) -> list[Keyframe]:

@@ -126,8 +126,8 @@ class Ontology(_Section):
         return self
 
 
-def parse_ontology(text: str, origin: str = "ontology") -> Ontology:
-    """An ontology from YAML or JSON text.
+def parse_ontology(text: str | bytes, origin: str = "ontology") -> Ontology:
+    """An ontology from YAML or JSON text, or the bytes of a file of it.
 
     Raises:
         DataError: Not YAML, an unknown key (the nearest is named), a missing or bad value, a raw id or a class name

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import pyarrow as pa
+from pyarrow.fs import FileType
 from rich.console import Console
 from rich.table import Table
 
@@ -108,6 +109,11 @@ def validate(data: str, sample: int = 50, seed: int = 0, json_out: str = "") -> 
 
 def _listing(uri: str, is_prepared: bool) -> pa.Table:
     """Every row of the index, or of the catalog of a prepared folder; no scans."""
+    if not is_prepared and _is_no_index(uri):
+        raise DataError(
+            f"{uri} is neither an index file nor a prepared folder: run `ray-lidarseg index nuscenes|"
+            "semantickitti|manifest … --out index.parquet` first and validate what it writes"
+        )
     path = storage.join(uri, CATALOG_NAME) if is_prepared else uri
     with open_parquet(*storage.resolve(path), writer="prepare" if is_prepared else "index") as file:
         table = file.read(use_threads=False)
@@ -118,6 +124,13 @@ def _listing(uri: str, is_prepared: bool) -> pa.Table:
     if len(datasets) != 1:
         raise DataError(f"{uri} holds frames of {datasets or 'no data set'}: expected the frames of one")
     return table
+
+
+def _is_no_index(uri: str) -> bool:
+    """A manifest, or the root of a data set: nobody should be told that it is a damaged index file."""
+    filesystem, path = storage.resolve(uri)
+    is_folder = filesystem.get_file_info(path).type == FileType.Directory
+    return is_folder or uri.lower().endswith((".jsonl", ".json", ".yaml", ".yml"))
 
 
 def _choose(total: int, sample: int, seed: int) -> list[int]:

@@ -94,7 +94,10 @@ def test_rotation_takes_the_files_axes_to_forward_left_up(axes: str, rotation: t
     assert with_sensor(axes=axes).sensor.rotation == rotation
 
 
-@pytest.mark.parametrize(("text", "message"), [("a: [", "own.yaml is not YAML"), ("- 1", "expected a mapping")])
-def test_text_that_is_no_mapping(text: str, message: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [", "own.yaml is not YAML"), ("- 1", "expected a mapping"), (b"\xff\xfe\x00name", "own.yaml is not YAML")],
+)
+def test_text_that_is_no_mapping(text: str | bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):
         parse_ontology(text, "own.yaml")

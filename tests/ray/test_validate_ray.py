@@ -132,6 +132,7 @@ def test_real_recordings_pass_from_the_command_line(
     ("change", "check", "message"),
     [
         ({"axes": "FLU"}, "alignment", "the scans look as if they were turned by"),
+        ({"axes": "FUR"}, "axes", "up is -y in 1 of 1 frames"),
         ({"intensity": [0, 100_000]}, "intensity", "0.000 … 0.00"),
         ({"num_beams": 128}, "beams", "about 32"),
         ({"fov_up_deg": 2.0, "fov_down_deg": -15.0}, "field of view", "of the points outside"),
@@ -141,7 +142,7 @@ def test_a_wrong_ontology_of_a_real_key_frame_is_noticed(
     samples, local_ray, tmp_path, change: dict[str, object], check: str, message: str
 ) -> None:
     record = real.nuscenes_record(samples / "mmdet3d_demo" / "nuscenes")
-    if "axes" in change:  # stated for the scan only: the calibration was turned by hand
+    if change == {"axes": "FLU"}:  # stated for the scan only: the calibration was turned by hand
         turned = np.eye(4)
         turned[:2, :2] = [[0.0, -1.0], [1.0, 0.0]]
         for camera in record["cameras"].values():
@@ -164,5 +165,8 @@ def test_a_wrong_ontology_of_a_real_key_frame_is_noticed(
 def test_what_is_no_data_is_bad_input(tmp_path) -> None:
     with pytest.raises(DataError, match="run `ray-lidarseg index`"):
         validate(str(tmp_path / "nothing.parquet"))
+    for no_index in (tmp_path, tmp_path / "manifest.jsonl"):
+        with pytest.raises(DataError, match=r"neither an index file nor a prepared folder: run"):
+            validate(str(no_index))
     with pytest.raises(DataError, match="expected a number of frames"):
         validate(str(tmp_path), sample=-1)
