@@ -266,9 +266,12 @@ def precision(amp: str, device: torch.device) -> torch.dtype | None:
 
 
 def synchronise_batch_norm(method: Method, device: torch.device, ranks: Ranks) -> None:
-    """On CUDA with several ranks, the student's batch norms see the batch of all ranks; call before ``StepLoop``."""
-    if device.type == "cuda" and ranks.world_size > 1:
-        method.student = nn.SyncBatchNorm.convert_sync_batchnorm(method.student)
+    """On CUDA with several ranks, batch norms of every student see the batch of all ranks; call before ``StepLoop``."""
+    if device.type != "cuda" or ranks.world_size == 1:
+        return
+    for segmentor in method.segmentors().values():
+        if any(parameter.requires_grad for parameter in segmentor.parameters()):
+            nn.SyncBatchNorm.convert_sync_batchnorm(segmentor)  # replaces the batch norms inside it
 
 
 def _named(losses: Losses) -> dict[str, Tensor]:

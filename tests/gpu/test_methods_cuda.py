@@ -9,6 +9,7 @@ from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.recipe import parse_recipe
 from ray_lidarseg.runtime.loop import Ranks, StepLoop
 from ray_lidarseg.sample import PointBatch, SensorSpec
+from ray_lidarseg.types import IMAGE_FEATURES, IS_PAIRED, LANGUAGE_LOGITS
 
 pytestmark = [
     pytest.mark.gpu,
@@ -19,6 +20,14 @@ MODELS = {
     "fidnet": "{name: fidnet, height_px: 16, width_px: 64, width_factor: 0.25}",
     "minkunet": "{name: minkunet, depth: 14, width_factor: 0.25, voxel_size_m: 0.5}",
 }
+LASERMIX = "{name: lasermix, confidence: 0.3, consistency_weight: 1.0}"
+OTHERS = {
+    "lasermix_pp": "{name: lasermix_pp, confidence: 0.3, consistency_weight: 1.0}",
+    "cbst": "{name: cbst}",
+    "cps": "{name: cps}",
+    "cutmix_seg": "{name: cutmix_seg, confidence: 0.3}",
+    "polarmix": "{name: polarmix, confidence: 0.3, consistency_weight: 1.0, instance_classes: [1]}",
+}
 
 
 def _scans(seed: int) -> PointBatch:
@@ -27,16 +36,22 @@ def _scans(seed: int) -> PointBatch:
     for _ in range(2):
         points = (torch.rand(2000, 4, generator=generator) - 0.5) * torch.tensor([60.0, 60.0, 6.0, 0.0])
         points[:, 3] = 0.5
-        scans.append(PointBatch.of_scan(points, (points[:, 2] > 0).long()))
+        extras = {
+            IMAGE_FEATURES: torch.randn(2000, 4, generator=generator).half(),
+            LANGUAGE_LOGITS: (0.2 + 0.1 * torch.rand(2000, 3, generator=generator)).half(),
+            IS_PAIRED: torch.rand(2000, generator=generator) < 0.5,
+        }
+        scans.append(PointBatch.of_scan(points, (points[:, 2] > 0).long(), extras))
     return PointBatch.pack(scans)
 
 
-def losses(device: str, model: str, amp: str, steps: int) -> list[dict[str, float]]:
-    """Every logged value of a few LaserMix steps."""
+def losses(device: str, model: str, amp: str, steps: int, method: str = LASERMIX) -> list[dict[str, float]]:
+    """Every logged value of a few steps."""
     recipe = parse_recipe(
         f"""
         model: {MODELS[model]}
-        method: {{name: lasermix, confidence: 0.3, consistency_weight: 1.0}}
+        method: {method}
+        data: {{evidence: auto, evidence_dim: 4}}
         optim: {{lr: 0.001, schedule: constant}}
         train: {{steps: {steps}, labelled_per_step: 2, unlabelled_per_step: 2, amp: {amp}}}
         workers: {{num_workers: 1}}
@@ -59,3 +74,11 @@ def test_mixed_precision_trains(model: str) -> None:
     series = losses("cuda", model, "auto", 12)
     assert all(math.isfinite(value) for line in series for value in line.values())
     assert series[-1]["loss_cross_entropy"] < series[0]["loss_cross_entropy"]
+
+
+@pytest.mark.parametrize("method", OTHERS)
+def test_every_method_steps_as_on_a_cpu_and_in_mixed_precision(method: str) -> None:
+    on_gpu, on_cpu = (losses(device, "fidnet", "off", 1, OTHERS[method])[0] for device in ("cuda", "cpu"))
+    assert on_gpu == pytest.approx(on_cpu, rel=1e-2, abs=2e-3)
+    series = losses("cuda", "fidnet", "auto", 3, OTHERS[method])
+    assert all(math.isfinite(value) for line in series for value in line.values())

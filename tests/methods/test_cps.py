@@ -1,7 +1,9 @@
 import torch
+from torch import nn
 
 from ray_lidarseg import recipe as schema
 from ray_lidarseg.losses.cross_entropy import cross_entropy
+from ray_lidarseg.runtime.loop import Ranks, synchronise_batch_norm
 
 
 def test_weight_zero_trains_the_first_student_as_supervised(build, run, labelled, unlabelled):
@@ -58,3 +60,14 @@ def test_both_students_learn_and_come_to_agree(build, labelled, unlabelled):
     for name in ("cross_entropy", "second_cross_entropy"):
         assert said[-1].terms[name].detach() < 0.5 * said[0].terms[name].detach()
     assert said[-1].stats["agreement_ratio"] > said[0].stats["agreement_ratio"]
+
+
+def test_batch_norms_of_both_students_are_synchronised_and_of_no_teacher(build):
+    both, taught = build(schema.CPS()), build(schema.MeanTeacher())
+    for method in (both, taught):
+        synchronise_batch_norm(method, torch.device("cuda"), Ranks(0, 2))
+    has_synchronised = lambda model: any(isinstance(part, nn.SyncBatchNorm) for part in model.modules())  # noqa: E731
+    assert has_synchronised(both.student)
+    assert has_synchronised(both.second)
+    assert has_synchronised(taught.student)
+    assert not has_synchronised(taught.teacher)
