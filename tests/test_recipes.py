@@ -1,6 +1,7 @@
 """The recipes of the published settings: one file each, flat, and each starts on data in its format."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -17,18 +18,22 @@ from ray_lidarseg.datasets.splits import make_split
 from ray_lidarseg.datasets.stream import TrainSteps
 from ray_lidarseg.datasets.taxonomy import taxonomy_of
 from ray_lidarseg.methods.build import build_method
-from ray_lidarseg.recipe import Recipe, builtin_recipes, load_recipe, override
+from ray_lidarseg.recipe import Recipe, builtin_recipes, load_recipe, override, with_method
 from ray_lidarseg.runtime.loop import Ranks, StepLoop
+from ray_lidarseg.sample import PointBatch
+from ray_lidarseg.types import IMAGE_FEATURES, IS_PAIRED, LANGUAGE_LOGITS
 from ray_lidarseg.world import nuscenes_writer, semantickitti_writer
 from ray_lidarseg.world.options import with_options
 from ray_lidarseg.world.presets import PRESETS
 from ray_lidarseg.world.scene import Scene
 
-METHODS = ("lasermix",)
+METHODS = ("lasermix", "lasermix_pp")
 BACKBONES = ("fidnet", "cylinder3d", "minkunet", "spvcnn")
 DATASETS = ("nuscenes", "semantickitti", "scribblekitti")
 PERCENT = (1, 10, 20, 50)
 FAMILIES = [f"{method}-{model}-{data}" for method in METHODS for model in BACKBONES for data in DATASETS]
+STARTED = [family for family in FAMILIES if family.startswith("lasermix-") or family.endswith("-nuscenes")]
+EVIDENCE_DIM = 8
 LOCAL = fs.LocalFileSystem()
 TINY_MODELS = {
     "fidnet": {"model.height_px": 16, "model.width_px": 64, "model.width_factor": 0.125, "model.blocks": [1, 1, 1, 1]},
@@ -42,6 +47,7 @@ TINY = {
     "train.labelled_per_step": 1,
     "train.unlabelled_per_step": 1,
     "workers.num_workers": 1,
+    "data.evidence_dim": EVIDENCE_DIM,
 }
 
 
@@ -68,10 +74,21 @@ def test_a_family_is_what_its_name_says(family):
     method, backbone, data = family.split("-")
     recipe = load_recipe(f"{family}-10pct")
     assert (recipe.method.name, recipe.model.name) == (method, backbone)
+    assert recipe.data.evidence == ("auto" if method == "lasermix_pp" else "")
     assert recipe.data.dataset == {"nuscenes": "nuscenes"}.get(data, "semantickitti")
     comment = " ".join(line.lstrip("# ") for line in _files(family)[10].read_text().splitlines() if line[0] == "#")
     assert "authors" in comment
     assert ("--labels scribbles" in comment) == (data == "scribblekitti")
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("data", DATASETS)
+def test_lasermix_pp_is_lasermix_with_its_own_keys_at_their_defaults(backbone, data):
+    plain, more = (load_recipe(f"{method}-{backbone}-{data}-20pct") for method in METHODS)
+    assert with_method(more, "lasermix").method == plain.method
+    assert more.method == with_method(plain, "lasermix_pp").method
+    for section in ("split", "augment", "model", "optim", "train", "workers"):
+        assert getattr(more, section) == getattr(plain, section)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -128,17 +145,34 @@ def _tiny(family: str) -> Recipe:
     return override(recipe, {**TINY, **TINY_MODELS[recipe.model.name]})
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+def _with_evidence(scan: PointBatch, num_classes: int) -> PointBatch:
+    """Every second point is paired, with a random feature."""
+    generator = torch.Generator().manual_seed(len(scan))
+    features = torch.nn.functional.normalize(torch.randn(len(scan), EVIDENCE_DIM, generator=generator))
+    logits = torch.rand(len(scan), num_classes, generator=generator)
+    extras = {
+        IMAGE_FEATURES: features.half(),
+        LANGUAGE_LOGITS: logits.half(),
+        IS_PAIRED: torch.arange(len(scan)) % 2 == 0,
+    }
+    return replace(scan, extras=extras)
+
+
+@pytest.mark.parametrize("family", STARTED)
 def test_it_starts_on_data_of_its_format(family, prepared):
     recipe, frames = _tiny(family), prepared(family.rsplit("-", 1)[1])
     sensor = resolve_sensor(recipe.data)
+    num_classes = taxonomy_of(recipe.data.dataset).num_classes
     steps = TrainSteps(frames, make_split(frames.catalog, recipe.split), recipe, sensor)
     torch.manual_seed(recipe.seed)
-    method = build_method(recipe, sensor, taxonomy_of(recipe.data.dataset).num_classes)
+    method = build_method(recipe, sensor, num_classes)
     before = {name: value.clone() for name, value in method.student.state_dict().items()}
     loop = StepLoop(method, recipe, torch.device("cpu"), Ranks())
     for step in range(2):
-        values = loop.one_step(steps[step])
+        batches = steps[step]
+        if method.extras:
+            batches = [tuple(_with_evidence(scan, num_classes) for scan in pair) for pair in batches]
+        values = loop.one_step(batches)
         assert values["loss_total"].isfinite()
         assert values["loss_cross_entropy"] > 0
     assert loop.skipped_steps == 0
