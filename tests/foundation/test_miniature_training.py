@@ -22,14 +22,13 @@ def two_halves(width: int = 64, height: int = 36) -> TruePicture:
     return TruePicture(image, classes, np.zeros_like(classes), (classes == 10).astype(np.uint16) + 1)
 
 
-def test_focal_loss_by_hand():
-    logits = torch.tensor([[[0.0, math.log(3.0)]]])
-    target, valid = torch.tensor([[[1.0, 0.0]]]), torch.ones(1, 1, 2)
-    by_hand = (0.25 * 0.5**2 * math.log(2) + 0.75 * 0.75**2 * math.log(4)) / 2
-    assert mask_losses.focal_loss(logits, target, valid).item() == pytest.approx(by_hand, rel=1e-5)
-    only_first = torch.tensor([[[1.0, 0.0]]])
-    found = mask_losses.focal_loss(logits, target, only_first).item()
-    assert found == pytest.approx(0.25 * 0.25 * math.log(2), rel=1e-5)
+def test_balanced_loss_by_hand():
+    logits = torch.tensor([[[0.0, math.log(3.0), math.log(7.0)]]])
+    target, valid = torch.tensor([[[1.0, 0.0, 0.0]]]), torch.ones(1, 1, 3)
+    by_hand = (math.log(2) + (math.log(4) + math.log(8)) / 2) / 2
+    assert mask_losses.balanced_loss(logits, target, valid).item() == pytest.approx(by_hand, rel=1e-5)
+    found = mask_losses.balanced_loss(logits, target, torch.tensor([[[1.0, 1.0, 0.0]]])).item()
+    assert found == pytest.approx((math.log(2) + math.log(4)) / 2, rel=1e-5)
 
 
 def test_dice_loss_by_hand():
@@ -53,7 +52,7 @@ def test_the_best_of_three_answers_counts_and_predicted_iou_is_judged():
     losses = mask_losses.prompt_losses(good, ious, target, valid)
     assert losses["iou"].item() == 0
     assert mask_losses.prompt_losses(good, 1 - ious, target, valid)["iou"].item() == 1
-    assert mask_losses.prompt_losses(bad, ious, target, valid)["mask"] > losses["mask"] + 100
+    assert mask_losses.prompt_losses(bad, ious, target, valid)["mask"] > losses["mask"] + 10
 
 
 def test_affinity_is_low_where_embeddings_follow_the_segments():

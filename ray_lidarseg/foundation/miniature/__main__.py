@@ -30,7 +30,7 @@ from ray_lidarseg.foundation.settings import ClipFeatures
 
 _STAGES = ("images", "sam", "clip", "ship", "measure")
 _HELD_OUT_SCENES = 8
-_SAM_EVERY, _CLIP_EVERY, _TEST_EVERY = 3, 2, 2
+_SAM_EVERY, _CLIP_EVERY, _TEST_EVERY = 3, 2, 4
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--weights", type=Path, help="where shipped weights lie (default: in FOLDER for ship, then these)"
     )
-    parser.add_argument("--scenes", type=int, default=110, help="training scenes of 12 pictures")
+    parser.add_argument("--scenes", type=int, default=60, help="training scenes of 12 pictures")
     parser.add_argument("--sam-steps", type=int, default=sam.PLAN.steps)
     parser.add_argument("--clip-steps", type=int, default=clip.PLAN.steps)
     parser.add_argument("--threads", type=int, default=1)
