@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from ray_lidarseg.world import mounting
 from ray_lidarseg.world.cameras import Picture, calibration_error, render
 from ray_lidarseg.world.kitti_classes import KITTI_OF_FINE, OUTLIER, PARKING, is_thing, moving
 from ray_lidarseg.world.presets import Preset
@@ -13,7 +14,6 @@ from ray_lidarseg.world.road import DRIVEABLE, Road, ground_distance
 from ray_lidarseg.world.scene import Scene
 from ray_lidarseg.world.seeds import generator
 from ray_lidarseg.world.shading import Light, Surfels, surfels
-from ray_lidarseg.world.solids import tilt_matrix
 from ray_lidarseg.world.views import SpinningView
 
 POSITION_M = (0.95, 0.0, 1.73)
@@ -56,13 +56,8 @@ class _Turn:
 
 
 def ego_SE3_lidar(scene: Scene) -> np.ndarray:  # noqa: N802
-    """float64 [4, 4] mounting of the LiDAR with the scene's tilt."""
-    roll, pitch = scene.nuisance.lidar_tilt_rad
-    pose = np.eye(4)
-    left, _, right = np.linalg.svd(tilt_matrix(0.0, pitch, roll).astype(np.float64))
-    pose[:3, :3] = left @ right
-    pose[:3, 3] = POSITION_M
-    return pose
+    """float64 [4, 4] mounting of the LiDAR with the scene's tilt and the preset's mounting."""
+    return mounting.ego_SE3_lidar(scene, POSITION_M, yaw_rad=0.0)
 
 
 def ego_SE3_cam0() -> np.ndarray:  # noqa: N802

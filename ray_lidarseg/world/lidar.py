@@ -4,13 +4,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ray_lidarseg.world import mounting
 from ray_lidarseg.world.presets import Preset
 from ray_lidarseg.world.raycast import cast
 from ray_lidarseg.world.road import ground_distance
 from ray_lidarseg.world.scene import Scene
 from ray_lidarseg.world.seeds import generator
 from ray_lidarseg.world.shading import Surfels, surfels
-from ray_lidarseg.world.solids import Kind, Shape, Solids, tilt_matrix
+from ray_lidarseg.world.solids import Kind, Shape, Solids
 from ray_lidarseg.world.views import SpinningView
 
 NOISE, EGO = 0, 31
@@ -41,13 +42,8 @@ class Scan:
 
 
 def ego_SE3_lidar(scene: Scene) -> np.ndarray:  # noqa: N802
-    """float64 [4, 4] mounting of the LiDAR: yaw -90 degrees and the scene's tilt."""
-    roll, pitch = scene.nuisance.lidar_tilt_rad
-    pose = np.eye(4)
-    left, _, right = np.linalg.svd(tilt_matrix(-np.pi / 2, pitch, roll).astype(np.float64))
-    pose[:3, :3] = left @ right
-    pose[:3, 3] = POSITION_M
-    return pose
+    """float64 [4, 4] mounting of the LiDAR: yaw -90 degrees, the scene's tilt and the preset's mounting."""
+    return mounting.ego_SE3_lidar(scene, POSITION_M, yaw_rad=-np.pi / 2)
 
 
 def scan(scene: Scene, frame: int) -> Scan:

@@ -33,6 +33,11 @@ class Preset:
         fov_up_deg: Highest ring.
         frame_interval_s: Time between key-frames (nuScenes: 2 Hz).
         calibration_error_deg: Angle between the true camera rotations and those that are written.
+        lidar_raise_m: How much higher than the rig's the LiDAR is mounted; lower where negative.
+        lidar_forward_m: How much farther to the front.
+        lidar_roll_deg: Turn of the mounted LiDAR about the vehicle's x axis, beside the scene's own small tilt.
+        lidar_pitch_deg: The same about y; positive looks down to the front.
+        lidar_yaw_deg: The same about z; positive turns to the left.
         camera_time_error_ms: How much later than their time stamps say the images are taken.
         version: Table folder of the nuScenes layout.
         layout: Format that is written.
@@ -54,6 +59,11 @@ class Preset:
     frame_interval_s: float = 0.5
     calibration_error_deg: float = 0.0
     camera_time_error_ms: float = 0.0
+    lidar_raise_m: float = 0.0
+    lidar_forward_m: float = 0.0
+    lidar_roll_deg: float = 0.0
+    lidar_pitch_deg: float = 0.0
+    lidar_yaw_deg: float = 0.0
     version: str = "v1.0-mini"
     layout: Literal["nuscenes", "semantickitti"] = "nuscenes"
     num_sectors: int = 1

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from ray_lidarseg.errors import DataError
+from ray_lidarseg.world import kitti_rig, lidar
 from ray_lidarseg.world.lidar import scan
 from ray_lidarseg.world.nuscenes_writer import dataset_id
 from ray_lidarseg.world.options import parse_options, with_options
@@ -31,6 +32,26 @@ def test_the_lidar_has_the_rings_that_were_asked_for():
     assert len(points) == 4 * 32
     elevation = np.degrees(np.arctan2(points[:, 2], np.hypot(points[:, 0], points[:, 1])))
     np.testing.assert_allclose(elevation.reshape(32, 4), np.tile([-20, -15, -10, -5], (32, 1)), atol=1e-3)
+
+
+@pytest.mark.parametrize(("preset", "rig"), [("tiny", lidar), ("kitti", kitti_rig)])
+def test_the_lidar_sits_where_it_was_asked_to(preset, rig):
+    as_is = rig.ego_SE3_lidar(Scene(PRESETS[preset], 0, 1))
+    options = {"lidar_raise_m": 0.5, "lidar_forward_m": -1, "lidar_yaw_deg": 90}
+    moved = rig.ego_SE3_lidar(Scene(with_options(PRESETS[preset], options), 0, 1))
+    np.testing.assert_allclose(moved[:3, 3] - as_is[:3, 3], [-1, 0, 0.5], atol=1e-9)
+    quarter_turn = np.array([[0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    np.testing.assert_allclose(moved[:3, :3], quarter_turn @ as_is[:3, :3], atol=1e-6)
+    nose_down = rig.ego_SE3_lidar(Scene(with_options(PRESETS[preset], {"lidar_pitch_deg": 30}), 0, 1))
+    assert np.degrees(np.arccos(nose_down[2, 2] / 1)) == pytest.approx(30, abs=2)  # the scene tilts it by less than 2
+
+
+def test_a_higher_lidar_sees_the_road_from_higher_up():
+    def ground_m(options) -> float:
+        scanned = scan(Scene(with_options(TINY, {"columns": 64, **options}), 0, 1), 0)
+        return float(np.median(scanned.points[scanned.labels == 24, 2]))  # driveable surface
+
+    assert ground_m({"lidar_raise_m": 1}) == pytest.approx(ground_m({}) - 1, abs=0.1)
 
 
 @pytest.mark.parametrize(
