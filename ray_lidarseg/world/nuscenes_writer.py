@@ -51,15 +51,25 @@ def dataset_id(preset: Preset, seed: int) -> str:
 
 
 def write_scene(root: Path, scene: Scene) -> Rows:
-    """Writes the missing frame files of a scene.
+    """Writes the missing frame files of a scene, and removes what a killed writer of it left half written.
 
     Returns:
         The scene's rows of every table; the caller joins them, see ``write_tables``.
     """
+    _remove_left_over(root, scene)
     light = Light(scene)
     for frame in range(scene.preset.num_frames):
         _write_frame(root, scene, light, frame)
     return scene_rows(scene)
+
+
+def _remove_left_over(root: Path, scene: Scene) -> None:
+    frames = range(scene.preset.num_frames)
+    own = {file for frame in frames for file in frame_files(root, scene.preset, scene.seed, scene.index, frame)}
+    for folder in {file.parent for file in own}:
+        for part in folder.glob(f"{PART_PREFIX}*"):  # other scenes are being written to the same folders
+            if folder / part.name.removeprefix(PART_PREFIX).rpartition("-")[0] in own:
+                part.unlink(missing_ok=True)
 
 
 def _write_frame(root: Path, scene: Scene, light: Light, frame: int) -> None:
@@ -80,7 +90,7 @@ def _write_frame(root: Path, scene: Scene, light: Light, frame: int) -> None:
 def write_atomically(file: Path, content: bytes) -> None:
     """Writes under a temporary name and renames: nobody sees half a file."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=PART_PREFIX)
+    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f"{PART_PREFIX}{file.name}-")
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)

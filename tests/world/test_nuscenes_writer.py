@@ -1,5 +1,8 @@
 import json
 import os
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -164,3 +167,50 @@ def test_categories_are_the_devkit_ones():
 
     assert len(writer.CATEGORIES) == 32
     assert set(writer.CATEGORIES) == set(get_colormap())
+
+
+_KILLED_WRITER = """
+import os, signal, sys
+from pathlib import Path
+from ray_lidarseg.world import nuscenes_writer
+from ray_lidarseg.world.options import with_options
+from ray_lidarseg.world.presets import PRESETS
+from ray_lidarseg.world.scene import Scene
+
+left, rename = int(sys.argv[2]), os.replace
+
+def rename_or_die(*names):
+    global left
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    rename(*names)
+
+nuscenes_writer.os.replace = rename_or_die
+nuscenes_writer.write_scene(Path(sys.argv[1]), Scene(PRESETS["tiny"], 0, 0))
+"""
+
+
+def test_a_writer_killed_in_the_middle_of_a_file_shows_whole_files_only_and_continues(tmp_path):
+    scene = Scene(PRESETS["tiny"], 0, 0)
+    writer.write_scene(tmp_path / "undisturbed", scene)
+    whole = {file.relative_to(tmp_path / "undisturbed"): file.read_bytes() for file in _files(tmp_path / "undisturbed")}
+    root = tmp_path / "killed"
+    for num_files in (1, 4):  # in the first labels, then in an image
+        command = [sys.executable, "-c", _KILLED_WRITER, str(root), str(num_files)]
+        bare = {**os.environ, "PYTHONPATH": ""}  # no shape checks: they cost a start of seconds
+        assert subprocess.run(command, check=False, env=bare).returncode == -signal.SIGKILL
+        left = [file for file in _files(root) if file.name.startswith(".part-")]
+        assert len(left) == 1
+        shown = {file.relative_to(root): file.read_bytes() for file in _files(root) if file not in left}
+        assert shown.items() <= whole.items()
+    others = root / "samples" / "LIDAR_TOP" / ".part-another-scene.pcd.bin-x"
+    others.write_bytes(b"still being written")
+    writer.write_scene(root, scene)
+    assert others.exists()
+    others.unlink()
+    assert {file.relative_to(root): file.read_bytes() for file in _files(root)} == whole
+
+
+def _files(root) -> list:
+    return [file for file in root.rglob("*") if file.is_file()]
