@@ -26,7 +26,7 @@ from pyarrow import fs
 from torch import Tensor
 
 from ray_lidarseg.datasets.shards import CATALOG_NAME, Catalog, OpenShards, list_shards, open_parquet, parquet_bytes
-from ray_lidarseg.datasets.whole_files import files_in, write_whole
+from ray_lidarseg.datasets.whole_files import files_in, patiently, write_whole
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.types import IMAGE_FEATURES, IS_PAIRED, LANGUAGE_LOGITS
 
@@ -110,8 +110,7 @@ def read_layer(filesystem: fs.FileSystem, folder: str, name: str) -> Layer:
     """
     path = f"{layer_folder(folder, name)}/{LAYER_FILE}"
     try:
-        with filesystem.open_input_stream(path, compression=None) as stream:
-            text = stream.read()
+        text = patiently(filesystem, lambda: _content(filesystem, path))
     except FileNotFoundError as error:
         there = ", ".join(layer_names(filesystem, folder)) or "none"
         raise DataError(f"{folder} has no layer {name!r}; it has: {there}") from error
@@ -239,7 +238,8 @@ def layer_entries(filesystem: fs.FileSystem, folder: str) -> Iterator[dict[str, 
 
 def _entries(filesystem: fs.FileSystem, folder: str, name: str) -> list[dict[str, Any]]:
     with open_parquet(filesystem, f"{folder}/{name}") as file:
-        ids = file.read(columns=["frame_id"], use_threads=False).column("frame_id").to_pylist()
+        table = patiently(filesystem, lambda: file.read(columns=["frame_id"], use_threads=False))
+    ids = table.column("frame_id").to_pylist()
     return [{"frame_id": frame_id, "shard": name, "row": row} for row, frame_id in enumerate(ids)]
 
 
@@ -275,7 +275,7 @@ class LayerRows:
         path = layer_folder(folder, name)
         self.layer = read_layer(filesystem, folder, name)
         with open_parquet(filesystem, f"{path}/{CATALOG_NAME}") as file:
-            entries = file.read(use_threads=False).to_pylist()
+            entries = patiently(filesystem, lambda: file.read(use_threads=False)).to_pylist()
         self._place = {entry["frame_id"]: (entry["shard"], entry["row"]) for entry in entries}
         self._shards = OpenShards(filesystem, path)
 
@@ -341,8 +341,12 @@ def read_text(filesystem: fs.FileSystem, folder: str, name: str) -> TextEmbeddin
     path = f"{layer_folder(folder, name)}/{TEXT_FILE}"
     if filesystem.get_file_info(path).type == fs.FileType.NotFound:
         return None
+    return TextEmbeddings.from_bytes(patiently(filesystem, lambda: _content(filesystem, path)))
+
+
+def _content(filesystem: fs.FileSystem, path: str) -> bytes:
     with filesystem.open_input_stream(path, compression=None) as stream:
-        return TextEmbeddings.from_bytes(stream.read())
+        return stream.read()
 
 
 @dataclass(frozen=True)

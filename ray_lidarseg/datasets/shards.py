@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from ray_lidarseg.datasets.whole_files import files_in, write_whole
+from ray_lidarseg.datasets.whole_files import files_in, patiently, write_whole
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.sample import SCHEMA_VERSION, Keyframe
 
@@ -96,7 +96,7 @@ def open_parquet(filesystem: fs.FileSystem, path: str, writer: str = "prepare") 
     """
     is_local = isinstance(filesystem, fs.LocalFileSystem)  # pre-buffering is for round trips, and starts threads
     try:
-        file = pq.ParquetFile(filesystem.open_input_file(path), pre_buffer=not is_local)
+        file = patiently(filesystem, lambda: pq.ParquetFile(filesystem.open_input_file(path), pre_buffer=not is_local))
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing: run `ray-lidarseg {writer}` to the end first") from error
     except (pa.ArrowInvalid, OSError) as error:
@@ -277,7 +277,7 @@ def _entries(filesystem: fs.FileSystem, folder: str, name: str) -> list[dict[str
         "alias",
     ]
     with open_parquet(filesystem, f"{folder}/{name}") as file:
-        rows = file.read(columns=columns, use_threads=False).to_pylist()
+        rows = patiently(filesystem, lambda: file.read(columns=columns, use_threads=False)).to_pylist()
     return [
         {"alias": "", **row, "shard": name, "row": index, "is_labelled": bool(row["labels_uri"])}
         for index, row in enumerate(rows)
@@ -291,7 +291,7 @@ def read_catalog(filesystem: fs.FileSystem, folder: str) -> Catalog:
         DataError: The folder has no catalog (prepare did not finish), or it is torn or of another schema version.
     """
     with open_parquet(filesystem, f"{folder}/{CATALOG_NAME}") as file:
-        return _catalog(file.read(use_threads=False))
+        return _catalog(patiently(filesystem, lambda: file.read(use_threads=False)))
 
 
 def _catalog(table: pa.Table) -> Catalog:
@@ -326,7 +326,9 @@ class OpenShards:
             DataError: The shard is missing, torn, of another version, or shorter.
         """
         try:
-            table = self._file(name).read_row_group(row, columns=columns, use_threads=False)
+            table = patiently(
+                self.filesystem, lambda: self._file(name).read_row_group(row, columns=columns, use_threads=False)
+            )
         except (pa.ArrowException, OSError, IndexError) as error:
             self._files.pop(name, None)
             raise DataError(f"row {row} of {self.folder}/{name} cannot be read: {error}") from error

@@ -1,13 +1,19 @@
 """Files that are there whole or not at all, whatever kills the writer: the one way this package writes them."""
 
 import os
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from pyarrow import fs
 
 _TEMPORARY_PREFIX = ".unfinished-"
+_WAITS_S = (0.2, 0.5, 1.0, 2.0, 4.0)  # ours
+_TRANSIENT = ("slow", "busy", "internal_failure", "internal failure", "unavailable", "timeout", "timed out", "throttl")
+_TRANSIENT += ("http response code: 500", "http response code: 502", "http response code: 503")
+Answer = TypeVar("Answer")
 
 
 def write_whole(filesystem: fs.FileSystem, path: str, data: bytes) -> None:
@@ -20,11 +26,15 @@ def write_whole(filesystem: fs.FileSystem, path: str, data: bytes) -> None:
         OSError: The folder cannot be written, or the disk is full; an older file stays as it was.
     """
     if not isinstance(filesystem, fs.LocalFileSystem):
-        with filesystem.open_output_stream(path, compression=None) as stream:
-            stream.write(data)
+        patiently(filesystem, lambda: _upload(filesystem, path, data))
         return
     with _beside(path, data) as unfinished:
         os.replace(unfinished, path)
+
+
+def _upload(filesystem: fs.FileSystem, path: str, data: bytes) -> None:
+    with filesystem.open_output_stream(path, compression=None) as stream:
+        stream.write(data)
 
 
 def create_whole(path: str, data: bytes) -> bool:
@@ -58,6 +68,26 @@ def _beside(path: str, data: bytes) -> Iterator[str]:
             os.remove(unfinished)
 
 
+def patiently(filesystem: fs.FileSystem, ask: Callable[[], Answer]) -> Answer:
+    """What ``ask`` gives; on object storage it is asked again, ever later, while the store is busy or out of reach.
+
+    The SDK below repeats requests, too, but not one of a few bytes whose error message is longer than the answer.
+
+    Raises:
+        OSError: The last failure, or at once one that waiting does not cure.
+    """
+    for wait_s in () if isinstance(filesystem, fs.LocalFileSystem) else _WAITS_S:
+        try:
+            return ask()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if not any(sign in str(error).lower() for sign in _TRANSIENT):
+                raise
+            time.sleep(wait_s)
+    return ask()
+
+
 def remove_unfinished(filesystem: fs.FileSystem, folder: str) -> int:
     """Deletes what killed writers left behind; returns how many files."""
     leftovers = [path for path in files_in(filesystem, folder) if _TEMPORARY_PREFIX in os.path.basename(path)]
@@ -68,5 +98,6 @@ def remove_unfinished(filesystem: fs.FileSystem, folder: str) -> int:
 
 def files_in(filesystem: fs.FileSystem, folder: str) -> list[str]:
     """Paths of the files directly inside a folder; empty where there is no folder."""
-    found = filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True))
+    selector = fs.FileSelector(folder, allow_not_found=True)
+    found = patiently(filesystem, lambda: filesystem.get_file_info(selector))
     return [info.path for info in found if info.type == fs.FileType.File]

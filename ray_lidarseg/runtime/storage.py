@@ -13,11 +13,12 @@ from contextlib import contextmanager, suppress
 
 from pyarrow import fs
 
-from ray_lidarseg.datasets.whole_files import create_whole, write_whole
+from ray_lidarseg.datasets.whole_files import create_whole, patiently, write_whole
 from ray_lidarseg.errors import StorageError
 from ray_lidarseg.runtime import object_store
 
 _S3 = "s3://"
+_S3_ATTEMPTS = 8  # ours: with the SDK's waits, some ten seconds
 _ADVICE = {
     errno.ENOSPC: "the disk is full: free space or choose another folder; the same command continues",
     errno.EDQUOT: "the disk quota is used up: free space or choose another folder; the same command continues",
@@ -53,9 +54,18 @@ def resolve(uri: str) -> tuple[fs.FileSystem, str]:
     if "://" not in uri:
         return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
     try:
-        return fs.FileSystem.from_uri(uri)
+        filesystem, path = fs.FileSystem.from_uri(uri)
     except (ValueError, OSError, NotImplementedError) as error:
         raise StorageError(f"cannot use {uri!r}: expected a path, file://… or s3://BUCKET/… ({error})") from error
+    return _patient(filesystem), path
+
+
+def _patient(filesystem: fs.FileSystem) -> fs.FileSystem:
+    """The same file system; on S3 with more attempts at a request than the SDK's three, which a busy store uses up."""
+    if not isinstance(filesystem, fs.S3FileSystem):
+        return filesystem
+    _, (options,) = filesystem.__reduce__()  # from_uri, the only door that reads AWS_ENDPOINT_URL, takes no strategy
+    return fs.S3FileSystem(**options, retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_S3_ATTEMPTS))
 
 
 def is_local(uri: str) -> bool:
@@ -81,8 +91,13 @@ def read_bytes(uri: str) -> bytes:
         StorageError: There is no such file, or it cannot be read.
     """
     filesystem, path = resolve(uri)
-    with explained("read", uri), filesystem.open_input_stream(path, compression=None) as stream:
-        return stream.read()
+
+    def read() -> bytes:
+        with filesystem.open_input_stream(path, compression=None) as stream:
+            return stream.read()
+
+    with explained("read", uri):
+        return patiently(filesystem, read)
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -124,7 +139,7 @@ def exists(uri: str) -> bool:
     """
     filesystem, path = resolve(uri)
     with explained("look up", uri):
-        return filesystem.get_file_info(path).type != fs.FileType.NotFound
+        return patiently(filesystem, lambda: filesystem.get_file_info(path)).type != fs.FileType.NotFound
 
 
 def list_files(uri: str) -> list[str]:
@@ -177,7 +192,7 @@ def check_listable(uri: str) -> None:
 def _entries(uri: str) -> list[fs.FileInfo]:
     filesystem, path = resolve(uri)
     with explained("list", uri):
-        found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        found = patiently(filesystem, lambda: filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True)))
     return sorted(found, key=lambda info: info.base_name)
 
 
