@@ -80,3 +80,13 @@ def test_nothing_unlabelled_is_no_error(build, labelled):
     assert torch.isfinite(method(labelled, nothing, 0.0, torch.Generator()).total)
     method.after_step(0.0)
     assert not method.thresholds.any()
+
+
+def test_thresholds_are_over_the_points_of_all_ranks(build, monkeypatch):
+    method = build(schema.CBST())
+    method._seen = [(0.0, torch.tensor([0.8, 0.6, 1.0, 1.0]), torch.tensor([1.0, 3.0, 0.0, 0.0]))]
+    elsewhere = torch.tensor([[0.4 * 3, 0.0, 0.5 * 2, 0.0], [3.0, 0.0, 2.0, 0.0]])  # sums and counts of another rank
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda total: total.add_(elsewhere))
+    method.after_step(0.0)
+    assert method.thresholds.tolist() == pytest.approx([(0.8 + 1.2) / 4, 0.6, 0.5, 0.0])
