@@ -84,7 +84,7 @@ def attend(decoder: MaskDecoder, image: ImageTokens, prompts: Float[Tensor, "K T
 
 def upscale(
     decoder: MaskDecoder, decoded: Decoded, keep: Bool[Tensor, "K 3"], rows: int, columns: int
-) -> Float[Tensor, "N 4*h 4*w"]:
+) -> Float[Tensor, "N h w"]:
     """Low-resolution logits of the masks that ``keep`` names, in its order; positive is inside.
 
     Args:
@@ -102,7 +102,7 @@ def upscale(
     weights = [mlp(decoded.mask_tokens[prompt, i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps[1:])]
     logits = torch.stack(weights, dim=1) @ pixels.flatten(1, 3).transpose(1, 2)
     blocks = logits.float().view(len(prompt), NUM_MASKS, rows, columns, 2, 2, 2, 2)[wanted]
-    return blocks.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, 4 * rows, 4 * columns)
+    return blocks.permute(0, 1, 3, 5, 2, 4, 6).reshape(len(blocks), 4 * rows, 4 * columns)
 
 
 def _upscaled_tokens(upscaling: Any, tokens: Float[Tensor, "K HW F"]) -> Float[Tensor, "K HW 4 4 G"]:
@@ -116,11 +116,11 @@ def _upscaled_tokens(upscaling: Any, tokens: Float[Tensor, "K HW F"]) -> Float[T
     return last_activation(_transposed_product(second, half))
 
 
-def _transposed_product(convolution: torch.nn.ConvTranspose2d, pixels: Float[Tensor, "*B F"]) -> Tensor:
+def _transposed_product(convolution: Any, pixels: Float[Tensor, "*B F"]) -> Tensor:
     """A transposed convolution with kernel 2 and stride 2: [*B, F] → [*B, 4, G]."""
     matrix = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)
     out = functional.linear(pixels, matrix, convolution.bias.repeat(4))
-    return out.view(*pixels.shape[:-1], 4, -1)
+    return out.unflatten(-1, (4, convolution.out_channels))
 
 
 def _first_layer(layer: Any, position: Tensor, image: ImageTokens) -> tuple[Tensor, Tensor]:

@@ -77,12 +77,12 @@ class Candidates:
 @torch.inference_mode()
 def generate(
     sam: Sam,
-    images: Sequence[UInt8[np.ndarray, "H W 3"]],
-    points: Sequence[Float32[np.ndarray, "K 2"]],
+    images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+    points: Sequence[Float32[np.ndarray, "_ 2"]],
     thresholds: Thresholds,
     prompt_batch: int,
     precision: torch.dtype = torch.float32,
-) -> list[UInt16[np.ndarray, "H W"]]:
+) -> list[UInt16[np.ndarray, "_ _"]]:
     """Index maps of images, encoded in one batch.
 
     Args:
@@ -107,8 +107,8 @@ def generate(
 @torch.inference_mode()
 def survivors(
     sam: Sam,
-    images: Sequence[UInt8[np.ndarray, "H W 3"]],
-    points: Sequence[Float32[np.ndarray, "K 2"]],
+    images: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+    points: Sequence[Float32[np.ndarray, "_ 2"]],
     thresholds: Thresholds,
     prompt_batch: int,
     precision: torch.dtype = torch.float32,
@@ -125,7 +125,7 @@ def survivors(
 
 @torch.inference_mode()
 def encode(
-    sam: Sam, images: Sequence[UInt8[np.ndarray, "H W 3"]], fits: Sequence[Fit], precision: torch.dtype
+    sam: Sam, images: Sequence[UInt8[np.ndarray, "_ _ 3"]], fits: Sequence[Fit], precision: torch.dtype
 ) -> Float[Tensor, "B F h w"]:
     """Image embeddings of the batch."""
     square = sam.image_encoder.img_size
@@ -208,7 +208,7 @@ def _image_tokens(sam: Sam, embedding: Float[Tensor, "F h w"]) -> ImageTokens:
     unprompted = sam.prompt_encoder.no_mask_embed.weight
     position = sam.prompt_encoder.get_dense_pe()[0]
     tokens = embedding.flatten(1).t() + unprompted
-    return ImageTokens(tokens, position.flatten(1).t().contiguous(), tuple(embedding.shape[1:]))
+    return ImageTokens(tokens, position.flatten(1).t().contiguous(), (embedding.shape[1], embedding.shape[2]))
 
 
 def _prompt_tokens(sam: Sam, where: Fit, points: Float32[np.ndarray, "K 2"]) -> Float[Tensor, "K T F"]:

@@ -70,7 +70,7 @@ class Sam:
         return {"segments": as_objects(maps)}
 
     def _points(self, batch: Batch, position: int, image: np.ndarray) -> np.ndarray:
-        size = self._settings.points_per_side, *image.shape[:2]
+        size = (self._settings.points_per_side, image.shape[0], image.shape[1])
         if self._settings.prompts == "grid":
             return grid_points(*size)
         if "prompts" not in batch:
@@ -101,12 +101,13 @@ def load_sam(path: Path, expected: Architecture | None = None) -> modeling.Sam:
             f"{path} holds {found}, expected {expected}: set masks.architecture={found} (or auto), or give the "
             f"checkpoint of {expected}"
         )
-    sam = build_sam(found)
+    with torch.device("meta"):  # no random numbers for weights that are replaced at once
+        sam = build_sam(found)
     try:
-        sam.load_state_dict(dict(state))
+        sam.load_state_dict(dict(state), assign=True)
     except RuntimeError as error:
         raise DataError(f"{path} looks like SAM {found} but its tensors do not fit: {_first_lines(error)}") from error
-    return sam.requires_grad_(False)
+    return sam.float().requires_grad_(False)
 
 
 def checked_rgb(image: np.ndarray) -> np.ndarray:

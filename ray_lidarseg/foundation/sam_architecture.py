@@ -30,7 +30,7 @@ _MINIATURE = {"image_size": 256, "patch": 8, "width": 96, "depth": 4, "heads": 3
 """Ours: 32 x 32 tokens, so low-resolution masks of 128 x 128, one mask pixel for two pixels of the 256-pixel input."""
 
 
-def build_sam(name: Architecture) -> Sam:
+def build_sam(name: str) -> Sam:
     """A model with random weights, in evaluation mode.
 
     Raises:

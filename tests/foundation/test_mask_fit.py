@@ -1,0 +1,23 @@
+import pytest
+import torch
+
+from ray_lidarseg.foundation.mask_fit import Fit, enlarge, fit
+from tests.foundation.coherent_sam import coherent_sam
+
+
+def test_published_sizes_of_a_nuscenes_image():
+    where = Fit(size=(900, 1600), inner=(576, 1024), square_px=1024, grid=64)
+    assert (where.stride_px, where.mask_rows_columns) == (4, (144, 256))
+    assert where.token_rows_columns == (37, 64)  # 36 rows hold image; the enlargement reads one mask row beyond
+    rows, columns = where.enlarging()
+    assert (rows.shape, columns.shape) == ((900, 148), (1600, 256))
+
+
+@pytest.mark.parametrize("size", [(225, 400), (376, 1241), (300, 100), (7, 5), (256, 256)])
+def test_enlarges_as_segment_anything_does(size):
+    sam = coherent_sam()
+    where = fit(sam, *size)
+    logits = torch.randn(2, 128, 128, generator=torch.Generator().manual_seed(1))
+    expected = sam.postprocess_masks(logits[:, None], where.inner, size)[:, 0]
+    rows, columns = (4 * count for count in where.token_rows_columns)
+    torch.testing.assert_close(enlarge(logits[:, :rows, :columns], *where.enlarging()), expected, atol=1e-5, rtol=0)
