@@ -2,8 +2,8 @@
 
 `python -m tests.bench.sam_masks [--architecture vit_b] [--checkpoint FILE] [--json FILE] [--quick]`
 
-Images come from the synthetic world, lidar prompts from its sweep; thresholds are the defaults for a trained
-checkpoint. Without one (vit_b offline) weights are random, arranged so that masks are compact
+Images (400 x 225) come from the synthetic world, lidar prompts from its sweep; thresholds are the defaults for a
+trained checkpoint. Without one (vit_b offline) weights are random, arranged so that masks are compact
 (`tests/foundation/coherent_sam.py`), and half of them pass the threshold of predicted IoU, so that times are those of a
 model whose masks are neither all good nor all bad.
 
@@ -65,7 +65,7 @@ def main() -> int:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     sam, weights = _model(args)
-    num_images = args.images or (2 if args.quick else 6)
+    num_images = args.images or (2 if args.quick else 4)
     views = _views(num_images)
     thresholds = Thresholds() if weights != "random" else _loose(sam, views[0])
     cases = [("grid", 16), ("lidar", 32)] if args.quick else [("grid", 32), ("grid", 16), ("lidar", 32)]
@@ -90,7 +90,7 @@ def _arguments() -> Any:
     flags = parser(__doc__.splitlines()[0])
     flags.add_argument("--architecture", default="miniature", choices=("miniature", "vit_b", "vit_l", "vit_h"))
     flags.add_argument("--checkpoint", type=Path, default=None, help="weights; random without, but for the miniature")
-    flags.add_argument("--images", type=int, default=0, help="number of images; 0: six, or two with --quick")
+    flags.add_argument("--images", type=int, default=0, help="number of images; 0: four, or two with --quick")
     return flags.parse_args()
 
 
