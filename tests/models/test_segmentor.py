@@ -113,3 +113,15 @@ def test_a_teacher_says_the_same_over_the_students_cells(model):
     again = copy.deepcopy(model)(batch, output.cells)
     assert again.cells is output.cells
     assert torch.equal(again.point_logits, output.point_logits)
+
+
+def test_half_precision_trains_and_is_near_full_precision(model):
+    batch = scan(300)
+    exact = model.eval()(batch).point_logits
+    with torch.autocast("cpu", torch.bfloat16):
+        half = model(batch).point_logits.float()
+        loss_of(model.train()(batch)).backward()
+    assert (half - exact).norm() / exact.norm() < 0.05
+    assert all(
+        parameter.grad.dtype == torch.float32 and parameter.grad.isfinite().all() for parameter in model.parameters()
+    )
