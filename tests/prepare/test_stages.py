@@ -1,0 +1,306 @@
+"""Layers from a log with cameras, in this process: what is computed, what is skipped, what a bad file costs."""
+
+import errno
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pyarrow import fs
+from safetensors.torch import save_file
+
+from ray_lidarseg.datasets.layers import EvidenceReader, LayerRows, cameras_of, layer_entries, layer_folder, segments_of
+from ray_lidarseg.datasets.shards import list_shards, read_catalog
+from ray_lidarseg.errors import DataError
+from ray_lidarseg.foundation.clip_architecture import MINIATURE, build_clip_miniature
+from ray_lidarseg.prepare import Teachers, prepare, stages, status, workers
+from ray_lidarseg.types import IMAGE_FEATURES, IS_PAIRED, LANGUAGE_LOGITS
+from tests.prepare.camera_log import (
+    CAMERAS,
+    HEIGHT_PX,
+    WIDTH_PX,
+    decoded,
+    frame_id,
+    image_file,
+    without_ray,
+    write_image,
+    write_log,
+)
+
+LOCAL = fs.LocalFileSystem()
+COUNT = 5
+SLIC = ("masks.num_segments=4", "masks.sigma=0", "pairs.occlusion=no")
+
+
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_ray(monkeypatch)
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> str:
+    return write_log(tmp_path, COUNT)
+
+
+@pytest.fixture
+def out(index: str, tmp_path: Path) -> str:
+    decoded(index, str(tmp_path / "out"))
+    return str(tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> list[str]:
+    """Two CLIPs with random weights."""
+    folders = []
+    for seed in (0, 1):
+        folder = tmp_path_factory.mktemp(f"clip{seed}")
+        (folder / "open_clip_config.json").write_text(json.dumps(MINIATURE))
+        save_file(build_clip_miniature(seed).state_dict(), folder / "open_clip_model.safetensors")
+        folders.append(f"local-dir:{folder}")
+    return folders
+
+
+def slic(*more: str) -> Teachers:
+    return Teachers.of("slic", overrides=[*SLIC, *more])
+
+
+def with_clip(checkpoint: str, *more: str) -> Teachers:
+    return Teachers.of("slic", "clip", [*SLIC, f"features.checkpoint={checkpoint}", *more])
+
+
+def layer_of(out: str, kind: str) -> str:
+    (name,) = [path.name for path in Path(out, "layers").iterdir() if path.name.startswith(kind)]
+    return name
+
+
+def failures(out: str, kind: str) -> dict[str, str]:
+    lines = Path(layer_folder(out, layer_of(out, kind)), "failures.jsonl").read_text().splitlines()
+    return {line["frame_id"]: line["reason"] for line in map(json.loads, lines)}
+
+
+def modified(out: str) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in Path(out).rglob("shard-*")}
+
+
+def test_every_point_gets_the_feature_of_its_segment(index: str, out: str, clips: list[str]) -> None:
+    report = prepare(index, out, teachers=with_clip(clips[0]))
+    assert [(layer.layer.partition("-")[0], layer.done, layer.failed) for layer in report.layers] == [
+        ("masks", COUNT, 0),
+        ("pairs", COUNT, 0),
+        ("features", COUNT, 0),
+    ]
+    catalog = read_catalog(LOCAL, out)
+    reader = EvidenceReader(LOCAL, out, catalog, "auto")
+    masks, pairs = (LayerRows(LOCAL, out, layer_of(out, kind)) for kind in ("masks", "pairs"))
+    for position, name in enumerate(catalog.frame_id):
+        row = masks.row(name)
+        assert cameras_of(row) == list(CAMERAS)
+        evidence, pair = reader.evidence(position), pairs.row(name)
+        pixels = np.frombuffer(pair["point_pixel"], np.int16).reshape(-1, 2)
+        assert evidence.point_camera[:5].tolist() == [0] * 5, "both cameras see them at the same place: the first wins"
+        assert evidence.point_camera[5:].tolist() == [-1] * (len(pixels) - 5)
+        segments = segments_of(row, CAMERAS[0])
+        assert segments.shape == (HEIGHT_PX, WIDTH_PX)
+        np.testing.assert_array_equal(evidence.point_segment[:5], segments[pixels[:5, 1], pixels[:5, 0]])
+        extras = reader.extras(position, [IMAGE_FEATURES, LANGUAGE_LOGITS, IS_PAIRED])
+        assert extras[IS_PAIRED].tolist() == [True] * 5 + [False] * (len(pixels) - 5)
+        np.testing.assert_allclose(
+            np.linalg.norm(extras[IMAGE_FEATURES][:5].numpy().astype(float), axis=1), 1, atol=2e-3
+        )
+        assert extras[LANGUAGE_LOGITS].shape == (len(pixels), 19)
+        assert not extras[IMAGE_FEATURES][5:].any()
+
+
+def test_nothing_is_computed_twice_and_no_teacher_is_built_for_nothing(
+    index: str, out: str, clips: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(index, out, teachers=with_clip(clips[0]))
+    before = modified(out)
+    for kind in ("build_masks", "build_features"):
+        monkeypatch.setattr(workers, kind, lambda *_: pytest.fail("a teacher was built"))
+    again = prepare(index, out, teachers=with_clip(clips[0]))
+    assert [(layer.done, layer.skipped) for layer in again.layers] == [(0, COUNT)] * 3
+    assert modified(out) == before
+
+
+def test_another_checkpoint_makes_a_layer_of_its_own_and_the_old_one_stays(
+    index: str, out: str, clips: list[str], capsys
+) -> None:
+    first = prepare(index, out, teachers=with_clip(clips[0])).layers
+    before = modified(out)
+    capsys.readouterr()
+    second = prepare(index, out, teachers=with_clip(clips[1])).layers
+    assert [layer.layer for layer in first][:2] == [layer.layer for layer in second][:2]
+    assert [layer.done for layer in second] == [0, 0, COUNT]
+    said = capsys.readouterr().out
+    assert f"{second[2].layer} is a new layer: checkpoint_sha256 " in said
+    assert f"; {first[2].layer} stays as it is" in said
+    assert before.items() <= modified(out).items()
+    with pytest.raises(DataError, match=rf"2 features layers.*data.evidence={min(first[2].layer, second[2].layer)}"):
+        EvidenceReader(LOCAL, out, read_catalog(LOCAL, out), "auto")
+
+
+def test_other_masks_recompute_all_that_reads_them(index: str, out: str, clips: list[str]) -> None:
+    prepare(index, out, teachers=with_clip(clips[0]))
+    again = prepare(index, out, teachers=with_clip(clips[0], "masks.compactness=9"))
+    assert [layer.done for layer in again.layers] == [COUNT] * 3
+
+
+def test_what_only_changes_speed_makes_no_new_layer(index: str, out: str, clips: list[str]) -> None:
+    prepare(index, out, teachers=with_clip(clips[0]))
+    again = prepare(index, out, teachers=with_clip(clips[0], "features.image_batch=1"))
+    assert [layer.done for layer in again.layers] == [0, 0, 0]
+
+
+def spoil(root: Path) -> dict[int, str]:
+    """Three frames whose images cannot be used; the reasons to expect."""
+    data = image_file(root, 0).read_bytes()
+    image_file(root, 0).write_bytes(data[: len(data) // 2])
+    Image.fromarray(np.zeros((10, 12, 3), np.uint8)).save(image_file(root, 1, "image_3"))
+    image_file(root, 3).unlink()
+    return {
+        0: "image_2: .*000000.png is not a whole image: ",
+        1: "image_3: .*000001.png has 12 x 10 pixels, its calibration is for 48 x 32",
+        3: "image_2: cannot read .*000003.png: no such file",
+    }
+
+
+def test_bad_images_cost_their_frames_and_are_tried_again(index: str, out: str, tmp_path: Path, clips) -> None:
+    reasons = spoil(tmp_path)
+    report = prepare(index, out, max_failed_ratio=0.6, teachers=with_clip(clips[0]))
+    assert [(layer.done, layer.failed) for layer in report.layers] == [(2, 3), (2, 0), (2, 0)]
+    found = failures(out, "masks")
+    assert list(found) == [frame_id(number) for number in reasons]
+    for number, reason in reasons.items():
+        assert re.search(reason, found[frame_id(number)])
+    assert EvidenceReader(LOCAL, out, read_catalog(LOCAL, out), "auto").num_missing == 3
+    for number in (0, 1):
+        write_image(tmp_path, number, "image_2")
+        write_image(tmp_path, number, "image_3")
+    again = prepare(index, out, max_failed_ratio=0.6, teachers=with_clip(clips[0]), retry_failed=True)
+    assert (again.layers[0].done, again.layers[0].skipped, again.layers[0].failed) == (2, 2, 1)
+    assert list(failures(out, "masks")) == [frame_id(3)]
+    last = prepare(index, out, max_failed_ratio=0.6, teachers=with_clip(clips[0]))
+    assert [(layer.done, layer.skipped) for layer in last.layers] == [(0, 4), (2, 2), (2, 2)]
+
+
+def test_only_the_failed_frames_are_tried_when_asked(index: str, out: str, tmp_path: Path) -> None:
+    spoil(tmp_path)
+    prepare(index, out, max_failed_ratio=0.6, teachers=slic())
+    for file in Path(layer_folder(out, layer_of(out, "masks"))).glob("shard-*"):
+        file.unlink()
+    write_image(tmp_path, 3)
+    report = prepare(index, out, max_failed_ratio=0.6, teachers=slic(), retry_failed=True)
+    assert (report.layers[0].done, report.layers[0].failed) == (1, 2)
+
+
+def test_too_many_bad_frames_stop_the_stage_and_name_reasons_and_file(index: str, out: str, tmp_path: Path) -> None:
+    spoil(tmp_path)
+    with pytest.raises(
+        DataError, match=r"(?s)\d of 5 frames cannot .*000000.png is not a whole .*masks-\w+/failures.jsonl"
+    ):
+        prepare(index, out, teachers=slic())
+
+
+def test_a_full_disk_is_the_reason_of_each_frame_and_leaves_no_torn_file(
+    index: str, out: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = slic().layers()[0].name
+    fsync = os.fsync
+
+    def full(handle: int) -> None:
+        if f"/{name}/.unfinished-shard" in os.readlink(f"/proc/self/fd/{handle}"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DataError, match=r"cannot write its shard: .*the disk is full: free space or choose another"):
+        prepare(index, out, teachers=slic())
+    assert [path.name for path in Path(layer_folder(out, name)).iterdir() if "shard" in path.name] == []
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert prepare(index, out, teachers=slic()).layers[0].done == COUNT
+
+
+def test_a_checkpoint_of_another_architecture_is_refused_before_any_image_is_read(
+    index: str, out: str, clips: list[str]
+) -> None:
+    wrong = clips[0].removeprefix("local-dir:") + "/open_clip_model.safetensors"
+    with pytest.raises(DataError, match=r"open_clip_model.safetensors"):
+        prepare(index, out, teachers=Teachers.of("sam", overrides=[f"masks.checkpoint={wrong}"]))
+    assert not list(Path(out).glob("layers/*/shard-*"))
+    with pytest.raises(DataError, match=r"no checkpoint file at .*none.pth"):
+        prepare(index, out, teachers=Teachers.of("sam", overrides=["masks.checkpoint=/none.pth"]))
+
+
+def test_a_layer_of_other_settings_under_the_same_name_is_refused(index: str, out: str) -> None:
+    prepare(index, out, teachers=slic())
+    folder = Path(layer_folder(out, layer_of(out, "masks")))
+    content = json.loads((folder / "layer.json").read_text())
+    content["identity"]["num_segments"] = 7
+    (folder / "layer.json").write_text(json.dumps(content))
+    (folder / "catalog.parquet").unlink()
+    with pytest.raises(DataError, match=r"holds a layer of other settings under the same name: delete it"):
+        prepare(index, out, teachers=slic())
+
+
+def test_frames_without_cameras_are_done_without_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.prepare.camera_log.CAMERAS", ())
+    index = write_log(tmp_path, 2)
+    decoded(index, str(tmp_path / "out"))
+    report = prepare(index, str(tmp_path / "out"), teachers=slic())
+    assert [layer.done for layer in report.layers] == [2, 2]
+
+
+def test_a_result_that_got_lost_is_found_on_disk(index: str, out: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that dies after its shard was written: the frames are not computed a second time under another name."""
+    inline = stages.stream
+    calls = []
+
+    def forgetful(rows: list[dict], *arguments) -> list[dict]:
+        calls.append(len(rows))
+        results = list(inline(rows, *arguments))
+        return [] if len(calls) == 1 else results
+
+    monkeypatch.setattr(stages, "stream", forgetful)
+    report = prepare(index, out, teachers=slic())
+    assert report.layers[0].done == COUNT
+    assert calls == [COUNT, 0, COUNT, 0]  # masks, then nothing left alone; pairs likewise
+    ids = [entry["frame_id"] for entry in layer_entries(LOCAL, layer_folder(out, layer_of(out, "masks")))]
+    assert sorted(ids) == sorted(set(ids))
+
+
+def test_a_frame_no_result_ever_comes_of_is_a_failure(index: str, out: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    inline = stages.stream
+    monkeypatch.setattr(
+        stages, "stream", lambda rows, *rest: inline([row for row in rows if row["frame_id"] != frame_id(2)], *rest)
+    )
+    report = prepare(index, out, max_failed_ratio=0.2, teachers=slic())
+    assert (report.layers[0].done, report.layers[0].failed) == (4, 1)
+    assert failures(out, "masks") == {frame_id(2): "its worker process died 3 times (out of memory?)"}
+
+
+def test_few_frames_are_spread_and_a_crash_costs_at_most_four(index: str, out: str) -> None:
+    prepare(index, out, teachers=slic())
+    assert len(list_shards(LOCAL, layer_folder(out, layer_of(out, "masks")))) == COUNT
+
+
+def test_status_counts_what_is_done_left_failed_and_waiting(
+    index: str, out: str, tmp_path: Path, clips, capsys
+) -> None:
+    (empty,) = status(index, str(tmp_path / "new"))
+    assert (empty.done, empty.left, empty.waits) == (0, COUNT, 0)
+    spoil(tmp_path)
+    prepare(index, out, max_failed_ratio=0.6, teachers=with_clip(clips[0]))
+    for file in list(Path(layer_folder(out, layer_of(out, "pairs"))).glob("shard-*"))[:1]:
+        file.unlink()
+    capsys.readouterr()
+    found = {stage.name.partition("-")[0]: stage for stage in status(index, out)}
+    counts = {name: (stage.done, stage.left, len(stage.failures), stage.waits) for name, stage in found.items()}
+    assert counts == {"decode": (5, 0, 0, 0), "masks": (2, 0, 3, 0), "pairs": (1, 1, 0, 3), "features": (2, 0, 0, 3)}
+    said = capsys.readouterr().out
+    assert "(slic): 2 done, 0 left, 3 failed, " in said
+    assert f"    {frame_id(0)}: image_2: " in said
+    assert "; 3 wait for the masks" in said
