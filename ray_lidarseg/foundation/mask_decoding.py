@@ -78,7 +78,8 @@ def attend(decoder: MaskDecoder, image: ImageTokens, prompts: Float[Tensor, "K T
     final = decoder.transformer.final_attn_token_to_image
     queries = queries + _gather_from_image(final, queries + position, keys + image.position, keys)
     queries = decoder.transformer.norm_final_attn(queries)
-    predicted_iou = decoder.iou_prediction_head(queries[:, 0])[:, 1:].float()
+    with torch.autocast(queries.device.type, enabled=False):  # masks are ranked by it: bfloat16 has 8 bits
+        predicted_iou = decoder.iou_prediction_head(queries[:, 0].float())[:, 1:]
     return Decoded(predicted_iou, queries[:, 2 : 2 + NUM_MASKS], keys, image.grid)
 
 

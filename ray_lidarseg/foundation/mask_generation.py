@@ -91,8 +91,9 @@ def generate(
         points: For each image where it is prompted, (u, v) in its pixels.
         thresholds: What a mask must reach.
         prompt_batch: Prompts decoded at once; a CPU takes fewer where its cache is too small for them.
-        precision: float32, or bfloat16 for the matrix products of encoder and decoder. Layer norms, softmax, positional
-            encodings and scores stay float32; float16 overflows in ViT-H (segment-anything issues 540 and 696).
+        precision: float32, or bfloat16 for the matrix products of encoder and decoder. Softmax, layer norms (but for
+            the two of the encoder's neck), positional encodings and predicted IoU stay float32; float16 overflows in
+            ViT-H (segment-anything issues 540 and 696).
 
     Returns:
         For each image ids 1 … N in order of falling area, 0 = no mask.
