@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, UInt8
+from jaxtyping import Float, Float32
 from torch import Tensor
 from torch.nn import functional
 
@@ -74,7 +74,7 @@ class Clip:
         return {"features": as_objects([grid for part in parts for grid in part])}
 
     @torch.inference_mode()
-    def dense(self, images: Sequence[UInt8[np.ndarray, "..."]]) -> Float32[np.ndarray, "B h w F"]:
+    def dense(self, images: Sequence[np.ndarray]) -> Float32[np.ndarray, "B h w F"]:
         """Patch features of uint8 [H, W, 3] images in one forward."""
         pixels = image_tensor(images, self.image_size, self._preprocess, self._device)
         with precision_of(self.settings.precision, self._device):

@@ -11,7 +11,6 @@ Three forms of ``features.checkpoint``:
 
 import json
 import pickle
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from pyarrow import fs
 
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.foundation.checkpoint_files import local_file, resolve
+from ray_lidarseg.foundation.image_tensors import Preprocess
 from ray_lidarseg.foundation.settings import MINIATURE, ClipFeatures
 from ray_lidarseg.ontology import nearest
 
@@ -36,8 +36,6 @@ _WEIGHT_FILES = (  # open_clip's own order of preference
     "model.pth",
 )
 _STOCK_VOCABULARY = 49408
-_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI's, and open_clip's default
-_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 _BROKEN_FILE = (
     RuntimeError,
     pickle.UnpicklingError,
@@ -48,21 +46,6 @@ _BROKEN_FILE = (
     AttributeError,
     TypeError,
 )
-
-
-@dataclass(frozen=True)
-class Preprocess:
-    """What the image tower expects.
-
-    Attributes:
-        mean: Of each channel, in [0, 1].
-        std: Of each channel.
-        interpolation: ``bicubic`` or ``bilinear``.
-    """
-
-    mean: tuple[float, ...] = _CLIP_MEAN
-    std: tuple[float, ...] = _CLIP_STD
-    interpolation: str = "bicubic"
 
 
 def clip_files(settings: ClipFeatures) -> tuple[Path, ...]:
@@ -102,9 +85,13 @@ def load_clip(settings: ClipFeatures) -> tuple[torch.nn.Module, Preprocess]:
     config = _read_config(paths[0]) if len(paths) == 2 else {"model_cfg": _named_config(settings)}
     model = _build(config["model_cfg"], settings)
     _load_weights(model, paths[-1], settings)
-    given = config.get("preprocess_cfg", {})
-    fields = ("mean", "std", "interpolation")
-    return model.eval(), Preprocess(**{key: given[key] for key in fields if key in given})
+    return model.eval(), _preprocess(config.get("preprocess_cfg", {}))
+
+
+def _preprocess(given: dict[str, Any]) -> Preprocess:
+    own = Preprocess()
+    mean, std = tuple(given.get("mean", own.mean)), tuple(given.get("std", own.std))
+    return Preprocess(mean, std, given.get("interpolation", own.interpolation))
 
 
 def _files_of_folder(folder: str) -> tuple[Path, ...]:

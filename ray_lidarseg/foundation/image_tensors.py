@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,25 +13,29 @@ from torch.nn import functional
 from ray_lidarseg.errors import DataError
 
 _MODES = ("bicubic", "bilinear")
+_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI's, and open_clip's default
+_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-class Normalisation(Protocol):
-    """Mean and standard deviation of each channel in [0, 1], and how images are resized."""
+@dataclass(frozen=True)
+class Preprocess:
+    """What the image tower expects.
 
-    @property
-    def mean(self) -> tuple[float, ...]: ...  # noqa: D102
+    Attributes:
+        mean: Of each channel, in [0, 1].
+        std: Of each channel.
+        interpolation: ``bicubic`` or ``bilinear``.
+    """
 
-    @property
-    def std(self) -> tuple[float, ...]: ...  # noqa: D102
-
-    @property
-    def interpolation(self) -> str: ...  # noqa: D102
+    mean: tuple[float, ...] = _CLIP_MEAN
+    std: tuple[float, ...] = _CLIP_STD
+    interpolation: str = "bicubic"
 
 
 def image_tensor(
-    images: Sequence[UInt8[np.ndarray, "..."]],
+    images: Sequence[np.ndarray],
     size_px: tuple[int, int],
-    normalisation: Normalisation,
+    preprocess: Preprocess,
     device: torch.device,
 ) -> Float[Tensor, "B 3 h w"]:
     """Images of any sizes as one batch.
@@ -42,16 +46,16 @@ def image_tensor(
     Args:
         images: uint8 [H, W, 3] RGB.
         size_px: h, w.
-        normalisation: Of the checkpoint; a resizing other than bilinear means bicubic.
+        preprocess: Of the checkpoint; a resizing other than bilinear means bicubic.
         device: Where the batch shall be.
 
     Raises:
         DataError: An image is not uint8 [H, W, 3].
     """
-    mode = normalisation.interpolation if normalisation.interpolation in _MODES else _MODES[0]
+    mode = preprocess.interpolation if preprocess.interpolation in _MODES else _MODES[0]
     batch = torch.cat([_resized(_checked(image), size_px, mode, device) for image in images])
-    mean = torch.tensor(normalisation.mean, device=device).reshape(1, 3, 1, 1)
-    std = torch.tensor(normalisation.std, device=device).reshape(1, 3, 1, 1)
+    mean = torch.tensor(preprocess.mean, device=device).reshape(1, 3, 1, 1)
+    std = torch.tensor(preprocess.std, device=device).reshape(1, 3, 1, 1)
     return (batch / 255 - mean) / std
 
 
@@ -72,7 +76,7 @@ def _resized(
     return resized.float().round().clamp(0, 255)
 
 
-def _checked(image: UInt8[np.ndarray, "..."]) -> UInt8[np.ndarray, "H W 3"]:
+def _checked(image: np.ndarray) -> UInt8[np.ndarray, "H W 3"]:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise DataError(f"expected an RGB image, uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
     return image

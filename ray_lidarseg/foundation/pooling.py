@@ -15,7 +15,7 @@ normalised again; pixel centres are not aligned to the corners, because the patc
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Float, Float16, Float64, Int, UInt16
+from jaxtyping import Float, Float16, Float64, Integer, UInt16
 from scipy import sparse
 
 from ray_lidarseg.errors import DataError
@@ -52,7 +52,7 @@ def pool_segments(
 
 def pooling_weights(
     segments: UInt16[np.ndarray, "H W"], num_segments: int, grid: tuple[int, int]
-) -> Float64[np.ndarray, "N hw"]:
+) -> Float64[np.ndarray, "_ _"]:
     """The matrix W of the module's text; each row sums to 1.
 
     Args:
@@ -92,7 +92,7 @@ def bilinear_weights(size_px: int, num_patches: int) -> Float64[np.ndarray, "S p
 
 
 def _spread_rows(
-    ids: Int[np.ndarray, "runs"], row_weights: Float64[np.ndarray, "runs h"], num_rows: int
+    ids: Integer[np.ndarray, "runs"], row_weights: Float64[np.ndarray, "runs h"], num_rows: int
 ) -> sparse.csr_matrix:
     """Sparse [N·h, runs]: a run adds to the two rows of patches beside it, of its segment."""
     run, patch_row = np.nonzero(row_weights)

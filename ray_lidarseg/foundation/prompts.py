@@ -137,7 +137,7 @@ def vocabulary_of(words_of_classes: Sequence[Sequence[str]]) -> Vocabulary:
 
 
 def class_logits(
-    features: Float[np.ndarray, "N F"], embeddings: Float[np.ndarray, "K F"], class_idx: Int64[np.ndarray, "K"]
+    features: Float[np.ndarray, "N F"], embeddings: Float[np.ndarray, "K _"], class_idx: Int64[np.ndarray, "K"]
 ) -> Float32[np.ndarray, "N C"]:
     """Cosine of each feature with each class: the highest over the class's words.
 

@@ -3,7 +3,7 @@
 import io
 
 import numpy as np
-from jaxtyping import Int, UInt16
+from jaxtyping import Integer, UInt16
 from PIL import Image, UnidentifiedImageError
 
 from ray_lidarseg.errors import DataError
@@ -32,7 +32,7 @@ def decode_map(png: bytes, origin: str = "segment map") -> UInt16[np.ndarray, "H
     return require_ids(decode_index_image(png, origin), origin)
 
 
-def decode_index_image(data: bytes, origin: str) -> Int[np.ndarray, "H W"]:
+def decode_index_image(data: bytes, origin: str) -> Integer[np.ndarray, "H W"]:
     """The ids of a one-channel image as they are; see ``decode_map``."""
     try:
         image = Image.open(io.BytesIO(data))

@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.foundation.checkpoint_files import local_file
-from ray_lidarseg.foundation.clip_checkpoint import Preprocess
-from ray_lidarseg.foundation.image_tensors import image_tensor, precision_of
+from ray_lidarseg.foundation.image_tensors import Preprocess, image_tensor, precision_of
 from ray_lidarseg.foundation.settings import TimmFeatures
 from ray_lidarseg.foundation.teachers import Batch, as_objects
 from ray_lidarseg.ontology import nearest
@@ -70,7 +69,7 @@ class Timm:
         return {"features": as_objects([grid for part in parts for grid in part])}
 
     @torch.inference_mode()
-    def dense(self, images: Sequence[UInt8[np.ndarray, "..."]]) -> Float32[np.ndarray, "B h w F"]:
+    def dense(self, images: Sequence[np.ndarray]) -> Float32[np.ndarray, "B h w F"]:
         """Patch features of uint8 [H, W, 3] images in one forward."""
         pixels = image_tensor(images, self.image_size, self._preprocess, self._device)
         with precision_of(self.settings.precision, self._device):

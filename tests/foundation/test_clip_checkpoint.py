@@ -7,7 +7,8 @@ import torch
 
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.foundation.build import build_features, identity
-from ray_lidarseg.foundation.clip_checkpoint import Preprocess, clip_files, load_clip
+from ray_lidarseg.foundation.clip_checkpoint import clip_files, load_clip
+from ray_lidarseg.foundation.image_tensors import Preprocess
 from ray_lidarseg.foundation.settings import ClipFeatures
 from tests.foundation.clip_models import VIT, with_vision, write_clip
 
