@@ -19,6 +19,8 @@ from ray_lidarseg.models.segmentor import Output, Segmentor
 from ray_lidarseg.sample import PointBatch, SensorSpec
 from ray_lidarseg.types import IMAGE_FEATURES, IS_PAIRED, LANGUAGE_LOGITS
 
+_EVIDENCE = frozenset({IMAGE_FEATURES, LANGUAGE_LOGITS, IS_PAIRED})
+
 
 class LaserMixPP(Method):
     """``L = L_sup + λ_mix L_mix + λ_mt L_mt + λ_c2l L_c2l + λ_ldg L_ldg``; the first three as in LaserMix.
@@ -151,9 +153,9 @@ class LaserMixPP(Method):
         return bool(self.extras and self.recipe.multimodal_mix_weight)
 
     def _to_mix(self, scans: PointBatch) -> PointBatch:
-        """The scans with the extras this method reads, where it mixes them; without any where it does not."""
-        names = self.extras if self._mixes_evidence else frozenset()
-        return replace(scans, extras={name: scans.extras[name] for name in sorted(names)})
+        """The scans without evidence nobody reads after mixing; every other extra stays."""
+        unread = _EVIDENCE - (self.extras if self._mixes_evidence else frozenset())
+        return replace(scans, extras={name: value for name, value in scans.extras.items() if name not in unread})
 
     def _require_extras(self, *batches: PointBatch) -> None:
         missing = sorted({name for batch in batches for name in self.extras - batch.extras.keys()})
