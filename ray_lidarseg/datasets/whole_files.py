@@ -11,8 +11,10 @@ from pyarrow import fs
 
 _TEMPORARY_PREFIX = ".unfinished-"
 _WAITS_S = (0.2, 0.5, 1.0, 2.0, 4.0)  # ours
-_TRANSIENT = ("slow", "busy", "internal_failure", "internal failure", "unavailable", "timeout", "timed out", "throttl")
-_TRANSIENT += ("http response code: 500", "http response code: 502", "http response code: 503")
+_TRANSIENT = (
+    *("slow", "busy", "internal_failure", "internal failure", "unavailable", "timeout", "timed out", "throttl"),
+    *("http response code: 500", "http response code: 502", "http response code: 503"),
+)
 Answer = TypeVar("Answer")
 
 
