@@ -97,9 +97,10 @@ def _index(verbs: Verbs) -> None:
         )
 
     parser = _verb(verbs, "index", "list a data set's key-frames: one Parquet row each, by URI", run)
-    parser.add_argument("dataset", choices=("nuscenes", "semantickitti", "manifest"))
+    parser.add_argument("dataset", choices=("nuscenes", "semantickitti", "manifest", "cityscapes", "world-images"))
     parser.add_argument(
-        "root", help="data root: holds v1.0-*/ and samples/, or sequences/; or a .jsonl/.parquet manifest"
+        "root",
+        help="data root: holds v1.0-*/ and samples/, or sequences/, or leftImg8bit/; or a .jsonl/.parquet manifest",
     )
     parser.add_argument("--ontology", default="", help="YAML file with classes and LiDAR of a manifest")
     parser.add_argument("--out", required=True, help="index file to write (.parquet)")

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ray_lidarseg.datasets import manifest, nuscenes, semantickitti
+from ray_lidarseg.datasets import cityscapes, manifest, nuscenes, semantickitti, world_images
 from ray_lidarseg.datasets.ontology import MANIFEST, doubts
 from ray_lidarseg.datasets.shards import keyframe_table, parquet_bytes
 from ray_lidarseg.errors import DataError
@@ -19,10 +19,10 @@ _ROWS_PER_GROUP = 1024  # a few MiB at six cameras
 def index(
     dataset: str, root: str, out: str, version: str = "v1.0-mini", label_dir: str = "labels", ontology: str = ""
 ) -> int:
-    """Writes one row per LiDAR key-frame; an existing file is replaced.
+    """Writes one row per LiDAR key-frame, or per image; an existing file is replaced.
 
     Args:
-        dataset: ``nuscenes``, ``semantickitti`` or ``manifest``.
+        dataset: ``nuscenes``, ``semantickitti``, ``manifest``, ``cityscapes`` or ``world-images``.
         root: Folder of the data set, on a disk or mount that the workers of `prepare` see under the same path; or the
             manifest, a path or a URI (``datasets.manifest`` describes it).
         out: Parquet file to write; a path or a URI.
@@ -89,7 +89,13 @@ def _list(dataset: str, root: str, version: str, label_dir: str) -> Iterable[Key
         return nuscenes.index(root, version)
     if dataset == "semantickitti":
         return semantickitti.index(root, label_dir)
-    raise DataError(f"unknown data set {dataset!r}: expected nuscenes, semantickitti or manifest")
+    if dataset == "cityscapes":
+        return cityscapes.index(root)
+    if dataset == "world-images":
+        return world_images.index(root, version)
+    raise DataError(
+        f"unknown data set {dataset!r}: expected nuscenes, semantickitti, manifest, cityscapes or world-images"
+    )
 
 
 def _refuse_repeated(frames: list[Keyframe]) -> None:

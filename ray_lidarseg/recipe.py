@@ -44,22 +44,42 @@ class Sensor(Section):
     max_range_m: Positive | None = None
 
 
+IMAGE_DATASETS = ("cityscapes", "world-images")
+"""Data sets whose scans are images (``datasets.images``)."""
+
+
 class Data(Section):
     """Prepared shards and what they hold."""
 
     prepared: str = ""  # URI of the folder `ray-lidarseg prepare` wrote
-    dataset: Literal["nuscenes", "semantickitti", "manifest"] = "nuscenes"  # taxonomy and sensor
+    dataset: Literal["nuscenes", "semantickitti", "manifest", "cityscapes", "world-images"] = (
+        "nuscenes"  # taxonomy and sensor
+    )
     ontology: Ontology | None = None  # of dataset manifest; left out, train takes it from the prepared folder
     sensor: Sensor = Sensor()
     evidence: str = ""  # what images say about points: "" none, auto the only features layer of `prepare`, or its name
     evidence_dim: Annotated[int, Field(ge=0)] = 0  # length F of its features; left out, train takes it from the layer
     val_frames: tuple[str, ...] = ()  # frames taken out of train and validated on, beside the index's own val split
     use_intensity: bool = True  # False: intensity is zeroed, for sensors without one
+    image_size: tuple[Count, Count] | None = None  # rows, columns images are resized to; None: datasets.sensor says
 
     @model_validator(mode="after")
     def _ontology_has_an_effect(self) -> "Data":
         if self.ontology is not None and self.dataset != "manifest":
             raise ValueError(f"ontology is for dataset manifest, {self.dataset} brings its own classes and sensor")
+        return self
+
+    @property
+    def is_images(self) -> bool:
+        """Whether a scan is an image."""
+        return self.dataset in IMAGE_DATASETS
+
+    @model_validator(mode="after")
+    def _image_keys_have_an_effect(self) -> "Data":
+        if not self.is_images and self.image_size is not None:
+            raise ValueError(f"image_size is for the datasets {', '.join(IMAGE_DATASETS)}, not for {self.dataset}")
+        if self.is_images and (self.sensor != Sensor() or self.evidence or not self.use_intensity):
+            raise ValueError(f"sensor, evidence and use_intensity are for scans: leave them out with {self.dataset}")
         return self
 
 
@@ -80,6 +100,15 @@ class Augment(Section):
     rotation_deg: tuple[float, float] = (-45.0, 45.0)  # authors' Cylinder3D configs
     scale: tuple[Positive, Positive] = (0.95, 1.05)  # authors' configs
     translation_std_m: NonNegative = 0.1  # authors' Cylinder3D configs
+
+
+class ImageAugment(Section):
+    """The counterpart for images; also one set for both streams."""
+
+    flip_ratio: Ratio = 0.5  # CPS: mirror images, left and right exchanged
+    brightness: Ratio = 0.2  # ours: factors are drawn from 1 ± this
+    contrast: Ratio = 0.2  # ours
+    saturation: Ratio = 0.2  # ours
 
 
 class FIDNet(Section):
@@ -128,6 +157,14 @@ class Cylinder3D(Section):
         if min(self.grid) < 2:
             raise ValueError(f"grid needs at least two cells an axis, got {self.grid}")
         return self
+
+
+class ImageUNet(Section):
+    """Small encoder-decoder for images; LaserMix++'s own image network is not known."""
+
+    name: Literal["image_unet"] = "image_unet"
+    width_factor: Positive = 1.0  # ours: 1 is 32 channels at full size
+    num_levels: Annotated[int, Field(ge=1, le=8)] = 4  # ours: sizes, each half the one before
 
 
 class Supervised(Section):
@@ -282,7 +319,7 @@ class Sparse(Section):
     backend: Literal["torch", "torchsparse"] = "torch"
 
 
-Model = Annotated[FIDNet | MinkUNet | SPVCNN | Cylinder3D, Field(discriminator="name")]
+Model = Annotated[FIDNet | MinkUNet | SPVCNN | Cylinder3D | ImageUNet, Field(discriminator="name")]
 MethodRecipe = Annotated[
     Supervised | MeanTeacher | LaserMix | LaserMixPP | CBST | CPS | CutMixSeg | PolarMix, Field(discriminator="name")
 ]
@@ -296,6 +333,7 @@ class Recipe(Section):
     data: Data = Data()
     split: Split = Split()
     augment: Augment = Augment()
+    image_augment: ImageAugment = ImageAugment()
     model: Model = FIDNet()
     method: MethodRecipe = LaserMix()
     optim: Optim = Optim()
@@ -316,12 +354,27 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _images_fit(self) -> "Recipe":
+        if self.data.is_images != isinstance(self.model, ImageUNet):
+            raise ValueError(
+                f"model {self.model.name} does not see {self.data.dataset}: model image_unet and the datasets "
+                f"{', '.join(IMAGE_DATASETS)} go together"
+            )
+        unused, default = ("augment", Augment()) if self.data.is_images else ("image_augment", ImageAugment())
+        if getattr(self, unused) != default:
+            raise ValueError(f"{unused} has no effect on {self.data.dataset}: leave it out")
+        return self
+
     @property
     def fingerprint(self) -> str:
         """Eight hex digits of what decides the result; workers, logging and checkpoint rhythm do not."""
         content = self.model_dump(mode="json", exclude={"workers", "name"})
         if self.data.ontology is None:
             content["data"].pop("ontology")
+        if not self.data.is_images:
+            content["data"].pop("image_size")
+            content.pop("image_augment")
         if not self.data.evidence:
             content["data"] = {key: value for key, value in content["data"].items() if not key.startswith("evidence")}
         for key in ("log_every", "checkpoint_every", "keep_checkpoints", "evaluate_batch"):

@@ -18,5 +18,8 @@ IMAGE_FEATURES: Final = "image_features"
 LANGUAGE_LOGITS: Final = "language_logits"
 """Extra: [P, C] float16, cosine of that feature with the text embedding of each class; zeros without one."""
 
+COLOURS: Final = "colours"
+"""Extra of images that come as scans: [P, 3] float32, RGB of each pixel in [0, 1]."""
+
 IS_PAIRED: Final = "is_paired"
 """Extra: [P] bool, whether the point has a segment with a feature."""

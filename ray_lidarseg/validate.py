@@ -20,6 +20,7 @@ from ray_lidarseg.datasets.shards import CATALOG_NAME, PreparedFrames, open_parq
 from ray_lidarseg.datasets.taxonomy import taxonomy_of
 from ray_lidarseg.errors import DataError, LidarSegError
 from ray_lidarseg.ontology import Ontology
+from ray_lidarseg.recipe import IMAGE_DATASETS
 from ray_lidarseg.runtime import ontologies, storage
 from ray_lidarseg.runtime.cluster import connect, worker_environment
 from ray_lidarseg.runtime.progress import progress
@@ -88,6 +89,8 @@ def validate(data: str, sample: int = 50, seed: int = 0, json_out: str = "") -> 
     table = _listing(uri, is_prepared)
     chosen = _choose(len(table), sample, seed)
     source = _sampled_shards(uri, chosen) if is_prepared else _sampled_index(uri, table, chosen)
+    if source.dataset in IMAGE_DATASETS:
+        raise DataError(f"{data} holds images of {source.dataset}: validate checks scans; `prepare` checks each image")
     results = _measure(source)
     frames = [result for result in results if isinstance(result, FrameMeasures)]
     failures = dict(result for result in results if not isinstance(result, FrameMeasures))

@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ray_lidarseg.datasets import manifest
+from ray_lidarseg.datasets import images, manifest
 from ray_lidarseg.datasets.ontology import MANIFEST
 from ray_lidarseg.datasets.sensor import sensor_of
 from ray_lidarseg.datasets.taxonomy import taxonomy_of
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.ontology import Ontology
+from ray_lidarseg.recipe import IMAGE_DATASETS
 from ray_lidarseg.sample import Keyframe
 
 _FLOAT_BYTES = 4
@@ -51,7 +52,7 @@ def decode(frame: Keyframe, read: Callable[[str], bytes], ontology: Ontology | N
 
     Returns:
         The frame with ``points``, ``labels`` (empty without ``labels_uri``) and ``ring`` (empty where the format has
-        none).
+        none); of an image data set, with its image and ``labels`` (``datasets.images``).
 
     Raises:
         DataError: A file is missing, empty, truncated, of another layout, its labels do not fit its points, or an id
@@ -63,6 +64,9 @@ def decode(frame: Keyframe, read: Callable[[str], bytes], ontology: Ontology | N
                 f"frame {frame.frame_id} comes from a manifest: its scan cannot be read without an ontology"
             )
         return manifest.decode(frame, read, ontology)
+    if frame.dataset in IMAGE_DATASETS:
+        truth = _content(read, frame.labels_uri) if frame.labels_uri else b""
+        return images.decode(frame, _content(read, frame.points_uri), truth)
     scale = sensor_of(frame.dataset).intensity_scale
     layout = _FORMATS[frame.dataset]
     columns = _columns(_content(read, frame.points_uri), layout, frame)

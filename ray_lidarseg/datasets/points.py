@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from jaxtyping import Shaped
 
+from ray_lidarseg.datasets import images
 from ray_lidarseg.sample import Keyframe, PointBatch, SensorSpec
 from ray_lidarseg.types import IGNORE
 
@@ -33,7 +34,7 @@ def to_batch(
     use_intensity: bool = True,
     extras: Mapping[str, Shaped[torch.Tensor, "P ..."]] | None = None,
 ) -> tuple[PointBatch, np.ndarray]:
-    """The usable points of a decoded key-frame as a batch of one scan.
+    """The usable points of a decoded key-frame as a batch of one scan; of an image, all pixels of the sensor's grid.
 
     Args:
         frame: A decoded key-frame; without labels every point is IGNORE.
@@ -42,8 +43,11 @@ def to_batch(
         extras: Per-point tensors of all P points of the file.
 
     Returns:
-        The batch, and the bool [P] mask of the file's points that are in it, in file order.
+        The batch, and the bool [P] mask of the file's points that are in it, in file order (all of an image).
     """
+    if sensor.num_columns:
+        scan = images.to_scan(frame, sensor)
+        return scan, np.ones(len(scan), bool)
     is_usable = usable(frame.points, sensor)
     points = torch.from_numpy(frame.points[is_usable])
     if not use_intensity:

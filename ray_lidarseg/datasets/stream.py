@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from ray_lidarseg.datasets.augment import augment
+from ray_lidarseg.datasets.augment_images import augment_image
 from ray_lidarseg.datasets.layers import EvidenceReader, check_extras
 from ray_lidarseg.datasets.points import to_batch
 from ray_lidarseg.datasets.sampler import LABELLED, UNLABELLED, StepSampler
@@ -107,7 +108,10 @@ class TrainSteps(torch.utils.data.Dataset[list[MicroBatch]]):
         extras = self.evidence.extras(row, self.extras) if self.evidence else {}
         scan, _ = to_batch(self.frames[row], self.sensor, self.recipe.data.use_intensity, extras)
         seeds = np.random.SeedSequence([self.recipe.seed, step, stream, slot]).generate_state(1, np.uint64)
-        return augment(scan, self.recipe.augment, torch.Generator().manual_seed(int(seeds[0] >> np.uint64(1))))
+        generator = torch.Generator().manual_seed(int(seeds[0] >> np.uint64(1)))
+        if self.sensor.num_columns:
+            return augment_image(scan, self.recipe.image_augment, self.sensor, generator)
+        return augment(scan, self.recipe.augment, generator)
 
 
 def _same_dataset(frames: PreparedFrames, recipe: Recipe) -> None:

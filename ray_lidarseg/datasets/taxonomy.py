@@ -1,10 +1,11 @@
 """Raw data-set ids and class ids: the only place where raw ids exist.
 
 Class ids are 0 … C-1 in memory, everything that is not trained on or evaluated is ``IGNORE``.
-Source: nuScenes-lidarseg and SemanticKITTI label definitions; class order as in LaserMix and the official evaluations.
+Source: nuScenes-lidarseg, SemanticKITTI and Cityscapes label definitions; class order as in LaserMix and the
+official evaluations.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -21,7 +22,7 @@ class Taxonomy:
     """The classes of a data set.
 
     Attributes:
-        name: ``nuscenes`` or ``semantickitti``.
+        name: ``nuscenes``, ``semantickitti``, ``cityscapes`` or ``world-images``.
         class_names: C names in class-id order.
         colours: uint8 [C, 3], RGB of each class in the data set's own palette.
         raw_to_train: Every legal raw id and its class id (IGNORE where it is not one of the C classes).
@@ -140,11 +141,44 @@ SEMANTICKITTI = _taxonomy(
     ignored=(0, 1, 52, 99),
 )
 
-_TAXONOMIES = {taxonomy.name: taxonomy for taxonomy in (NUSCENES, SEMANTICKITTI)}
+# labelIds, trainIds and colours of the Cityscapes scripts; a licence plate (-1) keeps what lies under it.
+CITYSCAPES = _taxonomy(
+    "cityscapes",
+    (
+        ("road", (128, 64, 128), (7,), 7),
+        ("sidewalk", (244, 35, 232), (8,), 8),
+        ("building", (70, 70, 70), (11,), 11),
+        ("wall", (102, 102, 156), (12,), 12),
+        ("fence", (190, 153, 153), (13,), 13),
+        ("pole", (153, 153, 153), (17,), 17),
+        ("traffic light", (250, 170, 30), (19,), 19),
+        ("traffic sign", (220, 220, 0), (20,), 20),
+        ("vegetation", (107, 142, 35), (21,), 21),
+        ("terrain", (152, 251, 152), (22,), 22),
+        ("sky", (70, 130, 180), (23,), 23),
+        ("person", (220, 20, 60), (24,), 24),
+        ("rider", (255, 0, 0), (25,), 25),
+        ("car", (0, 0, 142), (26,), 26),
+        ("truck", (0, 0, 70), (27,), 27),
+        ("bus", (0, 60, 100), (28,), 28),
+        ("train", (0, 80, 100), (31,), 31),
+        ("motorcycle", (0, 0, 230), (32,), 32),
+        ("bicycle", (119, 11, 32), (33,), 33),
+    ),
+    ignored=(0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30),
+)
+
+CITYSCAPES_TRAIN_IDS = replace(CITYSCAPES, raw_to_train={**{train: train for train in range(19)}, 255: IGNORE})
+"""Of files that hold train ids already (``*_labelTrainIds.png``)."""
+
+WORLD_IMAGES = replace(NUSCENES, name="world-images")
+"""Label images of the synthetic world hold nuScenes ids; the sky has that of noise."""
+
+_TAXONOMIES = {taxonomy.name: taxonomy for taxonomy in (NUSCENES, SEMANTICKITTI, CITYSCAPES, WORLD_IMAGES)}
 
 
 def taxonomy_of(dataset: str) -> Taxonomy:
-    """The classes of ``nuscenes`` or ``semantickitti`` (ScribbleKITTI is SemanticKITTI with other label files).
+    """The classes of a data set (ScribbleKITTI is SemanticKITTI with other label files).
 
     Raises:
         DataError: No such data set.

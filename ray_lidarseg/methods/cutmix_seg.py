@@ -51,14 +51,15 @@ class CutMixSeg(Method):
         confident = (teacher.max(dim=1).values > self.recipe.confidence).float()
         confident_ratio = confident.sum() / max(len(mixed), 1)
         # L_cut: student on the mixed scans
-        student = class_probabilities(self.student(replace(mixed, extras={})).point_logits)
+        student = class_probabilities(self.student(mixed).point_logits)
         weight = self.recipe.cutmix_weight * ramp_up(progress, self.recipe.ramp_up_ratio)
         terms["cutmix"] = weight * confident_ratio * (student - teacher).square().sum() / max(len(mixed), 1)
         return Losses(terms, {"confident_ratio": confident_ratio})
 
     def _labelled_by_teacher(self, scans: PointBatch) -> PointBatch:
-        """The scans with the teacher's probabilities as their only extra."""
-        return replace(scans, extras={_TEACHER: class_probabilities(self.teacher(scans).point_logits)})
+        """The scans with the teacher's probabilities as one more extra."""
+        probabilities = class_probabilities(self.teacher(scans).point_logits)
+        return replace(scans, extras={**scans.extras, _TEACHER: probabilities})
 
     def after_step(self, progress: float) -> None:
         """Moves the teacher towards the student."""

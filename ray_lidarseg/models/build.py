@@ -2,6 +2,7 @@
 
 from ray_lidarseg import recipe as schema
 from ray_lidarseg.models.fidnet import FIDNet
+from ray_lidarseg.models.image_unet import ImageUNet
 from ray_lidarseg.models.segmentor import Segmentor
 from ray_lidarseg.sample import SensorSpec
 
@@ -10,12 +11,14 @@ def build_segmentor(recipe: schema.Recipe, sensor: SensorSpec, num_classes: int)
     """The model ``recipe.model`` names, with fresh weights from torch's global generator.
 
     Raises:
-        RecipeError: The voxels are too small for the sensor's range.
+        RecipeError: The voxels are too small for the sensor's range, or the model sees images and this is a LiDAR.
         ResourceError: The sparse backend the recipe asks for is not installed, or cannot compute the model.
     """
     model = recipe.model
     if isinstance(model, schema.FIDNet):
         return FIDNet(sensor, num_classes, model.height_px, model.width_px, model.width_factor, model.blocks)
+    if isinstance(model, schema.ImageUNet):
+        return ImageUNet(sensor, num_classes, model.width_factor, model.num_levels)
     return _build_sparse(model, recipe, sensor, num_classes)
 
 

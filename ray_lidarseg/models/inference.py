@@ -7,7 +7,7 @@ point may stay without a class).
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Float32, Integer, UInt8
 from scipy.spatial import cKDTree
 from torch import nn
 
+from ray_lidarseg.datasets.images import at_stored_size
 from ray_lidarseg.datasets.points import to_batch
 from ray_lidarseg.models.segmentor import Output, Segmentor
 from ray_lidarseg.sample import Keyframe, PointBatch, SensorSpec
@@ -51,6 +52,7 @@ def label_frames(
 
     Unusable points with finite coordinates take the label of the nearest usable point of their scan, the others the
     scan's most frequent label; a scan without a usable point is ``FALLBACK_CLASS`` everywhere. Confidence is 0 there.
+    Pixels of an image at its stored size take what the nearest pixel of the sensor's grid has.
 
     Args:
         segmentor: On ``device`` already.
@@ -69,6 +71,8 @@ def label_frames(
     with evaluating(segmentor), torch.no_grad():
         output = segmentor(batch)
     scans = _split(output, batch)
+    if sensor.num_columns:
+        return [_whole_image(frame, sensor, scan) for frame, scan in zip(frames, scans, strict=True)]
     return [_whole_file(frame.points, mask, scan) for frame, mask, scan in zip(frames, masks, scans, strict=True)]
 
 
@@ -111,6 +115,11 @@ def _whole_file(points: Float[np.ndarray, "P 4"], is_usable: Bool[np.ndarray, "P
     if is_usable.any() and not is_usable.all():
         labels[~is_usable] = nearest_labels(points[~is_usable, :3], points[is_usable, :3], scan.labels)
     return ScanLabels(labels, confidence, scan.cell_labels, scan.cell_targets)
+
+
+def _whole_image(frame: Keyframe, sensor: SensorSpec, scan: ScanLabels) -> ScanLabels:
+    labels, confidence = (at_stored_size(values, frame, sensor) for values in (scan.labels, scan.confidence))
+    return replace(scan, labels=labels, confidence=confidence)
 
 
 def nearest_labels(

@@ -46,6 +46,8 @@ class Scene:
 def validation_scenes(views: Sequence[RunView], num_frames: int = NUM_FRAMES) -> tuple[list[Scene], list[str]]:
     """The same few validation frames, labelled by every run that can; and what is missing, as sentences."""
     problems: list[str] = []
+    if any(view.recipe is not None and view.recipe.data.is_images for view in views):
+        return [], ["runs on images: pictures are drawn of scans only"]
     frames = _first_frames(views, num_frames, problems)
     if not frames:
         return [], problems or ["no validation frame: no pictures"]

@@ -51,7 +51,7 @@ _EGO_R_CAMERA_AT_YAW_0 = np.array([[0, 0, 1], [-1, 0, 0], [0, -1, 0]], np.float6
 
 @dataclass(frozen=True)
 class Picture:
-    """One rendered image and the hidden truth behind it, which is never written beside the data.
+    """One rendered image and the hidden truth behind it, which is not written beside the data unless asked for.
 
     Attributes:
         colour: uint8 [H, W, 3] RGB.

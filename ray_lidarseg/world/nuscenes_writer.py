@@ -14,6 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ray_lidarseg.datasets import world_images
 from ray_lidarseg.world.cameras import RIG, Mounting, exposure_s, intrinsics, picture, stated_ego_SE3_camera
 from ray_lidarseg.world.lidar import ego_SE3_lidar, scan
 from ray_lidarseg.world.presets import Preset
@@ -78,13 +79,22 @@ def _write_frame(root: Path, scene: Scene, light: Light, frame: int) -> None:
         sweep = scan(scene, frame)
         write_atomically(points, sweep.points.tobytes())
         write_atomically(labels, sweep.labels.tobytes())
-    missing = [mounting for mounting in RIG if not (root / _file(scene, frame, mounting.channel)).exists()]
+    files = {mounting: _image_files(root, scene, frame, mounting) for mounting in RIG}
+    missing = [mounting for mounting in RIG if not all(file.exists() for file in files[mounting])]
     lighting = light.at(frame * scene.preset.frame_interval_s) if missing else None
     for mounting in missing:
         assert lighting is not None
-        image = picture(scene, light, frame, mounting, lighting).colour
-        _, encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
-        write_atomically(root / _file(scene, frame, mounting.channel), encoded.tobytes())
+        seen = picture(scene, light, frame, mounting, lighting)
+        _, image = cv2.imencode(".jpg", seen.colour[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+        _, truth = cv2.imencode(".png", seen.labels)
+        for file, encoded in zip(files[mounting], (image, truth), strict=False):
+            write_atomically(file, encoded.tobytes())
+
+
+def _image_files(root: Path, scene: "Scene | _FrameName", frame: int, mounting: Mounting) -> list[Path]:
+    """The image, and its label image where the preset asks for them."""
+    image = _file(scene, frame, mounting.channel)
+    return [root / image, *([root / world_images.label_file(image)] if scene.preset.label_images else [])]
 
 
 def write_atomically(file: Path, content: bytes) -> None:
@@ -111,9 +121,9 @@ def files(root: Path, preset: Preset, seed: int) -> Iterator[Path]:
 
 def frame_files(root: Path, preset: Preset, seed: int, index: int, frame: int) -> list[Path]:
     """Every file of one key-frame."""
-    channels = (LIDAR_CHANNEL, *(mounting.channel for mounting in RIG))
     name = _FrameName(preset, seed, index)
-    return [root / _file(name, frame, channel) for channel in channels] + [root / _label_file(name, frame)]
+    of_cameras = [file for mounting in RIG for file in _image_files(root, name, frame, mounting)]
+    return [root / _file(name, frame, LIDAR_CHANNEL), *of_cameras, root / _label_file(name, frame)]
 
 
 class _FrameName:

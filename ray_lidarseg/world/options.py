@@ -28,6 +28,11 @@ class Option:
     change: Callable[[Preset, Any], dict[str, Any]]
     whole: bool = False
 
+    @property
+    def is_switch(self) -> bool:
+        """Whether its values are no and yes."""
+        return self.whole and (self.low, self.high) == (0, 1)
+
 
 def _field(name: str) -> Callable[[Preset, Any], dict[str, Any]]:
     return lambda preset, value: {name: value}
@@ -58,6 +63,9 @@ OPTIONS = {
     "calibration_error_deg": Option("error of the stated camera rotations", 0, 45, _field("calibration_error_deg")),
     "camera_time_error_ms": Option(
         "how much later images are taken than stated", -500, 500, _field("camera_time_error_ms")
+    ),
+    "label_images": Option(
+        "label images, hidden truth: yes or no", 0, 1, lambda preset, is_on: {"label_images": bool(is_on)}, whole=True
     ),
     "sectors": Option("poses a turn of the kitti preset is seen from", 1, 64, _field("num_sectors"), whole=True),
     "train_scenes": Option(
@@ -94,6 +102,8 @@ def with_options(preset: Preset, options: Mapping[str, object]) -> Preset:
         )
     if changed.layout == "nuscenes" and "sectors" in options:
         raise DataError(f"preset {preset.name} writes motion-compensated sweeps: sectors belongs to preset kitti")
+    if changed.layout != "nuscenes" and changed.label_images:
+        raise DataError(f"preset {preset.name} writes no label images: label_images belongs to the nuScenes layout")
     return replace(changed, options=tuple(texts.items()))
 
 
@@ -117,13 +127,16 @@ def _named(name: str) -> Option:
     raise DataError(f"no world option {name!r}: {hint}Options are {', '.join(OPTIONS)}")
 
 
+_WORDS = {"no": 0.0, "yes": 1.0}
+
+
 def _number(name: str, option: Option, value: object) -> float | int:
     try:
-        number = float(str(value))
+        number = _WORDS[str(value)] if option.is_switch and str(value) in _WORDS else float(str(value))
     except ValueError:
         number = math.nan
     if not option.low <= number <= option.high or (option.whole and number != int(number)):
-        kind = "a whole number" if option.whole else "a number"
+        kind = "yes or no," if option.is_switch else "a whole number" if option.whole else "a number"
         raise DataError(
             f"world option {name}={value}: expected {kind} from {option.low:g} to {option.high:g} ({option.about})"
         )

@@ -43,6 +43,7 @@ class Preset:
         layout: Format that is written.
         num_sectors: Parts of a turn that have a pose of their own: a rolling shutter, SemanticKITTI layout only; 1: the
             whole turn is seen from one pose, as after motion compensation.
+        label_images: Whether the classes of the images' pixels, hidden truth that no real log has, are written, too.
         is_suburb: Narrow streets between gardens, as where KITTI was recorded, instead of a town's.
         options: What ``world.options`` changed in the named preset, as text, sorted.
     """
@@ -67,6 +68,7 @@ class Preset:
     version: str = "v1.0-mini"
     layout: Literal["nuscenes", "semantickitti"] = "nuscenes"
     num_sectors: int = 1
+    label_images: bool = False
     is_suburb: bool = False
     options: tuple[tuple[str, str], ...] = ()
 

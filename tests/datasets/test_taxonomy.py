@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from ray_lidarseg.datasets.taxonomy import NUSCENES, SEMANTICKITTI, taxonomy_of
+from ray_lidarseg.datasets.taxonomy import (
+    CITYSCAPES,
+    CITYSCAPES_TRAIN_IDS,
+    NUSCENES,
+    SEMANTICKITTI,
+    WORLD_IMAGES,
+    taxonomy_of,
+)
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.types import IGNORE
 
@@ -72,13 +79,22 @@ def test_semantickitti_moving_classes_merge_and_come_back_static() -> None:
     np.testing.assert_array_equal(SEMANTICKITTI.to_train(np.array([0, 1, 52, 99])), [IGNORE] * 4)
 
 
-@pytest.mark.parametrize("taxonomy", [NUSCENES, SEMANTICKITTI])
+@pytest.mark.parametrize("taxonomy", [NUSCENES, SEMANTICKITTI, CITYSCAPES, WORLD_IMAGES])
 def test_tables_fit_together(taxonomy) -> None:
-    count = {"nuscenes": 16, "semantickitti": 19}[taxonomy.name]
+    count = 16 if taxonomy.name in ("nuscenes", "world-images") else 19
     assert taxonomy.num_classes == count == len(taxonomy.train_to_raw) == len(set(taxonomy.class_names))
     assert taxonomy.colours.shape == (count, 3)
     assert len({tuple(colour) for colour in taxonomy.colours.tolist()}) == count
     assert set(taxonomy.raw_to_train.values()) == {*range(count), IGNORE}
+
+
+def test_cityscapes_ids_are_those_of_its_scripts() -> None:
+    raw = np.array([7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33])
+    np.testing.assert_array_equal(CITYSCAPES.to_train(raw), np.arange(19))
+    ignored = np.setdiff1d(np.arange(34), raw)
+    np.testing.assert_array_equal(CITYSCAPES.to_train(ignored), [IGNORE] * 15)
+    np.testing.assert_array_equal(CITYSCAPES.to_raw(np.arange(19)), raw)
+    np.testing.assert_array_equal(CITYSCAPES_TRAIN_IDS.to_train(np.array([0, 18, 255])), [0, 18, IGNORE])
 
 
 def test_ignore_is_written_as_zero() -> None:
@@ -97,5 +113,5 @@ def test_a_class_id_outside_the_taxonomy_is_refused() -> None:
 
 
 def test_an_unknown_data_set_is_refused() -> None:
-    with pytest.raises(DataError, match="unknown data set 'waymo': expected one of nuscenes, semantickitti"):
+    with pytest.raises(DataError, match="unknown data set 'waymo': expected one of cityscapes, nuscenes, sem"):
         taxonomy_of("waymo")

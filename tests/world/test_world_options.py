@@ -65,11 +65,23 @@ def test_a_higher_lidar_sees_the_road_from_higher_up():
         ({"fov_up_deg": -40}, "the lowest ring at -30.61 degrees is not below the highest at -40"),
         ({"val_scenes": 3}, "preset tiny has 2 of them"),
         ({"sectors": 4}, "sectors belongs to preset kitti"),
+        ({"label_images": "maybe"}, r"label_images=maybe: expected yes or no, .*hidden truth"),
+        ({"beams": "yes"}, "beams=yes: expected a whole number from 2"),
     ],
 )
 def test_wrong_options_say_what_to_do(options, message):
     with pytest.raises(DataError, match=message):
         with_options(TINY, options)
+
+
+def test_label_images_are_asked_for_in_words_and_only_in_nuscenes_layout():
+    assert not TINY.label_images
+    assert not with_options(TINY, {"label_images": "no"}).label_images
+    asked = with_options(TINY, {"label_images": "yes"})
+    assert asked.label_images
+    assert asked == with_options(TINY, {"label_images": 1})
+    with pytest.raises(DataError, match="preset kitti writes no label images"):
+        with_options(PRESETS["kitti"], {"label_images": "yes"})
 
 
 def test_settings_of_the_command_line():

@@ -1,0 +1,143 @@
+"""Images as scans, so that every method works on them: a pixel is a point, and a horizontal strip a laser band.
+
+A pseudo camera (``SensorSpec.num_columns`` > 0) gives each pixel of an H x W grid a unit vector: rows go linearly
+through the inclinations from ``fov_up`` to ``fov_down``, columns clockwise through the whole turn, as in a range image.
+So ``partition.band_edges`` cuts strips of equal height, and ``range_image.project`` finds every pixel's place again.
+
+Source: LaserMix++ (TPAMI 2025) claims that LaserMix carries over to images; how its authors cut them was never
+released. Horizontal strips are the reading of ``LaserMix`` itself, the pseudo camera is ours.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Final
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from ray_lidarseg.datasets.taxonomy import CITYSCAPES_TRAIN_IDS, taxonomy_of
+from ray_lidarseg.errors import DataError
+from ray_lidarseg.sample import CameraImage, Keyframe, PointBatch, SensorSpec
+from ray_lidarseg.types import COLOURS, IGNORE
+
+CAMERA: Final = "image"
+"""Name of the only camera of an image key-frame."""
+
+_OFF_CENTRE_PX = 1 / 1024  # below a row's middle, so that no strip's edge, at most 1023 of them, meets a direction
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+_TRAIN_IDS = "_labelTrainIds.png"
+
+
+def keyframe(frame_id: str, dataset: str, scene: str, split: str, timestamp_us: int, uris: Sequence[str]) -> Keyframe:
+    """An index row of one image.
+
+    Args:
+        frame_id: Unique.
+        dataset: One of ``recipe.IMAGE_DATASETS``.
+        scene: City or drive.
+        split: ``train``, ``val`` or ``test``.
+        timestamp_us: Orders the images of a scene.
+        uris: Of the image, and of its label image, ``""`` where it has none.
+    """
+    image, labels = uris
+    camera = CameraImage(CAMERA, image, np.eye(3), np.eye(4), timestamp_us, 0, 0)
+    return Keyframe(frame_id, dataset, scene, split, timestamp_us, image, labels, cameras=(camera,))
+
+
+def decode(frame: Keyframe, image: bytes, labels: bytes) -> Keyframe:
+    """An index row with its image, as it came, and its labels.
+
+    Args:
+        frame: From ``keyframe``.
+        image: Content of ``points_uri``: PNG or JPEG.
+        labels: Content of ``labels_uri``: PNG of one 8-bit channel, raw ids; not read where that is ``""``.
+
+    Returns:
+        The frame with ``cameras[0].image``, its size, and ``labels`` uint8 [height * width] at that size, row by row.
+
+    Raises:
+        DataError: A file is no image, the labels are of another size or kind, or an id is unknown. The message names
+            the file.
+    """
+    height_px, width_px = _pixels(image, frame.points_uri).shape[:2]
+    camera = replace(frame.cameras[0], image=image, width_px=width_px, height_px=height_px)
+    train = _labels(frame, labels, (height_px, width_px)) if frame.labels_uri else frame.labels
+    return replace(frame, cameras=(camera,), labels=train)
+
+
+def to_scan(frame: Keyframe, sensor: SensorSpec) -> PointBatch:
+    """A decoded image, resized to the pseudo camera's grid (bilinear; labels nearest), as a batch of one scan.
+
+    Points come row by row: unit direction and luma; ``COLOURS`` holds their RGB in [0, 1].
+
+    Raises:
+        DataError: The frame holds no image.
+    """
+    rows, columns = sensor.num_beams, sensor.num_columns
+    pixels = _pixels(frame.cameras[0].image if frame.cameras else b"", frame.frame_id)
+    colours = torch.from_numpy(cv2.resize(pixels, (columns, rows), interpolation=cv2.INTER_LINEAR)).reshape(-1, 3)
+    colours = colours.float() / 255
+    labels = torch.full((rows * columns,), IGNORE, dtype=torch.int64)
+    if len(frame.labels):
+        stored = frame.labels.reshape(pixels.shape[:2])
+        labels = torch.from_numpy(_nearest(stored, rows, columns).astype(np.int64)).flatten()
+    points = torch.cat([directions(sensor), luma(colours)[:, None]], dim=1)
+    return PointBatch.of_scan(points, labels, {COLOURS: colours})
+
+
+def at_stored_size(values: Shaped[np.ndarray, "P"], frame: Keyframe, sensor: SensorSpec) -> Shaped[np.ndarray, "Q"]:
+    """Values of the grid's pixels, row by row, as values of the stored image's pixels: each takes the nearest one's."""
+    camera, grid = frame.cameras[0], values.reshape(sensor.num_beams, sensor.num_columns)
+    return _nearest(grid, camera.height_px, camera.width_px).reshape(-1)
+
+
+@lru_cache(maxsize=4)
+def directions(sensor: SensorSpec) -> Float[Tensor, "P 3"]:
+    """Unit vectors of the grid's pixels, row by row; shared, not to be written to."""
+    fov_rad = sensor.fov_up_rad - sensor.fov_down_rad
+    row = torch.arange(sensor.num_beams, dtype=torch.float64) + 0.5 + _OFF_CENTRE_PX
+    column = torch.arange(sensor.num_columns, dtype=torch.float64) + 0.5
+    inclination = (sensor.fov_up_rad - row / sensor.num_beams * fov_rad)[:, None]
+    azimuth = (math.pi - column / sensor.num_columns * 2 * math.pi)[None]
+    flat = torch.cos(inclination)
+    axes = torch.broadcast_tensors(flat * torch.cos(azimuth), flat * torch.sin(azimuth), torch.sin(inclination))
+    return torch.stack(axes, dim=-1).reshape(-1, 3).float()
+
+
+def luma(colours: Float[Tensor, "P 3"]) -> Float[Tensor, "P"]:
+    """Brightness of RGB colours: ``0.299 R + 0.587 G + 0.114 B`` (ITU-R BT.601)."""
+    return colours @ torch.tensor(_LUMA, dtype=colours.dtype, device=colours.device)
+
+
+def _pixels(encoded: bytes, name: str) -> np.ndarray:
+    """uint8 [H, W, 3] RGB."""
+    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR) if encoded else None
+    if pixels is None:
+        raise DataError(f"{name} is empty or no image: expected a whole PNG or JPEG file")
+    return pixels[..., ::-1]
+
+
+def _labels(frame: Keyframe, encoded: bytes, size: tuple[int, int]) -> np.ndarray:
+    raw = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED) if encoded else None
+    if raw is None or raw.ndim != 2 or raw.dtype != np.uint8:
+        found = "no image" if raw is None else f"{raw.dtype} {list(raw.shape)}"
+        raise DataError(f"{frame.labels_uri} is {found}: expected a PNG of one 8-bit channel, one raw id a pixel")
+    if raw.shape != size:
+        raise DataError(
+            f"{frame.labels_uri} has {raw.shape[0]} x {raw.shape[1]} pixels, its image {size[0]} x {size[1]}: labels "
+            "and image do not belong together"
+        )
+    ids = CITYSCAPES_TRAIN_IDS if frame.labels_uri.endswith(_TRAIN_IDS) else taxonomy_of(frame.dataset)
+    try:
+        return ids.to_train(raw.reshape(-1))
+    except DataError as error:
+        raise DataError(f"{frame.labels_uri}: {error}") from error
+
+
+def _nearest(values: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    return cv2.resize(values, (columns, rows), interpolation=cv2.INTER_NEAREST_EXACT)
