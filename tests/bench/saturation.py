@@ -15,6 +15,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import yaml
+
 from ray_lidarseg.datasets.taxonomy import taxonomy_of
 from ray_lidarseg.recipe import Recipe, override
 from tests.bench.ledger import Ledger, Row, commit, parser, print_table
@@ -26,18 +28,20 @@ RECIPE: dict[str, object] = {
     "split.protocol": "uniform",  # LaserMix
     "model.name": "fidnet",
     "model.height_px": 32,
-    "model.width_px": 256,
-    "model.width_factor": 0.125,
+    "model.width_px": 512,
+    "model.width_factor": 0.25,
     "optim.lr": 0.004,
-    "train.steps": 1000,
-    "train.labelled_per_step": 4,
+    "train.steps": 2500,
+    "train.labelled_per_step": 2,
     "train.unlabelled_per_step": 0,
     "train.log_every": 50,
     "train.keep_checkpoints": 1,
     "workers.num_workers": 1,
     "workers.use_gpu": "no",
 }
-"""Ours, chosen on a world of another seed (100): a network and a schedule for minutes of one CPU core."""
+"""Ours, chosen on a world of another seed (100): minutes of one CPU core a run, yet a network that can see small things
+and a schedule long enough to use all labels. At half the resolution and width and 4000 scans, 100 % labels were but two
+points above 1 % in the middle of the schedule."""
 
 
 def main() -> int:
@@ -48,13 +52,14 @@ def main() -> int:
     flags.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     flags.add_argument("--steps", type=int, default=RECIPE["train.steps"])
     flags.add_argument("--jobs", type=int, default=max((os.cpu_count() or 2) // 2, 2), help="runs at a time")
+    flags.add_argument("--set", nargs="*", default=[], dest="overrides", help="KEY=VALUE on top of the recipe")
     flags.add_argument("--folder", type=Path, help="world and runs, kept (default: build/bench/WORLD-SEED)")
     args = flags.parse_args()
     if args.quick:
         args.world, args.ratios, args.seeds, args.steps = "tiny", [0.1, 1.0], [0], 4
     folder = args.folder or Path("build/bench") / f"{args.world}-{args.world_seed}"
     prepared = prepared_world(folder, args.world, args.world_seed)
-    jobs = [_job(args, prepared, folder, ratio, seed) for ratio in args.ratios for seed in args.seeds]
+    jobs = [_job(args, prepared, folder, ratio, seed) for seed in args.seeds for ratio in args.ratios]
     rows = measure_all(Ledger(args.json), jobs, args.jobs)
     table = {ratio: [100 * row["miou_ratio"] for row in rows if row["ratio"] == ratio] for ratio in args.ratios}
     _print(rows, table)
@@ -66,11 +71,12 @@ def main() -> int:
     return int(not is_good)
 
 
-def recipe(prepared: str, ratio: float, seed: int, steps: int) -> Recipe:
-    """The one recipe; nothing but these four changes."""
+def recipe(prepared: str, ratio: float, seed: int, steps: int, overrides: Sequence[str] = ()) -> Recipe:
+    """The one recipe; between the runs of a table nothing changes but the ratio and the seed."""
+    own = {key: yaml.safe_load(value) for key, value in (text.split("=", 1) for text in overrides)}
     changes = {"data.prepared": prepared, "split.ratio": ratio, "split.seed": seed, "seed": seed}
     rhythm = {"train.steps": steps, "train.evaluate_every": steps, "train.checkpoint_every": max(steps // 4, 1)}
-    return override(Recipe(), {**RECIPE, **changes, **rhythm})
+    return override(Recipe(), {**RECIPE, **own, **changes, **rhythm})
 
 
 def verdict(table: Mapping[float, Sequence[float]]) -> tuple[bool, str]:
@@ -89,10 +95,11 @@ def verdict(table: Mapping[float, Sequence[float]]) -> tuple[bool, str]:
 
 
 def _job(args, prepared: str, folder: Path, ratio: float, seed: int) -> Job:
-    wanted = recipe(prepared, ratio, seed, args.steps)
+    wanted = recipe(prepared, ratio, seed, args.steps, args.overrides)
     model = f"{wanted.model.name} {wanted.model.height_px}x{wanted.model.width_px} width {wanted.model.width_factor:g}"
     key = {"world": world_id(args.world, args.world_seed), "model": model, "ratio": ratio, "seed": seed}
     key |= {"steps": args.steps, "scans_per_step": wanted.train.labelled_per_step, "lr": wanted.optim.lr}
+    key |= {"overrides": " ".join(args.overrides)}
     name = f"supervised-{ratio:g}-{seed}-{wanted.fingerprint}"
     return Job(key, wanted, folder / "runs" / commit() / name)  # other code, other runs
 
