@@ -215,4 +215,4 @@ def sam_report(sam: SamMasks, pictures: Sequence[TruePicture]) -> str:
 
 def clip_report(clip: Clip, pictures: Sequence[TruePicture]) -> str:
     """The lines of ``measure`` about words."""
-    return f"CLIP, zero-shot: {measure_zero_shot(clip, pictures, taught_prompts())}"
+    return f"CLIP, zero-shot: {measure_zero_shot(clip, pictures)}"

@@ -28,7 +28,7 @@ PLAN = Plan(steps=1500, peak_rate=1e-3)
 _BATCH, _PROMPTS, _CELLS = 2, 10, 96
 _LOW_RATIO = 2  # input pixels for one pixel of the low-resolution logits
 _TOKEN_LOW_PX = 4  # such pixels for one token
-_MIN_LOW_PX = 6
+_MIN_LOW_PX = 25  # 100 input pixels
 _CHOICE_PROMPTS = 12
 _POSITION_SCALE = 0.5
 

@@ -44,4 +44,5 @@ def _halved(best: Path, target: Path, stage: str) -> Path:
         )
     tensors = {name: value.to(torch.float16) for name, value in load_file(best).items()}
     save_file(tensors, target, metadata={"format": "pt"})
+    target.chmod(0o644)  # safetensors writes for the owner alone; these are package data
     return target
