@@ -26,7 +26,6 @@ from ray_lidarseg.foundation.build import build_features, build_masks
 from ray_lidarseg.foundation.pairing import pair_points, pixels_in
 from ray_lidarseg.foundation.pooling import pool_segments
 from ray_lidarseg.foundation.settings import FeatureSettings, MaskSettings, PairSettings
-from ray_lidarseg.foundation.teachers import as_objects
 from ray_lidarseg.prepare.decoding import results_table
 from ray_lidarseg.prepare.images import Clock, each_image, read_image
 from ray_lidarseg.prepare.progress import Result, reason
@@ -154,7 +153,7 @@ class MaskWorker(_ImageWorker):
         return given | ({"prompts": pixels_in(points, camera)} if self._with_prompts else {})
 
     def _call(self, inputs: list[dict[str, Any]]) -> list[Any]:
-        batch = {name: as_objects([given[name] for given in inputs]) for name in inputs[0]}
+        batch = {name: _objects([given[name] for given in inputs]) for name in inputs[0]}
         return list(self._teacher(batch)["segments"])
 
     def _finish(self, given: dict[str, Any], output: Any) -> tuple[bytes, int]:
@@ -181,7 +180,7 @@ class FeatureWorker(_ImageWorker):
         return {"image": read_image(camera), "segments": segments_of(row, camera.name)}
 
     def _call(self, inputs: list[dict[str, Any]]) -> list[Any]:
-        return list(self._teacher({"image": as_objects([given["image"] for given in inputs])})["features"])
+        return list(self._teacher({"image": _objects([given["image"] for given in inputs])})["features"])
 
     def _finish(self, given: dict[str, Any], output: Any) -> np.ndarray:
         return pool_segments(output, given["segments"], int(given["segments"].max(initial=0)))
@@ -213,3 +212,11 @@ class PairWorker(LayerWorker):
         maps = [segments_of(row, camera.name) if camera.name in there else None for camera in frame.cameras]
         pairing = pair_points(frame.points, frame.cameras, self._settings)
         return pairs_columns(pairing.camera, pairing.pixel, pairing.segments(maps))
+
+
+def _objects(values: Sequence[Any]) -> np.ndarray:
+    """Object array [B] of anything: images, prompts, addresses."""
+    objects = np.empty(len(values), dtype=object)
+    for position, value in enumerate(values):  # assigned at once, arrays of one shape would become one array
+        objects[position] = value
+    return objects
