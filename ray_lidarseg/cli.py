@@ -239,12 +239,14 @@ def _report(verbs: Verbs) -> None:
     def run(args: argparse.Namespace) -> None:
         from ray_lidarseg.report.page import report
 
-        report(runs=args.runs, out=args.out, predictions=args.predictions)
+        report(args.runs, args.out, args.predictions, prepared=args.prepared, num_frames=args.frames)
 
-    parser = _verb(verbs, "report", "one self-contained HTML page from run folders", run)
-    parser.add_argument("runs", nargs="+", metavar="RUN")
+    parser = _verb(verbs, "report", "one self-contained HTML page from run folders and prepared layers", run)
+    parser.add_argument("runs", nargs="*", metavar="RUN")
     parser.add_argument("--out", default="report.html")
     parser.add_argument("--predictions", nargs="*", default=(), help="folders `predict` wrote")
+    parser.add_argument("--prepared", default="", help="shards whose masks, features and zero-shot labels to picture")
+    parser.add_argument("--frames", type=int, default=2, help="frames to picture (default: %(default)s)")
 
 
 def _recipe(verbs: Verbs) -> None:

@@ -1,8 +1,6 @@
 """The verb `report`: run folders and prediction folders as one HTML page that needs no network and no other file."""
 
-import base64
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,65 +10,48 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ray_lidarseg import __version__
 from ray_lidarseg.datasets.taxonomy import Taxonomy
-from ray_lidarseg.errors import LidarSegError
+from ray_lidarseg.errors import DataError, LidarSegError
 from ray_lidarseg.report import curves, pictures, tables
+from ray_lidarseg.report.evidence_section import evidence_panels
 from ray_lidarseg.report.runs import RunView, read_runs
-from ray_lidarseg.report.scenes import Scene, predicted_scenes, validation_scenes
+from ray_lidarseg.report.scenes import NUM_FRAMES, Scene, predicted_scenes, validation_scenes
+from ray_lidarseg.report.section import Picture, Section, css, encoded_picture, flat_picture, legend
 from ray_lidarseg.report.viewer import cloud
 from ray_lidarseg.runtime import storage
 from ray_lidarseg.types import IGNORE
 
 
-@dataclass(frozen=True)
-class Picture:
-    """One image of the page: a data URI and what to say under it."""
-
-    source: str
-    caption: str
-
-
-@dataclass
-class Section:
-    """What the page shows of one protocol, or of one folder of predictions.
-
-    Attributes:
-        title: Heading.
-        rows: Result table; empty for predictions.
-        charts: Full-width figures.
-        frames: For each frame its title and the pictures side by side.
-        wide: Full-width pictures below each other.
-        legend: Class name and CSS colour.
-        shares: Class name, CSS colour and percent of the points, for predictions.
-        notes: What is missing, or worth knowing.
-        about: One sentence on predictions.
-    """
-
-    title: str
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    charts: list[Picture] = field(default_factory=list)
-    frames: list[tuple[str, list[Picture]]] = field(default_factory=list)
-    wide: list[Picture] = field(default_factory=list)
-    legend: list[tuple[str, str]] = field(default_factory=list)
-    shares: list[tuple[str, str, float]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    about: str = ""
-
-
-def report(runs: Sequence[str], out: str, predictions: Sequence[str] = ()) -> None:
+def report(
+    runs: Sequence[str],
+    out: str,
+    predictions: Sequence[str] = (),
+    prepared: str = "",
+    num_frames: int = NUM_FRAMES,
+) -> None:
     """Writes the page; whatever is missing in a folder is said on the page, never raised.
 
     Args:
         runs: Run folders, finished or not.
         out: HTML file; a path or a URI.
         predictions: Folders that `predict` wrote.
+        prepared: Folder whose layers are shown: masks, pooled features, zero-shot labels of the points.
+        num_frames: Frames pictured, of runs and of the prepared folder.
 
     Raises:
+        DataError: Nothing to report is given, or no frame is to be pictured.
         StorageError: ``out`` cannot be written.
     """
+    if not (runs or predictions or prepared):
+        raise DataError("nothing to report: give run folders, --predictions FOLDER or --prepared FOLDER")
+    if num_frames < 1:
+        raise DataError(f"expected at least 1 frame to picture, got --frames {num_frames}")
     views = read_runs(runs)
     clouds: list[dict[str, Any]] = []
-    sections = [_protocol_section(protocol, members, clouds) for protocol, members in tables.by_protocol(views)]
+    sections = [
+        _protocol_section(protocol, members, num_frames, clouds) for protocol, members in tables.by_protocol(views)
+    ]
     predicted = [_prediction_section(folder, clouds) for folder in predictions]
+    panels, gaps = evidence_panels(prepared, num_frames, clouds)
     page = (
         _environment()
         .get_template("page.html")
@@ -80,6 +61,9 @@ def report(runs: Sequence[str], out: str, predictions: Sequence[str] = ()) -> No
             cards=[_card(index, view) for index, view in enumerate(views)],
             sections=sections,
             predictions=predicted,
+            evidence=panels,
+            evidence_gaps=gaps,
+            prepared=prepared,
             clouds=clouds,
             recipes=[(view.name, view.recipe.to_yaml()) for view in views if view.recipe is not None],
         )
@@ -109,13 +93,17 @@ def _card(index: int, view: RunView) -> dict[str, Any]:
     }
 
 
-def _protocol_section(protocol: tuple[Any, ...], views: list[RunView], clouds: list[dict[str, Any]]) -> Section:
+def _protocol_section(
+    protocol: tuple[Any, ...], views: list[RunView], num_frames: int, clouds: list[dict[str, Any]]
+) -> Section:
     taxonomy = views[0].taxonomy
-    section = Section(tables.protocol_title(protocol), rows=tables.result_rows(views), legend=_legend(taxonomy))
+    section = Section(
+        tables.protocol_title(protocol), rows=tables.result_rows(views), legend=legend(taxonomy, "ignored")
+    )
     for figure, caption in ((curves.learning_curves(views), "Learning curves"), (curves.class_bars(views), "")):
         if figure is not None:
-            section.charts.append(Picture(_uri(curves.png(figure)), caption))
-    scenes, section.notes = validation_scenes(views)
+            section.charts.append(encoded_picture(curves.png(figure), caption))
+    scenes, section.notes = validation_scenes(views, num_frames)
     section.frames = [(f"Validation frame {scene.frame.frame_id}", _birds_eyes(scene)) for scene in scenes]
     if scenes:
         section.wide = _wide(scenes[0], section.notes)
@@ -129,7 +117,7 @@ def _prediction_section(folder: str, clouds: list[dict[str, Any]]) -> Section:
     section = Section(f"Predictions · {name}", notes=problems)
     section.about = _about(summary) if summary else ""
     if scenes:
-        section.legend = _legend(scenes[0].taxonomy)
+        section.legend = legend(scenes[0].taxonomy, "ignored")
         section.shares = _shares(summary.get("num_points", {}), scenes[0].taxonomy)
         section.frames = [("", [picture for scene in scenes for picture in _predicted_pictures(scene)])]
         clouds.append({"title": section.title, **cloud(scenes[0])})
@@ -161,17 +149,15 @@ def _predicted_pictures(scene: Scene) -> list[Picture]:
 
 
 def _birds_eye(scene: Scene, rgb: np.ndarray, caption: str) -> Picture:
-    return Picture(_image_uri(pictures.birds_eye(scene.frame.points, rgb, scene.frame.dataset)), caption)
+    return flat_picture(pictures.birds_eye(scene.frame.points, rgb, scene.frame.dataset), caption)
 
 
 def _wide(scene: Scene, notes: list[str]) -> list[Picture]:
     """Range views of truth and every run, and one camera image with the points of truth and of the last run."""
     layers = {"truth": scene.frame.labels, **scene.said}
     wide = [
-        Picture(
-            _image_uri(
-                pictures.range_view(scene.frame.points, pictures.class_colours(labels, scene.taxonomy), scene.sensor)
-            ),
+        flat_picture(
+            pictures.range_view(scene.frame.points, pictures.class_colours(labels, scene.taxonomy), scene.sensor),
             f"range view: {name}",
         )
         for name, labels in layers.items()
@@ -196,30 +182,12 @@ def _camera_pictures(scene: Scene, layers: dict[str, np.ndarray], notes: list[st
     ]
     gap = np.full((overlays[0].shape[0], 8, 3), 255, np.uint8)
     side_by_side = np.concatenate([part for overlay in overlays for part in (overlay, gap)][:-1], axis=1)
-    return [Picture(_image_uri(side_by_side), f"{camera.name}: points coloured by {' and '.join(layers)}")]
-
-
-def _legend(taxonomy: Taxonomy) -> list[tuple[str, str]]:
-    colours = [_css(colour) for colour in taxonomy.colours]
-    named = [(name.replace("_", " "), colour) for name, colour in zip(taxonomy.class_names, colours, strict=True)]
-    return [*named, ("ignored", _css(np.array(pictures.UNKNOWN)))]
+    return [flat_picture(side_by_side, f"{camera.name}: points coloured by {' and '.join(layers)}")]
 
 
 def _shares(num_points: dict[str, int], taxonomy: Taxonomy) -> list[tuple[str, str, float]]:
     total = max(sum(num_points.values()), 1)
     return [
-        (name.replace("_", " "), _css(colour), 100 * num_points.get(name, 0) / total)
+        (name.replace("_", " "), css(colour), 100 * num_points.get(name, 0) / total)
         for name, colour in zip(taxonomy.class_names, taxonomy.colours, strict=True)
     ]
-
-
-def _css(colour: np.ndarray) -> str:
-    return "#" + "".join(f"{int(value):02x}" for value in colour)
-
-
-def _image_uri(image: np.ndarray) -> str:
-    return _uri(pictures.png(image))
-
-
-def _uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

@@ -28,6 +28,13 @@ def png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def jpeg(image: np.ndarray) -> bytes:
+    """RGB [H, W, 3] as a JPEG without colour subsampling: dots of one pixel keep their colours."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="jpeg", quality=82, subsampling=0, optimize=True)
+    return buffer.getvalue()
+
+
 def class_colours(labels: np.ndarray, taxonomy: Taxonomy) -> np.ndarray:
     """RGB [P, 3] of class ids [P]; IGNORE is light grey."""
     table = np.tile(np.array(UNKNOWN, np.uint8), (256, 1))
@@ -63,7 +70,7 @@ def birds_eye(
     order = np.lexsort((points[:, 2], (rgb == WRONG).all(axis=1)))
     column = np.floor((right_m + half_extent_m) / (2 * half_extent_m) * side).astype(np.int64)[order]
     row = np.floor((half_extent_m - forward_m) / (2 * half_extent_m) * side).astype(np.int64)[order]
-    _dots(pixels, row, column, rgb[order], radius=1 if len(points) > _DENSE_POINTS else 2)
+    dots(pixels, row, column, rgb[order], radius=1 if len(points) > _DENSE_POINTS else 2)
     canvas = Image.fromarray(pixels)
     _vehicle(ImageDraw.Draw(canvas), half_extent_m, side)
     return np.array(canvas.resize((size_px, size_px), Image.Resampling.LANCZOS))
@@ -115,7 +122,7 @@ def camera_overlay(
     visible = visible[np.argsort(-projection.depth_m[visible])]
     pixels = (0.35 * 255 + 0.65 * photo.mean(axis=2, keepdims=True)).repeat(3, axis=2).astype(np.uint8)
     column, row = np.floor(projection.pixels[visible].T * (width_px / camera.width_px)).astype(np.int64)
-    _dots(pixels, row, column, rgb[shown][visible], radius=2)
+    dots(pixels, row, column, rgb[shown][visible], radius=2)
     return pixels
 
 
@@ -129,7 +136,7 @@ def _ground_axes(points: np.ndarray, dataset: str) -> tuple[np.ndarray, np.ndarr
     return (points[:, 0], points[:, 1]) if dataset == "nuscenes" else (-points[:, 1], points[:, 0])
 
 
-def _dots(pixels: np.ndarray, row: np.ndarray, column: np.ndarray, rgb: np.ndarray, radius: int) -> None:
+def dots(pixels: np.ndarray, row: np.ndarray, column: np.ndarray, rgb: np.ndarray, radius: int) -> None:
     """Squares of ``2 radius + 1`` pixels; a later one covers an earlier one."""
     height, width, _ = pixels.shape
     steps = range(-radius, radius + 1)
