@@ -26,7 +26,7 @@ from ray_lidarseg.foundation.miniature.fitting import Fitting, Plan
 from ray_lidarseg.foundation.miniature.images import TruePicture
 from ray_lidarseg.types import IGNORE
 
-PLAN = Plan(steps=2500, peak_rate=1e-3)
+PLAN = Plan(steps=2000, peak_rate=1e-3)
 _BATCH = 8
 _KINDS_RATIO = 0.4
 _WHOLE_WEIGHT = 0.2

@@ -24,7 +24,7 @@ from ray_lidarseg.foundation.miniature.images import TruePicture
 from ray_lidarseg.foundation.miniature.mask_losses import affinity_loss, mask_iou, prompt_losses
 from ray_lidarseg.foundation.sam_architecture import build_sam
 
-PLAN = Plan(steps=1500, peak_rate=1e-3)
+PLAN = Plan(steps=4000, peak_rate=1e-3)
 _BATCH, _PROMPTS, _CELLS = 2, 10, 96
 _LOW_RATIO = 2  # input pixels for one pixel of the low-resolution logits
 _TOKEN_LOW_PX = 4  # such pixels for one token
