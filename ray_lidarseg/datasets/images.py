@@ -44,16 +44,15 @@ def keyframe(frame_id: str, dataset: str, scene: str, split: str, timestamp_us: 
         timestamp_us: Orders the images of a scene.
         uris: Of the image, and of its label image, ``""`` where it has none.
     """
-    image, labels = uris
-    camera = CameraImage(CAMERA, image, np.eye(3), np.eye(4), timestamp_us, 0, 0)
-    return Keyframe(frame_id, dataset, scene, split, timestamp_us, image, labels, cameras=(camera,))
+    frame = Keyframe(frame_id, dataset, scene, split, timestamp_us, *uris)
+    return replace(frame, cameras=(_camera(frame, b"", (0, 0)),))
 
 
 def decode(frame: Keyframe, image: bytes, labels: bytes) -> Keyframe:
     """An index row with its image, as it came, and its labels.
 
     Args:
-        frame: From ``keyframe``.
+        frame: From ``keyframe``; its camera is not read.
         image: Content of ``points_uri``: PNG or JPEG.
         labels: Content of ``labels_uri``: PNG of one 8-bit channel, raw ids; not read where that is ``""``.
 
@@ -64,10 +63,9 @@ def decode(frame: Keyframe, image: bytes, labels: bytes) -> Keyframe:
         DataError: A file is no image, the labels are of another size or kind, or an id is unknown. The message names
             the file.
     """
-    height_px, width_px = _pixels(image, frame.points_uri).shape[:2]
-    camera = replace(frame.cameras[0], image=image, width_px=width_px, height_px=height_px)
+    height_px, width_px, _ = _pixels(image, frame.points_uri).shape
     train = _labels(frame, labels, (height_px, width_px)) if frame.labels_uri else frame.labels
-    return replace(frame, cameras=(camera,), labels=train)
+    return replace(frame, cameras=(_camera(frame, image, (height_px, width_px)),), labels=train)
 
 
 def to_scan(frame: Keyframe, sensor: SensorSpec) -> PointBatch:
@@ -112,6 +110,10 @@ def directions(sensor: SensorSpec) -> Float[Tensor, "P 3"]:
 def luma(colours: Float[Tensor, "P 3"]) -> Float[Tensor, "P"]:
     """Brightness of RGB colours: ``0.299 R + 0.587 G + 0.114 B`` (ITU-R BT.601)."""
     return colours @ torch.tensor(_LUMA, dtype=colours.dtype, device=colours.device)
+
+
+def _camera(frame: Keyframe, image: bytes, size: tuple[int, int]) -> CameraImage:
+    return CameraImage(CAMERA, frame.points_uri, np.eye(3), np.eye(4), frame.timestamp_us, size[1], size[0], image)
 
 
 def _pixels(encoded: bytes, name: str) -> np.ndarray:
