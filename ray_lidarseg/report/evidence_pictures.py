@@ -14,7 +14,7 @@ from ray_lidarseg.report.pictures import UNKNOWN, WHITE, dots
 _GOLDEN_RATIO = (math.sqrt(5.0) - 1.0) / 2.0  # steps of it around the hue circle keep neighbouring ids apart
 _MAX_ROWS = 20_000  # of a principal component analysis; more change no colour one could see
 _TAILS_PERCENT = (2.0, 98.0)  # of each component; a few outliers would leave all others grey
-_DOT_RADII_PX = ((1_500, 2), (6_000, 1))  # up to so many points in an image: so large dots; more: single pixels
+_DOT_RADII_PX = ((0.01, 2), (0.08, 1))  # up to so many points a pixel: so large dots; more: single pixels
 
 
 def read_photo(content: bytes, width_px: int) -> UInt8[np.ndarray, "H W 3"]:
@@ -96,7 +96,8 @@ def points_over(
         width_px: Of the image at its own size.
     """
     pixels = (0.5 * 255 + 0.5 * _grey(photo)).astype(np.uint8)
-    radius = next((radius for most, radius in _DOT_RADII_PX if len(pixel) <= most), 0)
+    density = len(pixel) / (pixels.shape[0] * pixels.shape[1])
+    radius = next((radius for most, radius in _DOT_RADII_PX if density <= most), 0)
     order = np.argsort(-range_m, kind="stable")
     column, row = ((pixel[order] + 0.5) * (photo.shape[1] / width_px)).astype(np.int64).T
     dots(pixels, row, column, rgb[order], radius)

@@ -58,6 +58,19 @@ def test_points_are_drawn_at_their_pixel_and_the_nearer_one_covers_the_farther()
     assert (rows.mean(), columns.mean()) == (50, 150)
 
 
+def test_the_fewer_points_the_larger_their_dots():
+    photo = np.zeros((40, 40, 3), np.uint8)
+    coloured = []
+    for count in (4, 100, 400):  # 0.25 %, 6 % and 25 % of the pixels, on every place of a grid
+        side = round(count**0.5)
+        grid = np.stack(np.meshgrid(np.arange(side), np.arange(side)), -1).reshape(-1, 2) * (40 // side) + 1
+        rgb = np.tile(np.array([255, 0, 0], np.uint8), (count, 1))
+        image = drawn.points_over(photo, grid, rgb, np.ones(count), width_px=40)
+        coloured.append((image == [255, 0, 0]).all(axis=2).sum() / count)
+    assert coloured[0] == (4 * 4 + 2 * 4 * 5 + 5 * 5) / 4  # 5 x 5 pixels, cut at the border
+    assert coloured[1:] == [9, 1]
+
+
 def test_no_point_leaves_the_photograph():
     nothing = np.zeros((0, 2), np.int16)
     image = drawn.points_over(GREY, nothing, np.zeros((0, 3), np.uint8), np.zeros(0), width_px=6)
