@@ -1,1 +1,1 @@
-"""One self-contained HTML page from run folders."""
+"""One self-contained HTML page from run, prediction and prepared folders."""

@@ -24,7 +24,7 @@ from ray_lidarseg.metrics.confusion import Confusion
 from ray_lidarseg.report.evidence_pictures import blank_photo, covered_ratio, read_photo
 from ray_lidarseg.runtime import ontologies, storage
 from ray_lidarseg.sample import CameraImage, Keyframe
-from ray_lidarseg.types import IGNORE, IMAGE_FEATURES, IS_PAIRED, LANGUAGE_LOGITS
+from ray_lidarseg.types import IGNORE, IS_PAIRED, LANGUAGE_LOGITS
 
 PHOTO_WIDTH_PX = 480  # of the page's pictures of images: sharp at a quarter of its width on a dense screen
 
@@ -72,8 +72,8 @@ class FrameEvidence:
         cameras: Its images, those that look forward first.
         point_camera: [P] position of the camera that sees the point, -1 none.
         point_pixel: [P, 2] column and row in that image, -1 none.
+        point_segment: [P] its segment in that image, 0 none.
         is_paired: [P] whether the point has a segment, and that a feature where there is a features layer.
-        point_features: [P, F]; zero rows where unpaired; [P, 0] without a features layer.
         zero_shot: [P] the class whose words are nearest to the feature, IGNORE where unpaired; [0] without words.
     """
 
@@ -81,8 +81,8 @@ class FrameEvidence:
     cameras: tuple[CameraEvidence, ...]
     point_camera: Int8[np.ndarray, "P"]
     point_pixel: Int16[np.ndarray, "P 2"]
+    point_segment: UInt16[np.ndarray, "P"]
     is_paired: Bool[np.ndarray, "P"]
-    point_features: Float16[np.ndarray, "P F"]
     zero_shot: UInt8[np.ndarray, "Q"]
 
 
@@ -267,31 +267,31 @@ class _LayersOfAFrame:
     def read(self, index: int, notes: list[str]) -> FrameEvidence:
         """Everything of one frame; images that are gone leave a note."""
         frame = self._frames[index]
-        camera, pixel, has_segment = self._pairing(frame)
+        camera, pixel, segment = self._pairing(frame)
         features: tuple[np.ndarray, ...] = ()
-        point_features, is_paired = np.zeros((len(frame.points), 0), np.float16), has_segment
+        is_paired = (camera >= 0) & (segment > 0)
         zero_shot = np.zeros(0, np.uint8)
         if self._evidence is not None:
             evidence = self._evidence.evidence(index)
             features = evidence.segment_features
             text = self._evidence.text
-            names = [IMAGE_FEATURES, IS_PAIRED, *([LANGUAGE_LOGITS] if text is not None else [])]
+            names = [IS_PAIRED, *([LANGUAGE_LOGITS] if text is not None else [])]
             extras = {name: tensor.numpy() for name, tensor in evidence.extras(text, names).items()}
-            point_features, is_paired = extras[IMAGE_FEATURES], extras[IS_PAIRED]
+            is_paired = extras[IS_PAIRED]
             zero_shot = _nearest_class(extras.get(LANGUAGE_LOGITS), is_paired)
         images = tuple(self._images(frame, features, notes))
-        return FrameEvidence(frame, images, camera, pixel, is_paired, point_features, zero_shot)
+        return FrameEvidence(frame, images, camera, pixel, segment, is_paired, zero_shot)
 
     def _pairing(self, frame: Keyframe) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         if self._pairs is None or frame.frame_id not in self._pairs:
             nobody = np.full((len(frame.points), 2), -1, np.int16)
-            return nobody[:, 0].astype(np.int8), nobody, np.zeros(len(frame.points), bool)
+            return nobody[:, 0].astype(np.int8), nobody, np.zeros(len(frame.points), np.uint16)
         row = self._pairs.row(frame.frame_id)
         camera = np.frombuffer(row["point_camera"], np.int8)
         segment = np.frombuffer(row["point_segment"], np.uint16)
         if len(camera) != len(frame.points):
             raise DataError(f"frame {frame.frame_id} has {len(frame.points)} points, its pairs are of {len(camera)}")
-        return camera, np.frombuffer(row["point_pixel"], np.int16).reshape(-1, 2), (camera >= 0) & (segment > 0)
+        return camera, np.frombuffer(row["point_pixel"], np.int16).reshape(-1, 2), segment
 
     def _images(self, frame: Keyframe, features: tuple[np.ndarray, ...], notes: list[str]) -> Iterator[CameraEvidence]:
         row = self._masks.row(frame.frame_id)

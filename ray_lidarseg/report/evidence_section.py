@@ -162,7 +162,7 @@ def _birds_eyes(evidence: FrameEvidence, taxonomy: Taxonomy, colours: FeatureCol
     frame, truth, said = evidence.frame, evidence.frame.labels, evidence.zero_shot
     layers: dict[str, np.ndarray] = {}
     if colours is not None:
-        layers["pooled features of the points"] = colours(evidence.point_features)
+        layers["pooled features of the points"] = point_colours(evidence, colours)
     if len(said):
         layers["zero-shot labels"] = pictures.class_colours(said, taxonomy)
     if len(truth):
@@ -173,3 +173,12 @@ def _birds_eyes(evidence: FrameEvidence, taxonomy: Taxonomy, colours: FeatureCol
     return [
         flat_picture(pictures.birds_eye(frame.points, rgb, frame.dataset), caption) for caption, rgb in layers.items()
     ]
+
+
+def point_colours(evidence: FrameEvidence, colours: FeatureColours) -> np.ndarray:
+    """RGB [P] of each point's segment; ``UNKNOWN`` where unpaired."""
+    rgb = np.tile(np.array(pictures.UNKNOWN, np.uint8), (len(evidence.frame.points), 1))
+    for image in evidence.cameras:
+        chosen = evidence.is_paired & (evidence.point_camera == image.position)
+        rgb[chosen] = colours(image.features)[evidence.point_segment[chosen] - 1]
+    return rgb

@@ -1,4 +1,4 @@
-"""The verb `report`: run folders and prediction folders as one HTML page that needs no network and no other file."""
+"""The verb `report`: run, prediction and prepared folders as one HTML page that needs no network and no other file."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime

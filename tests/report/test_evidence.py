@@ -50,7 +50,8 @@ def test_a_frame_is_read_back_as_it_was_written(tmp_path):
     assert (front.photo == 90).all()
     assert frame.zero_shot.tolist() == [CAR, ROAD, CAR, ROAD, IGNORE, IGNORE]
     assert frame.is_paired.tolist() == [True, True, True, True, False, False]
-    assert frame.point_features.tolist() == [[1, 0], [0, 1], [1, 0], [0, 1], [0, 0], [0, 0]]
+    assert frame.point_segment.tolist() == [1, 2, 1, 2, 0, 0]
+    assert frame.point_camera.tolist() == [1, 1, 0, 1, 0, -1]
 
 
 def test_without_layers_the_sentence_names_the_command(tmp_path):

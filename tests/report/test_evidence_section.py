@@ -11,8 +11,11 @@ from ray_lidarseg.cli import main
 from ray_lidarseg.datasets.layers import Layer
 from ray_lidarseg.datasets.taxonomy import NUSCENES
 from ray_lidarseg.errors import DataError
-from ray_lidarseg.report.evidence_section import evidence_panels, layer_sentence
+from ray_lidarseg.report.evidence import read_evidence
+from ray_lidarseg.report.evidence_pictures import FeatureColours
+from ray_lidarseg.report.evidence_section import evidence_panels, layer_sentence, point_colours
 from ray_lidarseg.report.page import report
+from ray_lidarseg.report.pictures import UNKNOWN
 from ray_lidarseg.report.section import Picture
 from tests.report.evidence_folder import CAR, FEATURES, ROAD, TREE, keyframe, whole_folder, write_folder
 
@@ -71,6 +74,16 @@ def test_pictures_show_masks_features_labels_and_truth(tmp_path):
         "truth",
         "zero-shot errors (paired points with a truth)",
     ]
+
+
+def test_a_point_has_the_colour_of_its_segment(tmp_path):
+    (shown,), _ = read_evidence(whole_folder(tmp_path), 1)
+    car, road = np.array([[1.0, 0.0], [0.0, 1.0]])
+    colours = FeatureColours.of(np.stack([car, road]))
+    like_car, like_road = colours(np.stack([car, road])).tolist()
+    expected = [like_car, like_road, like_car, like_road, list(UNKNOWN), list(UNKNOWN)]
+    assert point_colours(shown.frames[0], colours).tolist() == expected
+    assert like_car != like_road
 
 
 def test_without_truth_the_photograph_takes_its_place(tmp_path):
