@@ -8,7 +8,7 @@ from ray_lidarseg.methods.cbst import CBST
 from ray_lidarseg.methods.cps import CPS
 from ray_lidarseg.methods.cutmix_seg import CutMixSeg
 from ray_lidarseg.methods.lasermix import LaserMix
-from ray_lidarseg.methods.lasermix_pp import LaserMixPP
+from ray_lidarseg.methods.lasermix_pp import LaserMixPP, require_evidence
 from ray_lidarseg.methods.mean_teacher import MeanTeacher
 from ray_lidarseg.methods.method import Method
 from ray_lidarseg.methods.polarmix import PolarMix
@@ -41,6 +41,20 @@ def build_method(recipe: schema.Recipe, sensor: SensorSpec, num_classes: int) ->
     if isinstance(method, schema.CutMixSeg):
         return CutMixSeg(student, method, sensor)
     return Supervised(student, method)
+
+
+def check_evidence(recipe: schema.Recipe, has_text: bool) -> None:
+    """What a driver asks before workers build the method: is the image evidence there that it reads?
+
+    Args:
+        recipe: With ``data.evidence_dim`` of the layer that ``data.evidence`` names.
+        has_text: Whether that layer holds text embeddings.
+
+    Raises:
+        RecipeError: It is not.
+    """
+    if isinstance(recipe.method, schema.LaserMixPP):
+        require_evidence(recipe.method, recipe.data.evidence_dim if recipe.data.evidence else 0, has_text)
 
 
 _THINGS = {"nuscenes": range(10), "semantickitti": range(8)}

@@ -20,6 +20,15 @@ from ray_lidarseg.sample import PointBatch, SensorSpec
 from ray_lidarseg.types import IMAGE_FEATURES, IS_PAIRED, LANGUAGE_LOGITS
 
 _EVIDENCE = frozenset({IMAGE_FEATURES, LANGUAGE_LOGITS, IS_PAIRED})
+_NO_EVIDENCE = (
+    "method lasermix_pp reads image evidence (distillation_weight or language_weight > 0), but data.evidence is empty "
+    "or data.evidence_dim is 0: run `ray-lidarseg prepare` with --masks and --features and set data.evidence=auto, or "
+    "set both weights to 0"
+)
+_NO_TEXT = (
+    "method lasermix_pp: method.language_weight > 0, but the features layer has no text embeddings: "
+    "prepare with a teacher that has a text tower (--features clip), or set method.language_weight=0"
+)
 
 
 class LaserMixPP(Method):
@@ -69,12 +78,7 @@ class LaserMixPP(Method):
         super().__init__()
         self.student, self.recipe, self.sensor = student, recipe, sensor
         self.teacher = EMATeacher(student, recipe.ema_decay, recipe.ema_buffers)
-        if self.extras and not evidence_dim:
-            raise RecipeError(
-                "method lasermix_pp reads image evidence (distillation_weight or language_weight > 0), but "
-                "data.evidence_dim is 0: run `ray-lidarseg prepare` with --masks and --features and set "
-                "data.evidence=auto, or set both weights to 0"
-            )
+        require_evidence(recipe, evidence_dim)
         if recipe.distillation_weight:
             self.head = nn.Linear(student.feature_dim, evidence_dim)
 
@@ -160,10 +164,7 @@ class LaserMixPP(Method):
     def _require_extras(self, *batches: PointBatch) -> None:
         missing = sorted({name for batch in batches for name in self.extras - batch.extras.keys()})
         if LANGUAGE_LOGITS in missing:
-            raise RecipeError(
-                "method lasermix_pp: method.language_weight > 0, but the features layer has no text embeddings: "
-                "prepare with a teacher that has a text tower (--features clip), or set method.language_weight=0"
-            )
+            raise RecipeError(_NO_TEXT)
         if missing:
             raise RecipeError(
                 f"method lasermix_pp needs the extras {', '.join(missing)}: set data.evidence to a features layer"
@@ -183,6 +184,23 @@ class LaserMixPP(Method):
         wanted = {IMAGE_FEATURES: self.recipe.distillation_weight, LANGUAGE_LOGITS: self.recipe.language_weight}
         names = {name for name, weight in wanted.items() if weight}
         return frozenset({*names, IS_PAIRED} if names else ())
+
+
+def require_evidence(recipe: schema.LaserMixPP, evidence_dim: int, has_text: bool = True) -> None:
+    """Refuses weights that ask for evidence there is none of; a driver asks before it starts workers.
+
+    Args:
+        recipe: The method's settings.
+        evidence_dim: Length of the image features; 0: no layer is read.
+        has_text: Whether the layer holds text embeddings of the classes.
+
+    Raises:
+        RecipeError: See above.
+    """
+    if (recipe.distillation_weight or recipe.language_weight) and not evidence_dim:
+        raise RecipeError(_NO_EVIDENCE)
+    if recipe.language_weight and not has_text:
+        raise RecipeError(_NO_TEXT)
 
 
 def _is_paired(batch: PointBatch) -> Bool[Tensor, "P"]:

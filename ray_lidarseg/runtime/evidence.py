@@ -3,6 +3,7 @@
 from ray_lidarseg.datasets.layers import EvidenceReader, evidence_layers
 from ray_lidarseg.datasets.shards import read_catalog
 from ray_lidarseg.errors import DataError, RecipeError
+from ray_lidarseg.methods.build import check_evidence
 from ray_lidarseg.recipe import Recipe, override
 from ray_lidarseg.runtime import storage
 
@@ -13,10 +14,14 @@ def complete(recipe: Recipe) -> Recipe:
     Frames without evidence (a teacher failed on them) are counted on the screen: their points count as unpaired.
 
     Raises:
-        RecipeError: ``data.evidence_dim`` is set and the layer's features have another length.
+        RecipeError: ``data.evidence_dim`` is set and the layer's features have another length, or the method reads
+            evidence that no layer gives.
         DataError: There is no such layer, several fit, it is not finished, or it holds none of the frames.
     """
-    if not recipe.data.evidence or not recipe.data.prepared:
+    if not recipe.data.prepared:
+        return recipe
+    if not recipe.data.evidence:
+        check_evidence(recipe, has_text=False)
         return recipe
     filesystem, folder = storage.resolve(storage.absolute(recipe.data.prepared))
     layers = "/".join(evidence_layers(filesystem, folder, recipe.data.evidence))
@@ -34,4 +39,6 @@ def complete(recipe: Recipe) -> Recipe:
         print(
             f"{layers}: {missing} of {len(reader.catalog)} frames are not in it; their points are unpaired", flush=True
         )
-    return override(recipe, {"data.evidence": layers, "data.evidence_dim": reader.feature_dim})
+    complete = override(recipe, {"data.evidence": layers, "data.evidence_dim": reader.feature_dim})
+    check_evidence(complete, has_text=reader.text is not None)
+    return complete

@@ -5,7 +5,9 @@ import pytest
 from pyarrow import fs
 
 from ray_lidarseg.datasets.layers import (
+    TEXT_FILE,
     Layer,
+    TextEmbeddings,
     features_columns,
     layer_folder,
     pairs_columns,
@@ -65,3 +67,31 @@ def test_another_length_is_refused(tmp_path: Path) -> None:
 def test_a_layer_of_other_frames_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"holds none of the 2 frames"):
         evidence.complete(recipe(prepared(tmp_path, ["x"])))
+
+
+@pytest.mark.parametrize("data", [{"data.evidence": ""}, {"data.evidence": "", "data.evidence_dim": 2}])
+def test_a_method_that_reads_evidence_is_refused_without_a_layer(tmp_path: Path, data) -> None:
+    wanted = recipe(prepared(tmp_path, ["f0"]), **{"method.name": "lasermix_pp", **data})
+    with pytest.raises(RecipeError, match=r"lasermix_pp reads image evidence .*set data\.evidence=auto"):
+        evidence.complete(wanted)
+    without = {"method.distillation_weight": 0.0, "method.language_weight": 0.0}
+    assert evidence.complete(override(wanted, without)).data.evidence == ""
+
+
+def test_language_is_refused_where_the_layer_has_no_words(tmp_path: Path) -> None:
+    wanted = recipe(prepared(tmp_path, ["f0", "f1"]), **{"method.name": "lasermix_pp"})
+    with pytest.raises(RecipeError, match=r"no text embeddings.*--features clip"):
+        evidence.complete(wanted)
+    assert evidence.complete(override(wanted, {"method.language_weight": 0.0})).data.evidence_dim == 2
+    text = TextEmbeddings(np.eye(2, dtype=np.float32), np.zeros(2, np.int64), ("car", "van"))
+    Path(layer_folder(wanted.data.prepared, FEATURES.name), TEXT_FILE).write_bytes(text.to_bytes())
+    assert evidence.complete(wanted).data.evidence_dim == 2
+
+
+def test_the_driver_refuses_before_it_makes_a_run_folder(tmp_path: Path) -> None:
+    from ray_lidarseg.train import train
+
+    wanted = recipe(prepared(tmp_path / "prepared", ["f0"]), **{"method.name": "lasermix_pp", "data.evidence": ""})
+    with pytest.raises(RecipeError, match="reads image evidence"):
+        train(wanted, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
