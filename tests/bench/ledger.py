@@ -53,11 +53,14 @@ class Ledger:
         self.file = file
         self.rows: list[Row] = json.loads(file.read_text()) if file and file.exists() else []
 
+    def find(self, key: Row) -> Row | None:
+        """The row of this key as it stands in the file."""
+        return next((row for row in self.rows if all(row.get(name) == value for name, value in key.items())), None)
+
     def measure(self, key: Row, work: Callable[[], Row]) -> Row:
         """The row of this key: as it stands in the file, or measured now."""
-        for row in self.rows:
-            if all(row.get(name) == value for name, value in key.items()):
-                return row
+        if (known := self.find(key)) is not None:
+            return known
         row = {**key, **work(), **provenance()}
         self.rows.append(row)
         if self.file:

@@ -72,7 +72,7 @@ def measure_all(
 
     Each row is in the ledger's file as soon as its run has ended. Where one fails, the others end before it raises.
     """
-    missing = [job for job in jobs if not _is_measured(ledger, job.key)]
+    missing = [job for job in jobs if ledger.find(job.key) is None]
     with ThreadPoolExecutor(at_once) as pool:
         trained = {pool.submit(runner or in_child, job.recipe, job.folder): job for job in missing}
         for number, done in enumerate(as_completed(trained), start=1):
@@ -116,7 +116,7 @@ def train_here(recipe: Recipe, folder: Path) -> Row:
     import torch
 
     from ray_lidarseg import train
-    from ray_lidarseg.runtime import checkpoints, ontologies, storage
+    from ray_lidarseg.runtime import checkpoints, evidence, ontologies, storage
     from ray_lidarseg.runtime.loop import Ranks
     from ray_lidarseg.runtime.runs import RunFolder
 
@@ -132,7 +132,7 @@ def train_here(recipe: Recipe, folder: Path) -> Row:
 
     torch.set_num_threads(1)
     began, run = time.monotonic(), RunFolder(str(folder))
-    plan = train.make_plan(ontologies.complete(override(recipe, _ALONE)), run)
+    plan = train.make_plan(evidence.complete(ontologies.complete(override(recipe, _ALONE))), run)
     if not run.belongs_to(plan.recipe):
         train._open_folder(run, plan)
     worker = Alone(plan, Ranks(), torch.device("cpu"))
@@ -169,10 +169,6 @@ def _circumstances(manifest: Row, worker) -> Row:
         "train_steps": worker.plan.recipe.train.steps,
         "parameters": sum(parameter.numel() for parameter in worker.loop.method.student.parameters()),
     }
-
-
-def _is_measured(ledger: Ledger, key: Row) -> bool:
-    return any(all(row.get(name) == value for name, value in key.items()) for row in ledger.rows)
 
 
 def _sentence(job: Job, row: Row) -> str:
