@@ -14,12 +14,11 @@ from ray_lidarseg.foundation.miniature.images import TruePicture, scene_pictures
 from ray_lidarseg.foundation.miniature.measure import (
     measure_maps,
     measure_zero_shot,
-    sam_settings,
     single_point_ious,
 )
 from ray_lidarseg.foundation.sam import Sam
 from ray_lidarseg.foundation.sam_architecture import build_sam
-from ray_lidarseg.foundation.settings import ClipFeatures
+from ray_lidarseg.foundation.settings import ClipFeatures, SamMasks
 from ray_lidarseg.world.presets import PRESETS
 from ray_lidarseg.world.scene import Scene
 
@@ -44,13 +43,13 @@ def test_the_files_are_small_and_fit_strictly():
 
 
 def test_sam_finds_what_a_point_lies_in(pictures):
-    best, chosen = single_point_ious(Sam(sam_settings(), "cpu"), pictures)
+    best, chosen = single_point_ious(Sam(SamMasks(), "cpu"), pictures)
     assert best > SINGLE_POINT_FLOOR
     assert chosen > SINGLE_POINT_FLOOR - 0.1
 
 
 def test_sam_covers_the_picture_with_segments(pictures):
-    found = measure_maps(Sam(sam_settings(points_per_side=8), "cpu"), pictures)
+    found = measure_maps(Sam(SamMasks(points_per_side=8), "cpu"), pictures)
     assert found.mean_best_iou > BEST_IOU_FLOOR
 
 

@@ -2,6 +2,7 @@ import pytest
 
 from ray_lidarseg.errors import RecipeError
 from ray_lidarseg.foundation.settings import (
+    MINIATURE_SAM,
     ClipFeatures,
     PairSettings,
     SamMasks,
@@ -15,10 +16,17 @@ from ray_lidarseg.foundation.settings import (
 
 def test_defaults_are_the_papers():
     assert settings_of("masks", "slic", {}) == SlicMasks(num_segments=150, compactness=6.0, sigma=3.0)
-    sam = settings_of("masks", "sam", {})
+    sam = settings_of("masks", "sam", {"checkpoint": "sam_vit_h.pth"})
     assert (sam.points_per_side, sam.pred_iou_threshold, sam.stability_threshold, sam.nms_iou) == (32, 0.88, 0.95, 0.7)
     assert settings_of("pairs", "pairs", {}).min_depth_m == 1.0
     assert settings_of("features", "clip", {}) == ClipFeatures(checkpoint="miniature")
+
+
+def test_the_miniature_sam_has_thresholds_of_its_own_that_words_override():
+    shipped = settings_of("masks", "sam", {})
+    assert {key: getattr(shipped, key) for key in MINIATURE_SAM} == MINIATURE_SAM
+    assert settings_of("masks", "sam", {"stability_threshold": "0.8"}).stability_threshold == 0.8
+    assert settings_of("masks", "sam", {"points_per_side": "8"}).pred_iou_threshold == shipped.pred_iou_threshold
 
 
 def test_words_become_values():

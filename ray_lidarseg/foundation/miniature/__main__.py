@@ -24,9 +24,9 @@ from ray_lidarseg.foundation.miniature.images import (
     load_pictures,
     render_pictures,
 )
-from ray_lidarseg.foundation.miniature.measure import clip_report, sam_report, sam_settings
+from ray_lidarseg.foundation.miniature.measure import clip_report, sam_report
 from ray_lidarseg.foundation.miniature.shipping import CLIP_FOLDER, SAM_FILE, ship_clip, ship_sam
-from ray_lidarseg.foundation.settings import ClipFeatures
+from ray_lidarseg.foundation.settings import MINIATURE_SAM, ClipFeatures, SamMasks
 
 _STAGES = ("images", "sam", "clip", "ship", "measure")
 _HELD_OUT_SCENES = 8
@@ -83,7 +83,7 @@ def _measure(args: argparse.Namespace) -> None:
     weights = own if own.is_dir() else shipped_weights(SAM_FILE).parent
     pictures = _held_out(args, TEST_SEED, _TEST_EVERY)
     print(f"{weights}, {len(pictures)} pictures of world seed {TEST_SEED}")
-    print(sam_report(sam_settings(checkpoint=str(weights / SAM_FILE)), pictures))
+    print(sam_report(SamMasks(checkpoint=str(weights / SAM_FILE), **MINIATURE_SAM), pictures))
     print(clip_report(Clip(ClipFeatures(checkpoint=f"local-dir:{weights / CLIP_FOLDER}"), "cpu"), pictures))
 
 

@@ -31,16 +31,6 @@ _PROMPTS = 20
 _HIT_IOU = 0.5
 
 
-def sam_settings(**other: object) -> SamMasks:
-    """Settings that suit the miniature: its scores are lower than those of the published models.
-
-    A 16 x 16 grid of points and thresholds for predicted IoU and stability of 0.1 and 0.3; ours, chosen on pictures of
-    the seed that chooses checkpoints.
-    """
-    chosen = {"points_per_side": 16, "pred_iou_threshold": 0.1, "stability_threshold": 0.3}
-    return SamMasks.model_validate({**chosen, **other})
-
-
 @dataclass(frozen=True)
 class SegmentQuality:
     """How well index maps contain the true segments of at least ``MIN_SEGMENT_PX`` pixels.
