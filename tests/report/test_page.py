@@ -80,7 +80,7 @@ def test_the_page_stands_alone_and_says_what_is_missing(tmp_path, prepared):
     runs = [write_run(tmp_path / "whole", prepared), write_run(tmp_path / "killed", prepared, with_checkpoint=False)]
     predictions = write_predictions(tmp_path / "labels", prepared)
     out = tmp_path / "report.html"
-    report([*runs, str(tmp_path / "absent")], str(out), [predictions, str(tmp_path / "nowhere")])
+    report([*runs, str(tmp_path / "absent")], str(out), [predictions, str(tmp_path / "nowhere")], prepared)
     page = out.read_text()
     assert "http" not in page.lower()
     assert not re.search(r'(src|href)="(?!data:)', page)
@@ -93,6 +93,7 @@ def test_the_page_stands_alone_and_says_what_is_missing(tmp_path, prepared):
         "2 of 3 scans labelled, 1 failed",
         "nuscenes · split uniform · 10 % labelled",
         "75.00 %",
+        "has no layers, so there is nothing to show of image teachers",
     ):
         assert sentence in page
     images = re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", page)
