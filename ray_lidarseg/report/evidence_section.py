@@ -137,7 +137,7 @@ def _image_pictures(
     image: CameraEvidence, evidence: FrameEvidence, taxonomy: Taxonomy, colours: FeatureColours | None
 ) -> list[Picture]:
     num_segments, covered = int(image.segments.max(initial=0)), covered_ratio(image.segments)
-    caption = f"{image.camera.name}: {num_segments} masks on {covered:.0%} of the image"
+    caption = f"{image.camera.name}: {num_segments} mask{'s' * (num_segments != 1)} on {covered:.0%} of the image"
     found = [photo_picture(masks_over(image.photo, image.segments), caption)]
     if colours is not None and len(image.features) == num_segments:
         painted = segments_painted(image.photo, image.segments, colours(image.features))

@@ -54,7 +54,7 @@ def test_pictures_show_masks_features_labels_and_truth(tmp_path):
         "CAM_BACK", "pooled features", "zero-shot of the points", "truth of the points",
     ]  # fmt: skip
     assert on_images[0].caption == "CAM_FRONT: 2 masks on 100% of the image"
-    assert on_images[4].caption == "CAM_BACK: 1 masks on 75% of the image"
+    assert on_images[4].caption == "CAM_BACK: 1 mask on 75% of the image"
     masks, features, zero_shot, truth, _, features_behind, zero_shot_behind, truth_behind = map(pixels, on_images)
     assert np.abs(masks[100, 60].astype(int) - masks[100, 400]).max() > 40
     assert np.abs(features[100, 60].astype(int) - features[100, 400]).max() > 40
