@@ -52,7 +52,7 @@ WAYS = (("loop", 1), ("loader", 1), ("pipeline", 1), ("loader", 2), ("pipeline",
 CHEAP = ("slic", "masks.num_segments=20", "masks.max_iterations=3")
 SEED = 0
 FEW_FRAMES_OF_A_SCENE = 5
-CPU_INTERVAL_S, MEMORY_INTERVAL_S = 0.2, 1.0
+CPU_INTERVAL_S, MEMORY_INTERVAL_S = 0.2, 0.5
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "passive",
