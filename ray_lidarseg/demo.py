@@ -1,4 +1,4 @@
-"""The main job on one machine, with no download: world, prepare, train twice, evaluate, predict, report."""
+"""The main job on one machine, without a download: world, prepare, train, evaluate, predict, report."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ from ray_lidarseg.evaluate import evaluate
 from ray_lidarseg.generate import generate
 from ray_lidarseg.index import index
 from ray_lidarseg.predict import predict
-from ray_lidarseg.prepare import prepare
+from ray_lidarseg.prepare import Teachers, prepare
 from ray_lidarseg.recipe import Recipe, load_recipe, override, with_method
 from ray_lidarseg.report.page import report
 from ray_lidarseg.runtime.cluster import connect
@@ -20,8 +20,11 @@ from ray_lidarseg.train import train
 
 T = TypeVar("T")
 
-METHODS = ("supervised", "lasermix")
-"""Both train on the same few labels; the difference is what the unlabelled scans are worth."""
+METHODS = ("supervised", "lasermix", "lasermix_pp")
+"""All train on the same few labels; the differences are what unlabelled scans, and then their images, are worth."""
+
+_TEACHERS = {"masks": "sam", "features": "clip"}
+"""The miniatures that ship with the package; with ``--set masks.checkpoint=…`` `prepare` takes the published ones."""
 
 
 def demo(out: str = "demo", steps: int = 0, seed: int = 0, preset: str = "demo", ratio: float = 0.0) -> Path:
@@ -42,7 +45,7 @@ def demo(out: str = "demo", steps: int = 0, seed: int = 0, preset: str = "demo",
     with connect():
         _step("world: a synthetic driving log in nuScenes format", generate, preset, str(folder / "world"), seed)
         _step("index", index, "nuscenes", str(folder / "world"), str(folder / "index.parquet"))
-        _step("prepare", prepare, str(folder / "index.parquet"), str(folder / "prepared"))
+        _step("prepare: decode; SAM's masks, CLIP's features", _prepare, folder)
         for method in METHODS:
             run = str(folder / "runs" / method)
             _step(f"train: {method}", train, demo_recipe(folder, method, steps, seed, ratio), run)
@@ -66,9 +69,14 @@ def demo_recipe(folder: Path, method: str, steps: int = 0, seed: int = 0, ratio:
             "seed": seed,
             "split.seed": seed,
             **({"split.ratio": ratio} if ratio else {}),
+            **({"data.evidence": "auto"} if method == "lasermix_pp" else {}),
             **length,
         },
     )
+
+
+def _prepare(folder: Path) -> None:
+    prepare(str(folder / "index.parquet"), str(folder / "prepared"), teachers=Teachers.of(**_TEACHERS))
 
 
 def _label_unseen_scans(folder: Path) -> None:
@@ -78,7 +86,8 @@ def _label_unseen_scans(folder: Path) -> None:
 
 
 def _report(folder: Path, page: Path) -> None:
-    report([str(folder / "runs" / method) for method in METHODS], str(page), [str(folder / "predictions")])
+    runs = [str(folder / "runs" / method) for method in METHODS]
+    report(runs, str(page), [str(folder / "predictions")], prepared=str(folder / "prepared"))
 
 
 def _step(title: str, work: Callable[..., T], *args: object) -> T:

@@ -24,6 +24,12 @@ def test_demo_runs_every_verb_and_the_same_command_repeats_no_work(tmp_path: Pat
         assert [line["step"] for line in lines if line["kind"] == "evaluate"][-1] == 4
         assert json.loads((run / "manifest.json").read_text())["split"]["digest"] in html
         assert (run / "evaluation" / "val.json").is_file()
+    assert sorted(folder.name.partition("-")[0] for folder in (tmp_path / "prepared" / "layers").iterdir()) == [
+        "features",
+        "masks",
+        "pairs",
+    ]
+    assert "zero-shot" in html.lower()
     predictions = sorted((tmp_path / "predictions").rglob("*_lidarseg.bin"))
     assert len(predictions) == 4  # two validation scenes of two key-frames
     labels = np.fromfile(predictions[0], np.uint8)
