@@ -58,5 +58,5 @@ def test_clip_knows_the_classes_by_name(pictures):
     assert found.accuracy > max(ACCURACY_FLOOR, found.majority_accuracy)
 
 
-SINGLE_POINT_FLOOR, BEST_IOU_FLOOR, ACCURACY_FLOOR = 0.3, 0.12, 0.55
+SINGLE_POINT_FLOOR, BEST_IOU_FLOOR, ACCURACY_FLOOR = 0.36, 0.15, 0.55
 """Well below what the shipped weights reach; with random weights a single point gives 0.1, and words 0.06."""
