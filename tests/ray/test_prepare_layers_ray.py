@@ -193,8 +193,8 @@ os._exit(0)  # what is left of the cluster dies with its parent
 def test_a_killed_node_costs_a_repetition_of_its_groups_on_another(log, tmp_path: Path) -> None:
     """Two nodes, each blocked by an image; one is killed and not replaced."""
     index, out = log
-    pipes = [image_file(tmp_path, number) for number in (1, 4)]
-    for number, pipe in zip((1, 4), pipes, strict=True):
+    pipes = [image_file(tmp_path, number) for number in (4, 5)]
+    for number, pipe in zip((4, 5), pipes, strict=True):
         pipe.rename(f"{pipe}.whole")
         os.mkfifo(pipe)
         assert pipe == image_file(tmp_path, number)
