@@ -121,6 +121,13 @@ def test_a_frame_without_an_image_is_named():
         to_batch(images.keyframe("f", "cityscapes", "s", "train", 0, ("f.png", "")), camera(2, 2))
 
 
+def test_a_row_without_its_camera_is_decoded_all_the_same():
+    row = Keyframe("f", "world-images", "", "", 0, "f.png")
+    decoded = images.decode(row, frame_of(np.zeros((4, 6, 3), np.uint8)).cameras[0].image, b"")
+    assert (decoded.cameras[0].uri, decoded.cameras[0].height_px, decoded.cameras[0].width_px) == ("f.png", 4, 6)
+    assert len(decoded.labels) == 0
+
+
 def test_a_recipe_sets_the_size_of_the_grid():
     assert resolve_sensor(Data(dataset="cityscapes")).num_columns == 1024
     sensor = resolve_sensor(Data(dataset="cityscapes", image_size=(64, 128)))
