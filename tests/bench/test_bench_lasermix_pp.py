@@ -1,0 +1,131 @@
+"""What the LaserMix++ ablation trains and concludes."""
+
+import json
+import sys
+
+import pytest
+
+from ray_lidarseg.recipe import with_method
+from ray_lidarseg.runtime.runs import differing_keys
+from tests.bench import lasermix_pp as ablation
+from tests.bench.lasermix_pp import LADDER, PARTS, RUNGS
+
+SWITCHES = {f"method.{name}" for name in ("distillation_weight", "language_weight", "multimodal_mix_weight")}
+DETAILS = {"method.language_temperature", "method.language_centred"}
+
+
+def recipe(name: str, ratio: float = 0.01, seed: int = 0, **overrides):
+    return ablation.recipe("shards", "features-a/pairs-b", name, ratio, seed, overrides)
+
+
+def test_the_rows_are_those_of_the_issue_in_their_order():
+    titles = [RUNGS[name].title for name in LADDER]
+    assert titles[:3] == ["sup-only", "mean teacher", "LaserMix"]
+    assert titles[3:6] == ["+ distillation", "+ language", "+ distillation + language"]
+    assert titles[6].startswith("all")
+    assert "multi-modal mixing" in titles[6]
+
+
+@pytest.mark.parametrize("part", [part for part in PARTS if RUNGS[part[2]].method == "lasermix_pp"])
+def test_rows_that_are_compared_differ_in_switches_only(part):
+    _, ours, theirs = part
+    assert set(differing_keys(recipe(ours), recipe(theirs))) <= SWITCHES | DETAILS
+    assert recipe(ours).method != recipe(theirs).method
+
+
+def test_each_row_switches_what_its_title_says():
+    weights = {
+        name: tuple(getattr(recipe(name).method, key.partition(".")[2]) for key in sorted(SWITCHES))
+        for name in RUNGS
+        if RUNGS[name].reads_evidence
+    }
+    assert weights == {  # distillation, language, multi-modal mixing
+        "distillation": (1.0, 0.0, 0.0),
+        "language": (0.0, 1.0, 0.0),
+        "both": (1.0, 1.0, 0.0),
+        "all": (1.0, 1.0, 1.0),
+        "softmax": (0.0, 1.0, 0.0),
+        "uncentred": (0.0, 1.0, 0.0),
+    }
+    assert recipe("softmax").method.language_temperature == 0.01
+    assert recipe("language").method.language_centred
+    assert not recipe("uncentred").method.language_centred
+
+
+@pytest.mark.parametrize("name", ["sup-only", "mean-teacher", "lasermix"])
+def test_rows_without_evidence_share_everything_their_method_has(name):
+    own, full = recipe(name), recipe("all")
+    expected = with_method(full, RUNGS[name].method)
+    rest = {"data.evidence", "train.unlabelled_per_step"} if name == "sup-only" else {"data.evidence"}
+    assert set(differing_keys(own, expected)) == rest
+    assert own.data.evidence == ""
+    assert full.data.evidence == "features-a/pairs-b"
+
+
+def test_runs_of_a_row_differ_in_labels_and_seed_only():
+    one, other = recipe("all"), recipe("all", 0.1, 2)
+    assert set(differing_keys(one, other)) == {"split.ratio", "split.seed", "seed"}
+    assert one.train.evaluate_every == one.train.steps  # the last checkpoint counts: no selection
+    assert recipe("sup-only", **{"method.confidence": 0.8}) == recipe("sup-only")
+    assert recipe("lasermix", **{"method.confidence": 0.8}).method.confidence == 0.8
+
+
+def test_a_gain_counts_beyond_the_larger_spread():
+    table = {("lasermix", 0.1): {0: 40.0, 1: 42.0}, ("language", 0.1): {0: 42.0, 1: 43.0}}
+    gain, spread, num_better = ablation.gain_of(table["language", 0.1], table["lasermix", 0.1])
+    assert (gain, spread, num_better) == (1.5, pytest.approx(2**0.5), 2)
+    assert ablation.verdict(table, 0.1) == "language +1.5 (spread 1.4, better in 2 of 2): helps"
+    table["language", 0.1][1] = 42.5
+    assert ablation.verdict(table, 0.1).endswith("better in 2 of 2): within the spread")
+    table["language", 0.1] = {0: 38.0, 1: 38.0}
+    assert ablation.verdict(table, 0.1) == "language -3.0 (spread 1.4, better in 0 of 2): hurts"
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path, capsys):
+    """Runs the benchmark with made-up scores; returns exit code, printed lines, and the jobs' names in order."""
+
+    def run(score, *flags):
+        trained = []
+
+        def measure_all(ledger, jobs, at_once):
+            trained.extend((job.key["ratio"], job.key["seed"], job.key["row"]) for job in jobs)
+            for job in jobs:
+                ledger.measure(job.key, lambda key=job.key: {"miou_ratio": score(key["row"], key["seed"])})
+
+        monkeypatch.setattr(ablation, "_prepare", lambda args: None)
+        monkeypatch.setattr(ablation, "measure_all", measure_all)
+        file = tmp_path / "rows.json"
+        monkeypatch.setattr(sys, "argv", ["lasermix_pp", "--folder", str(tmp_path), "--json", str(file), *flags])
+        return ablation.main(), capsys.readouterr().out.splitlines(), trained
+
+    return run
+
+
+def test_all_rows_of_a_seed_come_first_and_an_ablation_need_not_win(run):
+    code, lines, trained = run(lambda row, seed: 0.5 - 0.02 * list(RUNGS).index(row), "--seeds", "0", "1")
+    assert code == 0
+    assert trained[: len(LADDER)] == [(0.01, 0, name) for name in LADDER]
+    assert trained[len(LADDER)] == (0.01, 1, "sup-only")
+    assert trained[-1] == (0.1, 1, "all")
+    assert "bench-seed0" in lines[-1]
+    assert lines[-1].endswith("ok")
+    assert "10% labels" in lines[-2]
+    assert "language -4.0" in lines[-2]
+    assert "multi-modal mixing -2.0" in lines[-2]
+
+
+def test_a_figure_that_is_not_finite_fails(run):
+    code, lines, _ = run(lambda row, seed: float("nan") if (row, seed) == ("all", 1) else 0.5, "--seeds", "0", "1")
+    assert code == 1
+    assert lines[-1] == "FAILED: no finite figure of all at 1%, seed 1, all at 10%, seed 1"
+
+
+def test_a_table_in_the_making_can_be_shown_without_training(run, tmp_path):
+    run(lambda row, seed: 0.5, "--ratios", "0.01", "--seeds", "0")
+    code, lines, trained = run(None, "--ratios", "0.01", "--seeds", "0", "1", "--show")
+    assert (code, trained) == (1, [])
+    assert "50.0 ± 0.0 (n=1)" in lines[1]
+    assert lines[1].split()[-1] == "-"
+    assert "sup-only at 1%, seed 1" in lines[-1]
+    assert len(json.loads((tmp_path / "rows.json").read_text())) == len(LADDER)
