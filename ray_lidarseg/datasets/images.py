@@ -44,7 +44,8 @@ def keyframe(frame_id: str, dataset: str, scene: str, split: str, timestamp_us: 
         timestamp_us: Orders the images of a scene.
         uris: Of the image, and of its label image, ``""`` where it has none.
     """
-    frame = Keyframe(frame_id, dataset, scene, split, timestamp_us, *uris)
+    image_uri, labels_uri = uris
+    frame = Keyframe(frame_id, dataset, scene, split, timestamp_us, image_uri, labels_uri)
     return replace(frame, cameras=(_camera(frame, b"", (0, 0)),))
 
 
