@@ -30,7 +30,7 @@ from ray_lidarseg.errors import DataError
 from ray_lidarseg.foundation.clip_checkpoint import load_clip
 from ray_lidarseg.foundation.image_tensors import image_tensor, precision_of
 from ray_lidarseg.foundation.settings import ClipFeatures
-from ray_lidarseg.foundation.teachers import Batch, as_objects
+from ray_lidarseg.foundation.teachers import Batch, in_batches
 
 _WIDE_ASPECT = 416 / 224  # SLidR's and CLIP2Scene's input
 _SENTENCE_BATCH = 256  # ours
@@ -68,10 +68,7 @@ class Clip:
 
     def __call__(self, batch: Batch) -> dict[str, np.ndarray]:
         """See ``ImageTeacher``."""
-        images = list(batch["image"])
-        step = self.settings.image_batch
-        parts = [self.dense(images[first : first + step]) for first in range(0, len(images), step)]
-        return {"features": as_objects([grid for part in parts for grid in part])}
+        return in_batches(self.dense, list(batch["image"]), self.settings.image_batch)
 
     @torch.inference_mode()
     def dense(self, images: Sequence[np.ndarray]) -> Float32[np.ndarray, "B h w F"]:

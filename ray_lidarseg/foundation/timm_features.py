@@ -19,7 +19,7 @@ from ray_lidarseg.errors import DataError
 from ray_lidarseg.foundation.checkpoint_files import local_file
 from ray_lidarseg.foundation.image_tensors import Preprocess, image_tensor, precision_of
 from ray_lidarseg.foundation.settings import TimmFeatures
-from ray_lidarseg.foundation.teachers import Batch, as_objects
+from ray_lidarseg.foundation.teachers import Batch, in_batches
 from ray_lidarseg.ontology import nearest
 
 _DEFAULT_GRID = (16, 28)
@@ -63,10 +63,7 @@ class Timm:
 
     def __call__(self, batch: Batch) -> dict[str, np.ndarray]:
         """See ``ImageTeacher``."""
-        images = list(batch["image"])
-        step = self.settings.image_batch
-        parts = [self.dense(images[first : first + step]) for first in range(0, len(images), step)]
-        return {"features": as_objects([grid for part in parts for grid in part])}
+        return in_batches(self.dense, list(batch["image"]), self.settings.image_batch)
 
     @torch.inference_mode()
     def dense(self, images: Sequence[np.ndarray]) -> Float32[np.ndarray, "B h w F"]:

@@ -1,8 +1,5 @@
 import json
 import os
-import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,6 +13,7 @@ from ray_lidarseg.world.presets import PRESETS
 from ray_lidarseg.world.scene import Scene
 from ray_lidarseg.world.shading import Light
 from ray_lidarseg.world.solids import tilt_matrix
+from tests.world.killed_writer import files, is_part, write_and_die
 
 TO_TRAIN = np.zeros(32, np.uint8)
 for _raw, _train in {
@@ -169,48 +167,18 @@ def test_categories_are_the_devkit_ones():
     assert set(writer.CATEGORIES) == set(get_colormap())
 
 
-_KILLED_WRITER = """
-import os, signal, sys
-from pathlib import Path
-from ray_lidarseg.world import nuscenes_writer
-from ray_lidarseg.world.options import with_options
-from ray_lidarseg.world.presets import PRESETS
-from ray_lidarseg.world.scene import Scene
-
-left, rename = int(sys.argv[2]), os.replace
-
-def rename_or_die(*names):
-    global left
-    left -= 1
-    if left < 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    rename(*names)
-
-nuscenes_writer.os.replace = rename_or_die
-nuscenes_writer.write_scene(Path(sys.argv[1]), Scene(PRESETS["tiny"], 0, 0))
-"""
-
-
 def test_a_writer_killed_in_the_middle_of_a_file_shows_whole_files_only_and_continues(tmp_path):
     scene = Scene(PRESETS["tiny"], 0, 0)
     writer.write_scene(tmp_path / "undisturbed", scene)
-    whole = {file.relative_to(tmp_path / "undisturbed"): file.read_bytes() for file in _files(tmp_path / "undisturbed")}
-    root = tmp_path / "killed"
+    whole, root = files(tmp_path / "undisturbed"), tmp_path / "killed"
     for num_files in (1, 4):  # in the first labels, then in an image
-        command = [sys.executable, "-c", _KILLED_WRITER, str(root), str(num_files)]
-        bare = {**os.environ, "PYTHONPATH": ""}  # no shape checks: they cost a start of seconds
-        assert subprocess.run(command, check=False, env=bare).returncode == -signal.SIGKILL
-        left = [file for file in _files(root) if file.name.startswith(".part-")]
-        assert len(left) == 1
-        shown = {file.relative_to(root): file.read_bytes() for file in _files(root) if file not in left}
-        assert shown.items() <= whole.items()
+        write_and_die(root, "nuscenes", "tiny", {}, num_files)
+        there = files(root)
+        assert sum(map(is_part, there)) == 1
+        assert {file: content for file, content in there.items() if not is_part(file)}.items() <= whole.items()
     others = root / "samples" / "LIDAR_TOP" / ".part-another-scene.pcd.bin-x"
     others.write_bytes(b"still being written")
     writer.write_scene(root, scene)
     assert others.exists()
     others.unlink()
-    assert {file.relative_to(root): file.read_bytes() for file in _files(root)} == whole
-
-
-def _files(root) -> list:
-    return [file for file in root.rglob("*") if file.is_file()]
+    assert files(root) == whole

@@ -1,7 +1,3 @@
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -19,6 +15,7 @@ from ray_lidarseg.world.options import with_options
 from ray_lidarseg.world.presets import PRESETS, Preset
 from ray_lidarseg.world.scene import Scene
 from ray_lidarseg.world.shading import Light
+from tests.world.killed_writer import files, is_part, write_and_die
 
 SMALL = {"columns": 400, "frames": 3, "image_width_px": 300, "train_scenes": 1, "val_scenes": 1}
 FINE_OF_RAW = {
@@ -180,48 +177,22 @@ def test_lost_files_are_written_again_with_the_same_bytes(root, scenes):
     assert [file.read_bytes() for file in files] == before
 
 
-_KILLED_WRITER = """
-import os, signal, sys
-from pathlib import Path
-from ray_lidarseg.world import nuscenes_writer, semantickitti_writer
-from ray_lidarseg.world.options import with_options
-from ray_lidarseg.world.presets import PRESETS
-from ray_lidarseg.world.scene import Scene
-
-left, rename = int(sys.argv[2]), os.replace
-
-def rename_or_die(*names):
-    global left
-    left -= 1
-    if left < 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    rename(*names)
-
-nuscenes_writer.os.replace = rename_or_die
-options = dict(text.split("=") for text in sys.argv[3:])
-semantickitti_writer.write_scene(Path(sys.argv[1]), Scene(with_options(PRESETS["kitti"], options), 0, 0))
-"""
-
-
 def test_a_writer_killed_in_the_middle_of_a_file_shows_whole_files_only_and_continues(tmp_path):
     options = {"columns": 60, "beams": 8, "frames": 2, "image_width_px": 32, "train_scenes": 1, "val_scenes": 1}
     scene = Scene(with_options(PRESETS["kitti"], options), 0, 0)
     writer.write_scene(tmp_path / "undisturbed", scene)
-    whole = {file.relative_to(tmp_path / "undisturbed"): file.read_bytes() for file in _files(tmp_path / "undisturbed")}
-    root, settings = tmp_path / "killed", [f"{name}={value}" for name, value in options.items()]
+    whole, root = files(tmp_path / "undisturbed"), tmp_path / "killed"
     seen: list[int] = []
     for num_files in (1, 3, 4):  # in the first labels, in the second scan, in the second scribbles
-        command = [sys.executable, "-c", _KILLED_WRITER, str(root), str(num_files), *settings]
-        bare = {**os.environ, "PYTHONPATH": ""}  # no shape checks: they cost a start of seconds
-        assert subprocess.run(command, check=False, env=bare).returncode == -signal.SIGKILL
-        left = [file for file in _files(root) if file.name.startswith(".part-")]
-        shown = {file.relative_to(root): file.read_bytes() for file in _files(root) if file not in left}
-        assert len(left) == 1
+        write_and_die(root, "semantickitti", "kitti", options, num_files)
+        there = files(root)
+        shown = {file: content for file, content in there.items() if not is_part(file)}
+        assert len(there) == len(shown) + 1
         assert shown.items() <= whole.items()
         seen.append(len(shown))
     assert seen == [1, 3, 7]
     writer.write_scene(root, scene)
-    assert {file.relative_to(root): file.read_bytes() for file in _files(root)} == whole
+    assert files(root) == whole
 
 
 def _files(root: Path) -> list[Path]:
