@@ -7,7 +7,7 @@ import torch
 
 from ray_lidarseg.datasets.augment import augment
 from ray_lidarseg.datasets.augment_images import augment_image
-from ray_lidarseg.datasets.layers import EvidenceReader, check_extras
+from ray_lidarseg.datasets.evidence import EvidenceReader, check_extras
 from ray_lidarseg.datasets.points import to_batch
 from ray_lidarseg.datasets.sampler import LABELLED, UNLABELLED, StepSampler
 from ray_lidarseg.datasets.shards import PreparedFrames

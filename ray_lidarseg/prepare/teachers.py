@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray_lidarseg.datasets.layers import Layer, TextEmbeddings
+from ray_lidarseg.datasets.evidence import TextEmbeddings
+from ray_lidarseg.datasets.layers import Layer
 from ray_lidarseg.errors import DataError, LidarSegError, RecipeError, ResourceError
 from ray_lidarseg.foundation.build import build_features, build_masks, identity
 from ray_lidarseg.foundation.prompts import Vocabulary

@@ -8,15 +8,8 @@ from jaxtyping import Bool, Float16, Int8, Int16, UInt8, UInt16
 from pyarrow import fs
 
 from ray_lidarseg.datasets import ontology as own_data
-from ray_lidarseg.datasets.layers import (
-    EvidenceReader,
-    Layer,
-    LayerRows,
-    cameras_of,
-    layer_names,
-    read_layer,
-    segments_of,
-)
+from ray_lidarseg.datasets.evidence import EvidenceReader
+from ray_lidarseg.datasets.layers import Layer, LayerRows, cameras_of, layer_names, read_layer, segments_of
 from ray_lidarseg.datasets.shards import Catalog, PreparedFrames, read_catalog
 from ray_lidarseg.datasets.taxonomy import Taxonomy, taxonomy_of
 from ray_lidarseg.errors import DataError, LidarSegError

@@ -1,6 +1,6 @@
 """How a run learns which layers it reads: prepared folder → recipe in the run folder."""
 
-from ray_lidarseg.datasets.layers import EvidenceReader, evidence_layers
+from ray_lidarseg.datasets.evidence import EvidenceReader, evidence_layers
 from ray_lidarseg.datasets.shards import read_catalog
 from ray_lidarseg.errors import DataError, RecipeError
 from ray_lidarseg.methods.build import check_evidence

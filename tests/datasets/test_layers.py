@@ -9,14 +9,11 @@ from hypothesis import strategies as st
 from pyarrow import fs
 
 from ray_lidarseg.datasets import layers
+from ray_lidarseg.datasets.evidence import Evidence, EvidenceReader, TextEmbeddings, evidence_layers, read_text
 from ray_lidarseg.datasets.layers import (
-    Evidence,
-    EvidenceReader,
     Layer,
     LayerRows,
-    TextEmbeddings,
     encode_segments,
-    evidence_layers,
     features_columns,
     layer_folder,
     masks_columns,
@@ -246,11 +243,11 @@ def test_pairs_of_another_scan_are_noticed(folder: str) -> None:
 
 
 def test_text_without_a_file_is_none_and_comes_back_otherwise(folder: str) -> None:
-    back = layers.read_text(LOCAL, folder, features_layer(masks_layer()).name)
+    back = read_text(LOCAL, folder, features_layer(masks_layer()).name)
     assert back.names == TEXT.names
     assert back.num_classes == 2
     np.testing.assert_array_equal(back.embeddings, TEXT.embeddings)
-    assert layers.read_text(LOCAL, folder, pairs_layer(masks_layer()).name) is None
+    assert read_text(LOCAL, folder, pairs_layer(masks_layer()).name) is None
 
 
 def test_a_layer_file_that_is_none_or_of_another_version() -> None:

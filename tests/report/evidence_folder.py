@@ -8,11 +8,11 @@ import numpy as np
 from PIL import Image
 from pyarrow import fs
 
+from ray_lidarseg.datasets.evidence import TextEmbeddings
 from ray_lidarseg.datasets.layers import (
     LAYER_FILE,
     TEXT_FILE,
     Layer,
-    TextEmbeddings,
     encode_segments,
     features_columns,
     masks_columns,

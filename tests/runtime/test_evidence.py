@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from pyarrow import fs
 
+from ray_lidarseg.datasets.evidence import TextEmbeddings
 from ray_lidarseg.datasets.layers import (
     TEXT_FILE,
     Layer,
-    TextEmbeddings,
     features_columns,
     layer_folder,
     pairs_columns,

@@ -1,0 +1,253 @@
+"""What images say about the points of a frame, as training reads it from the layers of a prepared folder."""
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float16, Int8, Int64, UInt16
+from pyarrow import fs
+from torch import Tensor
+
+from ray_lidarseg.datasets.layers import (
+    TEXT_FILE,
+    LayerRows,
+    cameras_of,
+    content_of,
+    layer_folder,
+    layer_names,
+    read_layer,
+)
+from ray_lidarseg.datasets.shards import Catalog
+from ray_lidarseg.datasets.whole_files import patiently
+from ray_lidarseg.errors import DataError
+from ray_lidarseg.types import IMAGE_FEATURES, IS_PAIRED, LANGUAGE_LOGITS
+
+_FEATURE_BYTES = 2  # float16
+_EXTRAS = (IMAGE_FEATURES, LANGUAGE_LOGITS, IS_PAIRED)
+
+
+@dataclass(frozen=True)
+class TextEmbeddings:
+    """Words of all classes as a text tower sees them.
+
+    Attributes:
+        embeddings: [K, F] unit rows, one a word or synonym.
+        class_idx: [K] class id of each row, ascending; every class has at least one.
+        names: The K words.
+    """
+
+    embeddings: Float[np.ndarray, "K F"]
+    class_idx: Int64[np.ndarray, "K"]
+    names: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return int(self.class_idx[-1]) + 1
+
+    def logits(self, features: Float[np.ndarray, "N F"]) -> Float[np.ndarray, "N C"]:
+        """Cosine of each unit row with each class: the largest over the class's words (OpenScene's rule)."""
+        cosines = features @ self.embeddings.T.astype(features.dtype)
+        starts = np.searchsorted(self.class_idx, np.arange(self.num_classes))
+        return np.maximum.reduceat(cosines, starts, axis=1)
+
+    def to_bytes(self) -> bytes:
+        """The content of ``text.npz``."""
+        sink = io.BytesIO()
+        np.savez(sink, embeddings=self.embeddings, class_idx=self.class_idx, names=np.array(self.names))
+        return sink.getvalue()
+
+    @staticmethod
+    def from_bytes(data: bytes) -> "TextEmbeddings":
+        """The inverse of ``to_bytes``."""
+        with np.load(io.BytesIO(data), allow_pickle=False) as content:
+            return TextEmbeddings(content["embeddings"], content["class_idx"], tuple(content["names"].tolist()))
+
+
+def read_text(filesystem: fs.FileSystem, folder: str, name: str) -> TextEmbeddings | None:
+    """The words of a features layer; None where its teacher has no text tower."""
+    path = f"{layer_folder(folder, name)}/{TEXT_FILE}"
+    if filesystem.get_file_info(path).type == fs.FileType.NotFound:
+        return None
+    return TextEmbeddings.from_bytes(patiently(filesystem, lambda: content_of(filesystem, path)))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What images say about the points of one key-frame; P is all points of the file, in file order.
+
+    Attributes:
+        point_camera: [P] position of the camera that sees the point in ``Keyframe.cameras``, -1 none.
+        point_segment: [P] its segment in that camera's image, 1 … N, 0 none.
+        segment_features: For each camera of the frame [N, F], unit rows; row i belongs to segment i + 1.
+        feature_dim: F.
+    """
+
+    point_camera: Int8[np.ndarray, "P"]
+    point_segment: UInt16[np.ndarray, "P"]
+    segment_features: tuple[Float16[np.ndarray, "_ F"], ...]
+    feature_dim: int
+
+    def extras(
+        self, text: TextEmbeddings | None = None, names: Iterable[str] = (IMAGE_FEATURES, IS_PAIRED)
+    ) -> dict[str, Tensor]:
+        """Per-point tensors in file order; a point without a segment, or whose segment has no feature, gets zero rows.
+
+        Args:
+            text: Words of the classes; needed for ``LANGUAGE_LOGITS``.
+            names: Which of ``IMAGE_FEATURES`` ([P, F] float16), ``LANGUAGE_LOGITS`` ([P, C] float16) and ``IS_PAIRED``
+                ([P] bool).
+
+        Raises:
+            DataError: A name is unknown, or logits are asked for without words.
+        """
+        rows = np.concatenate([np.zeros((1, self.feature_dim), np.float16), *self.segment_features])
+        idx = self._row_idx()
+        makers = {
+            IMAGE_FEATURES: lambda: rows[idx],
+            LANGUAGE_LOGITS: lambda: _logits(rows, text)[idx],
+            IS_PAIRED: lambda: rows.any(axis=1)[idx],
+        }
+        wanted = sorted(names)
+        check_extras(wanted)
+        return {name: torch.from_numpy(makers[name]()) for name in wanted}
+
+    def _row_idx(self) -> Int64[np.ndarray, "P"]:
+        """[P] row of all cameras' features, one after the other behind a row of zeros; 0 where unpaired."""
+        sizes = np.array([len(features) for features in self.segment_features] or [0])
+        starts = 1 + np.cumsum(sizes) - sizes
+        is_paired = (self.point_camera >= 0) & (self.point_segment > 0)
+        camera = self.point_camera[is_paired].astype(np.int64)
+        segment = self.point_segment[is_paired].astype(np.int64)
+        if len(camera) and (int(camera.max()) >= len(sizes) or bool((segment > sizes[camera]).any())):
+            raise DataError("points are paired with segments that have no feature row: prepare both layers again")
+        idx = np.zeros(len(is_paired), np.int64)
+        idx[is_paired] = starts[camera] + segment - 1
+        return idx
+
+
+def _logits(rows: Float16[np.ndarray, "N F"], text: TextEmbeddings | None) -> Float16[np.ndarray, "N C"]:
+    if text is None:
+        raise DataError(
+            f"{LANGUAGE_LOGITS} needs a features layer of a teacher with a text tower: prepare with --features clip"
+        )
+    return text.logits(rows.astype(np.float32)).astype(np.float16)
+
+
+def check_extras(names: Iterable[str]) -> None:
+    """Refuses names of extras no layer can give.
+
+    Raises:
+        DataError: See above.
+    """
+    if unknown := sorted(set(names) - set(_EXTRAS)):
+        raise DataError(f"no extra {', '.join(unknown)}: layers give {', '.join(_EXTRAS)}")
+
+
+class EvidenceReader:
+    """Evidence of the frames of a catalog, from one features layer and the pairs that belong to it.
+
+    May be pickled and used in forked and in spawned DataLoader workers. Images and masks are never read.
+
+    Args:
+        filesystem: Where the prepared folder lies.
+        folder: The prepared folder.
+        catalog: Its frames.
+        layer: ``features-…``, ``features-…/pairs-…`` or ``auto``; see ``evidence_layers``.
+    """
+
+    def __init__(self, filesystem: fs.FileSystem, folder: str, catalog: Catalog, layer: str):
+        features, pairs = evidence_layers(filesystem, folder, layer)
+        self.catalog = catalog
+        self.text = read_text(filesystem, folder, features)
+        self._features = LayerRows(filesystem, folder, features)
+        self._pairs = LayerRows(filesystem, folder, pairs)
+        self.feature_dim = self._features.layer.feature_dim
+
+    @property
+    def num_missing(self) -> int:
+        """Frames of the catalog no evidence exists for: a teacher failed on them."""
+        return sum(not self._has(frame_id) for frame_id in self.catalog.frame_id)
+
+    def evidence(self, index: int) -> Evidence:
+        """Evidence of entry ``index`` of the catalog; a frame a teacher failed on has none of its points paired.
+
+        Raises:
+            DataError: A shard cannot be read, or the layers do not fit the frame's number of points.
+        """
+        frame_id, num_points = self.catalog.frame_id[index], int(self.catalog.num_points[index])
+        if not self._has(frame_id):
+            return Evidence(np.full(num_points, -1, np.int8), np.zeros(num_points, np.uint16), (), self.feature_dim)
+        pairs = self._pairs.row(frame_id, ("point_camera", "point_segment"))
+        camera = np.frombuffer(pairs["point_camera"], np.int8)
+        segment = np.frombuffer(pairs["point_segment"], np.uint16)
+        if not len(camera) == len(segment) == num_points:
+            raise DataError(
+                f"frame {frame_id} has {num_points} points, {self._pairs.layer.name} pairs {len(camera)} of them: "
+                "delete that layer and run `ray-lidarseg prepare` again"
+            )
+        return Evidence(camera, segment, self._segment_features(frame_id), self.feature_dim)
+
+    def extras(self, index: int, names: Iterable[str]) -> dict[str, Tensor]:
+        """``Evidence.extras`` of entry ``index``."""
+        return self.evidence(index).extras(self.text, names)
+
+    def empty(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """The extras of no points at all."""
+        nothing = Evidence(np.zeros(0, np.int8), np.zeros(0, np.uint16), (), self.feature_dim)
+        return nothing.extras(self.text, names)
+
+    def _has(self, frame_id: str) -> bool:
+        return frame_id in self._features and frame_id in self._pairs
+
+    def _segment_features(self, frame_id: str) -> tuple[np.ndarray, ...]:
+        row = self._features.row(frame_id, ("segment_features", "num_segments"))
+        found = []
+        for camera in cameras_of(row):
+            data, count = row[f"{camera}.segment_features"], row[f"{camera}.num_segments"]
+            if len(data) != count * self.feature_dim * _FEATURE_BYTES:
+                raise DataError(
+                    f"frame {frame_id}, {camera}: {len(data)} bytes of features, expected {count} x {self.feature_dim} "
+                    f"float16: delete {self._features.layer.name} and run `ray-lidarseg prepare` again"
+                )
+            found.append(np.frombuffer(data, np.float16).reshape(count, self.feature_dim))
+        return tuple(found)
+
+
+def evidence_layers(filesystem: fs.FileSystem, folder: str, layer: str) -> tuple[str, str]:
+    """The features layer and the pairs layer that ``data.evidence`` means.
+
+    Args:
+        filesystem: Where the prepared folder lies.
+        folder: The prepared folder.
+        layer: ``auto`` (the only features layer), ``features-…`` (with the only pairs of the same masks), or both
+            names with a slash between.
+
+    Raises:
+        DataError: No such layer, or several fit; the message names them and what to do.
+    """
+    names = layer_names(filesystem, folder)
+    features, _, pairs = layer.partition("/")
+    if features == "auto":
+        features = _only([name for name in names if name.startswith("features-")], "features", folder)
+    reads = set(read_layer(filesystem, folder, features).reads)
+    fitting = [
+        name
+        for name in names
+        if name.startswith("pairs-") and reads & set(read_layer(filesystem, folder, name).reads) and pairs in ("", name)
+    ]
+    return features, _only(fitting, "pairs", folder, prefix=f"{features}/")
+
+
+def _only(names: list[str], kind: str, folder: str, prefix: str = "") -> str:
+    if not names:
+        raise DataError(
+            f"{folder} has no {kind} layer: write one with `ray-lidarseg prepare INDEX --out {folder} --masks slic "
+            "--features clip`"
+        )
+    if len(names) > 1:
+        choices = " or ".join(f"data.evidence={prefix}{name}" for name in names)
+        raise DataError(f"{folder} has {len(names)} {kind} layers, say which to read: {choices}")
+    return names[0]
