@@ -1,4 +1,4 @@
-"""Layers of a prepared folder: what image teachers say about its frames, one row a key-frame; how training reads it.
+"""Layers of a prepared folder: what image teachers say about its frames, one row a key-frame.
 
 ``OUT/layers/KIND-DIGEST/`` holds ``layer.json``, ``shard-*.parquet``, ``catalog.parquet`` and ``failures.jsonl``. The
 digest is that of all that decides the content (teacher, checkpoint, parameters, the layers it reads), so another

@@ -10,7 +10,15 @@ from ray_lidarseg.errors import DataError
 from ray_lidarseg.ontology import Ontology
 from ray_lidarseg.prepare.decoding import listed_frames, progress_of, run_decoding
 from ray_lidarseg.prepare.progress import FAILURES_NAME, Spent
-from ray_lidarseg.prepare.stages import Stage, StageReport, found_layer, is_up_to_date, run_stage, stages_of
+from ray_lidarseg.prepare.stages import (
+    Stage,
+    StageReport,
+    found_layer,
+    is_up_to_date,
+    refresh_words,
+    run_stage,
+    stages_of,
+)
 from ray_lidarseg.prepare.teachers import Teachers
 from ray_lidarseg.runtime import ontologies, storage
 from ray_lidarseg.runtime.cluster import connect
@@ -117,6 +125,8 @@ class _Job:
             self.start_ray()
         for stage in missing:  # all of them first: CLIP's bad checkpoint shows before SAM's long night
             found_layer(stage, catalog, ontology)
+        for stage in stages:
+            refresh_words(stage, catalog, ontology, self.start_ray)
         reports = []
         for stage in stages:
             if stage in missing:

@@ -4,10 +4,13 @@ Stages run one after the other, each with all the cluster's GPUs, so nobody has 
 image is decoded once for each teacher: some 15 ms of a core, against a second or more of SAM on any device.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from ray_lidarseg.datasets.evidence import read_text
 from ray_lidarseg.datasets.layers import (
     LAYER_FILE,
     LAYERS_FOLDER,
@@ -209,6 +212,28 @@ def found_layer(stage: Stage, catalog: Catalog, ontology: Ontology | None) -> No
     _announce(stage)
     file = storage.join(stage.uri, LAYER_FILE)
     _require_same(layer, Layer.from_json(storage.write_once(file, layer.to_json()), file), stage.uri)
+
+
+def refresh_words(stage: Stage, catalog: Catalog, ontology: Ontology | None, start_ray: Callable[[], None]) -> None:
+    """Embeds the classes' words again where they have changed since; the features do not depend on them.
+
+    Args:
+        stage: Which; its ``layer.json`` is there.
+        catalog: Decoded frames.
+        ontology: Of an own data set: its words.
+        start_ray: Connects to Ray, where the teacher is needed.
+    """
+    there = read_text(*storage.resolve(stage.out), stage.layer.name)
+    if there is None:
+        return
+    words = vocabulary(catalog.dataset[0], ontology)
+    if there.names == words.words and np.array_equal(there.class_idx, words.class_idx):
+        return
+    start_ray()
+    found = probed(stage.settings, words, stage.actors)
+    if found.text is not None:
+        storage.write_bytes(storage.join(stage.uri, TEXT_FILE), found.text.to_bytes())
+        print(f"{stage.layer.name} ({stage.settings.name}): {len(words.words)} words of the classes embedded again")
 
 
 def _require_same(layer: Layer, there: Layer, uri: str) -> None:

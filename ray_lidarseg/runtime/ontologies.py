@@ -32,7 +32,7 @@ def of_prepared(prepared: str) -> Ontology | None:
 
 
 def keep(ontology: Ontology | None, prepared: str) -> None:
-    """Writes an index's ontology beside the shards.
+    """Writes an index's ontology beside the shards; synonyms and colours may change, what labels mean may not.
 
     Raises:
         DataError: The folder was prepared with another one.
@@ -42,8 +42,17 @@ def keep(ontology: Ontology | None, prepared: str) -> None:
         file = storage.join(prepared, ONTOLOGY_NAME)
         text = storage.write_once(file, ontology.model_dump_json(indent=1).encode())
         there = parse_ontology(text.decode(), origin=file)
-    if there not in (None, ontology):
+    if there in (None, ontology):
+        return
+    if ontology is None or _of_labels(there) != _of_labels(ontology):
         raise DataError(f"{prepared} was prepared with another ontology: prepare this index into a new folder")
+    storage.write_bytes(storage.join(prepared, ONTOLOGY_NAME), ontology.model_dump_json(indent=1).encode())
+
+
+def _of_labels(ontology: Ontology) -> Ontology:
+    """The ontology without what shards and labels do not depend on."""
+    plain = (entry.model_copy(update={"synonyms": (), "colour": None}) for entry in ontology.classes)
+    return ontology.model_copy(update={"classes": tuple(plain)})
 
 
 def complete(recipe: Recipe) -> Recipe:

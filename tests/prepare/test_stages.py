@@ -12,11 +12,12 @@ from PIL import Image
 from pyarrow import fs
 from safetensors.torch import save_file
 
-from ray_lidarseg.datasets.evidence import EvidenceReader
+from ray_lidarseg.datasets.evidence import EvidenceReader, read_text
 from ray_lidarseg.datasets.layers import LayerRows, cameras_of, layer_entries, layer_folder, segments_of
 from ray_lidarseg.datasets.shards import list_shards, read_catalog
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.foundation.clip_architecture import MINIATURE, build_clip_miniature
+from ray_lidarseg.foundation.prompts import vocabulary_of
 from ray_lidarseg.prepare import Teachers, prepare, stages, status, workers
 from ray_lidarseg.types import IMAGE_FEATURES, IS_PAIRED, LANGUAGE_LOGITS
 from tests.prepare.camera_log import (
@@ -142,6 +143,23 @@ def test_another_checkpoint_makes_a_layer_of_its_own_and_the_old_one_stays(
     assert before.items() <= modified(out).items()
     with pytest.raises(DataError, match=rf"2 features layers.*data.evidence={min(first[2].layer, second[2].layer)}"):
         EvidenceReader(LOCAL, out, read_catalog(LOCAL, out), "auto")
+
+
+def test_other_words_are_embedded_again_and_nothing_else_is_computed(
+    index: str, out: str, clips: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare(index, out, teachers=with_clip(clips[0]))
+    before, name = modified(out), layer_of(out, "features")
+    words = vocabulary_of([(f"thing {number}", "stuff") for number in range(19)])
+    monkeypatch.setattr(stages, "vocabulary", lambda dataset, ontology: words)
+    prepare(index, out, teachers=with_clip(clips[0]))
+    assert "38 words of the classes embedded again" in capsys.readouterr().out
+    text = read_text(LOCAL, out, name)
+    assert text.names == words.words
+    assert text.embeddings.shape == (38, MINIATURE["model_cfg"]["embed_dim"])
+    assert modified(out) == before
+    prepare(index, out, teachers=with_clip(clips[0]))
+    assert "embedded again" not in capsys.readouterr().out
 
 
 def test_other_masks_recompute_all_that_reads_them(index: str, out: str, clips: list[str]) -> None:

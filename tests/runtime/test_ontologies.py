@@ -31,6 +31,17 @@ def ontology(**changes: object) -> Ontology:
     return parse_ontology(yaml.safe_dump({**content, **changes}))
 
 
+def test_words_and_colours_may_change_and_what_labels_mean_may_not(tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    ontologies.keep(ontology(), folder)
+    car = {"name": "car", "raw_ids": [10], "synonyms": ["van"], "colour": [1, 2, 3]}
+    reworded = ontology(classes=[car, {"name": "road", "raw_ids": [40]}])
+    ontologies.keep(reworded, folder)
+    assert ontologies.of_prepared(folder) == reworded
+    with pytest.raises(DataError, match="prepared with another ontology"):
+        ontologies.keep(ontology(classes=[{**car, "raw_ids": [11]}, {"name": "road", "raw_ids": [40]}]), folder)
+
+
 def manifest_recipe(prepared: Path | str) -> Recipe:
     return override(Recipe(), {"data.dataset": "manifest", "data.prepared": str(prepared)})
 
