@@ -74,8 +74,10 @@ def _of_layer(out: str, layer: Layer, decoded: set[str]) -> StageStatus:
 
 
 def _about(layer: Layer) -> str:
-    digest = str(layer.identity.get("checkpoint_sha256", ""))[:8]
-    return str(layer.identity.get("name", layer.kind)) + (f", checkpoint {digest}" if digest else "")
+    digests = layer.identity.get("checkpoint_sha256", ())  # of one file, or by name of a folder's files
+    digests = [digests] if isinstance(digests, str) else list(dict(digests).values())
+    checkpoint = f", checkpoint {'+'.join(digest[:8] for digest in digests)}" if digests else ""
+    return str(layer.identity.get("name", layer.kind)) + checkpoint
 
 
 def _lines(stage: StageStatus) -> list[str]:

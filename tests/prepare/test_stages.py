@@ -321,5 +321,6 @@ def test_status_counts_what_is_done_left_failed_and_waiting(
     assert counts == {"decode": (5, 0, 0, 0), "masks": (2, 0, 3, 0), "pairs": (1, 1, 0, 3), "features": (2, 0, 0, 3)}
     said = capsys.readouterr().out
     assert "(slic): 2 done, 0 left, 3 failed, " in said
+    assert re.search(r"\(clip, checkpoint [0-9a-f]{8}\+[0-9a-f]{8}\): 2 done", said)  # configuration and weights
     assert f"    {frame_id(0)}: image_2: " in said
     assert "; 3 wait for the masks" in said
