@@ -1,7 +1,7 @@
 """One stage for each layer: frames that lack it → an actor pool → shards and a catalog of the layer.
 
 Stages run one after the other, each with all the cluster's GPUs, so nobody has to guess how SAM and CLIP share them. An
-image is decoded once for each teacher: some 15 ms of a core, against a second or more of SAM on any device.
+image is decoded once for each teacher, which costs little beside SAM.
 """
 
 from collections.abc import Callable, Iterator, Mapping
