@@ -50,8 +50,8 @@ RECIPE: dict[str, object] = {
 }
 """Network, rate, batch and schedule of the recipe ``demo``: what some 50 runs can afford, at 8 CPU minutes each.
 
-Consistency weight and confidence are the demo's, too, chosen there on a world of another seed and not again here: at the
-authors' 500 the agreement with a teacher that knows nothing yet outweighs all labels for hundreds of steps.
+Consistency weight and confidence are the demo's, too, chosen there on a world of another seed and not again here: at
+the authors' 500 the agreement with a teacher that knows nothing yet outweighs all labels for hundreds of steps.
 ``ema_decay`` stays the paper's 0.99, a memory of 100 steps out of 1,000. The weights of the parts are the method's
 defaults, not tuned here.
 """
