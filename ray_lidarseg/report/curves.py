@@ -32,7 +32,7 @@ def learning_curves(views: Sequence[RunView]) -> Figure | None:
     if any(view.lines("train") for view in views):
         panels.append(("training loss", _draw_loss))
     if any(view.lines("evaluate") for view in views):
-        panels.append(("point mIoU, % (solid: teacher, dashed: student)", _draw_miou))
+        panels.append(("point mIoU, % (solid: deployed, dashed: other)", _draw_miou))
     if any(_kept(line) is not None for view in views for line in view.lines("train")):
         panels.append(("pseudo-labels kept, %", _draw_kept))
     if not panels:
@@ -85,7 +85,7 @@ def _draw_miou(axes: Axes, view: RunView, colour: str) -> None:
     models = list(dict.fromkeys(line["model"] for line in lines))
     for model in models:
         steps, ratios = _series([line for line in lines if line["model"] == model], "point_miou_ratio")
-        style = "--" if model == "student" and len(models) > 1 else "-"
+        style = "-" if model == models[-1] else "--"
         axes.plot(steps, 100 * np.array(ratios), style, color=colour, linewidth=1.6, marker="o", markersize=3)
 
 

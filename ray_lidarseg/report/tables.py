@@ -7,7 +7,6 @@ from typing import Any
 from ray_lidarseg.report.runs import RunView
 
 _LEVELS = ("point", "cell")
-_MODELS = ("student", "teacher")
 
 
 def by_protocol(views: Sequence[RunView]) -> list[tuple[tuple[Any, ...], list[RunView]]]:
@@ -26,9 +25,10 @@ def protocol_title(protocol: tuple[Any, ...]) -> str:
 
 
 def result_rows(views: Sequence[RunView]) -> list[dict[str, Any]]:
-    """One row per recipe: method, model, seeds, and for each model and level the mIoU in percent, as text.
+    """One row per recipe: method, network, seeds, and at each level the mIoU in percent, as text.
 
-    The standard deviation is that of the sample (n - 1), shown from two seeds on.
+    ``deployed`` is the model that ``predict`` takes, ``other`` the one trained beside it: a mean teacher's student, the
+    second network of CPS. The standard deviation is that of the sample (n - 1), shown from two seeds on.
     """
     families: dict[str, list[RunView]] = {}
     for view in views:
@@ -62,9 +62,11 @@ def _row(members: list[RunView]) -> dict[str, Any]:
     finals = [member.models() for member in members]
     recipe = members[0].recipe
     assert recipe is not None
+    names = list(finals[0])[::-1]  # the last of Method.segmentors is the one to deploy
+    roles = dict(zip(("deployed", "other"), [*names, "", ""], strict=False))
     numbers = {
-        f"{model}_{level}": mean_and_deviation([final.get(model, {}).get(level) for final in finals])
-        for model in _MODELS
+        f"{role}_{level}": mean_and_deviation([final.get(model, {}).get(level) for final in finals])
+        for role, model in roles.items()
         for level in _LEVELS
     }
     return {
@@ -73,6 +75,7 @@ def _row(members: list[RunView]) -> dict[str, Any]:
         "model": recipe.model.name,
         "steps": f"{recipe.train.steps:,}",
         "seeds": len(members),
+        "models": ", ".join(names) or "–",
         "source": _source(members),
         **numbers,
     }

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,10 +122,28 @@ def test_seeds_are_one_row_and_protocols_are_apart(tmp_path):
     ]
     first, second = result_rows(groups[0][1])
     assert first["seeds"] == 2
-    assert first["teacher_point"] == "52.0 ± 2.8"
+    assert first["deployed_point"] == "52.0 ± 2.8"
     assert first["runs"] == "0, 1"
-    assert second["teacher_point"] == "60.0"
-    assert second["student_cell"] == "55.0"
+    assert second["deployed_point"] == "60.0"
+    assert second["other_cell"] == "55.0"
+
+
+def test_the_deployed_model_and_the_one_beside_it_have_a_column_each_whatever_their_names(tmp_path):
+    view = read_run(write_run(tmp_path / "a", lines=False), "a")
+    named = [("second", 0.3), ("student", 0.4)]  # CPS, in the order of Method.segmentors
+    level = {"iou_ratio": [None] * 16}
+    models = {name: {part: {"miou_ratio": miou, **level} for part in ("point", "cell")} for name, miou in named}
+    cross = replace(view, evaluation={"step": 20, "models": models})
+    alone = replace(view, evaluation={"step": 20, "models": {"student": models["student"]}})
+    shown = [
+        {key: row[key] for key in ("models", "deployed_point", "other_point")}
+        for row in (result_rows([cross])[0], result_rows([alone])[0], result_rows([view])[0])
+    ]
+    assert shown == [
+        {"models": "student, second", "deployed_point": "40.0", "other_point": "30.0"},
+        {"models": "student", "deployed_point": "40.0", "other_point": "–"},
+        {"models": "–", "deployed_point": "–", "other_point": "–"},
+    ]
 
 
 def test_means():
