@@ -29,19 +29,18 @@ RECIPE: dict[str, object] = {
     "model.name": "fidnet",
     "model.height_px": 32,
     "model.width_px": 512,
-    "model.width_factor": 0.25,
+    "model.width_factor": 0.125,
     "optim.lr": 0.004,
-    "train.steps": 2500,
-    "train.labelled_per_step": 2,
+    "train.steps": 2000,
+    "train.labelled_per_step": 4,
     "train.unlabelled_per_step": 0,
     "train.log_every": 50,
     "train.keep_checkpoints": 1,
     "workers.num_workers": 1,
     "workers.use_gpu": "no",
 }
-"""Ours, chosen on a world of another seed (100): minutes of one CPU core a run, yet a network that can see small things
-and a schedule long enough to use all labels. At half the resolution and width and 4000 scans, 100 % labels were but two
-points above 1 % in the middle of the schedule."""
+"""Ours, ten minutes of one CPU core a run, chosen on training scenes alone (10 of the 60 held out, one seed): with half
+the columns, 2,500 steps gave 39.2 at 1 % and 55.2 at 100 % by point but 63.2 by cell, so the image was the limit."""
 
 
 def main() -> int:
