@@ -297,8 +297,8 @@ class Train(Section):
     checkpoint_every: Count = 1200
     keep_checkpoints: Count = 2
     log_every: Count = 10
-    amp: Annotated[Literal["auto", "off"], _word_of("auto", "off")] = (
-        "auto"  # bf16 (or fp16 with scaling) on a CUDA device, float32 on a CPU
+    amp: Annotated[Literal["auto", "bf16", "off"], _word_of("auto", "off")] = (
+        "auto"  # bf16 (or fp16 with scaling) on a CUDA device, float32 on a CPU; bf16: on any device
     )
     evaluate_batch: Count = 4
 

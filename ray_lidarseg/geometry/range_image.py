@@ -5,6 +5,7 @@ Source: the projection of RangeNet++ as used by FIDNet and LaserMix (authors' co
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -44,7 +45,23 @@ class RangeImages:
 
     def gather(self, images: Float[Tensor, "B F H W"]) -> Float[Tensor, "V F"]:
         """What images show at the occupied pixels: the inverse of ``paint``."""
-        return images.permute(0, 2, 3, 1).reshape(-1, images.shape[1])[self.pixel]
+        return _UniqueRows.apply(images.permute(0, 2, 3, 1).reshape(-1, images.shape[1]), self.pixel)
+
+
+class _UniqueRows(torch.autograd.Function):
+    """Rows of a matrix, none of them twice: the gradient is a copy then, where indexing has to add, row by row."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Float[Tensor, "N F"], rows: Int[Tensor, "V"]) -> Float[Tensor, "V F"]:
+        ctx.save_for_backward(rows)
+        ctx.num_rows = len(values)
+        return values.index_select(0, rows)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Float[Tensor, "N F"], None]:
+        (rows,), (gradient,) = ctx.saved_tensors, gradients
+        return gradient.new_zeros(ctx.num_rows, gradient.shape[1]).index_copy_(0, rows, gradient), None
 
 
 def project(batch: PointBatch, sensor: SensorSpec, height_px: int, width_px: int) -> RangeImages:

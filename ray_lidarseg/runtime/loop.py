@@ -259,7 +259,12 @@ def seed_of(seed: int, step: int, rank: int, micro: int) -> int:
 
 
 def precision(amp: str, device: torch.device) -> torch.dtype | None:
-    """The type autocast computes in: bf16 or else fp16 on CUDA, None (float32) elsewhere or with ``amp`` off."""
+    """The type autocast computes in: bf16 or else fp16 on CUDA, None (float32) elsewhere or with ``amp`` off.
+
+    ``amp`` bf16 is that on any device: worth it on CPUs with bf16 instructions (avx512_bf16, AMX), slow on others.
+    """
+    if amp == "bf16":
+        return torch.bfloat16
     if amp == "off" or device.type != "cuda":
         return None
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16

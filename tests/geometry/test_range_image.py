@@ -109,6 +109,17 @@ def test_gather_undoes_paint():
     assert torch.equal(images.gather(images.paint(values)), values)
 
 
+def test_the_gradient_of_gather_is_that_of_indexing():
+    images = project(random_batch(0, [50, 0, 30]), SENSOR, 8, 16)
+    ours, plain = torch.randn(2, 3, 3, 8, 16, dtype=torch.float64).unbind()
+    ours.requires_grad_(), plain.requires_grad_()
+    weights = torch.randn(len(images.pixel), 3, dtype=torch.float64)
+    (images.gather(ours) * weights).sum().backward()
+    (plain.permute(0, 2, 3, 1).reshape(-1, 3)[images.pixel] * weights).sum().backward()
+    assert torch.equal(ours.grad, plain.grad)
+    assert ours.grad.ne(0).any()
+
+
 def test_a_point_at_the_origin_and_no_points_are_legal():
     origin = PointBatch.of_scan(torch.zeros(1, 4))
     images = project(origin, SENSOR, 4, 8)

@@ -181,9 +181,23 @@ def test_batch_statistics_are_all_running_means_and_variances():
     assert len(BatchStatistics(nn.Linear(2, 2)).read()) == 0
 
 
-def test_precision_is_full_on_a_cpu():
+def test_precision_is_full_on_a_cpu_unless_asked_for():
     assert precision("auto", CPU) is None
     assert precision("off", torch.device("cuda")) is None
+    assert precision("bf16", CPU) == precision("bf16", torch.device("cuda")) == torch.bfloat16
+
+
+def test_a_step_in_bf16_computes_in_it_and_keeps_parameters_whole():
+    def stepped(amp: str) -> tuple[StepLoop, float, set[torch.dtype]]:
+        loop, seen = StepLoop(Toy(), _recipe(train__amp=amp), CPU, Ranks()), set()
+        loop.method.student[0].register_forward_hook(lambda _, __, output: seen.add(output.dtype))
+        return loop, float(loop.one_step(next(iter(_steps(0, 1))))["loss_total"]), seen
+
+    (loop, in_half, types), (_, in_full, full_types) = stepped("bf16"), stepped("off")
+    assert (types, full_types) == ({torch.bfloat16}, {torch.float32})
+    assert in_half == pytest.approx(in_full, rel=0.02)
+    parameters = list(loop.method.parameters())
+    assert all(parameter.dtype == torch.float32 and parameter.isfinite().all() for parameter in parameters)
 
 
 def _rank(port: str, folder: str, number: str) -> None:
