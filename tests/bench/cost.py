@@ -1,6 +1,6 @@
 """What a step of each method costs on each backbone: forwards, seconds and memory, side by side with sup-only.
 
-`python -m tests.bench.cost [--backbones …] [--width 1] [--scans 1] [--rounds 3] [--json FILE] [--quick]`
+`python -m tests.bench.cost [--backbones …] [--width 1] [--scans 1] [--amp bf16] [--rounds 3] [--json FILE] [--quick]`
 
 Whole optimiser steps of the real step loop on scans of the synthetic world at their real size (32 x 1084 rays), with
 the networks of the built-in nuScenes recipes; on a CPU at half their width unless ``--width`` says otherwise. Methods
@@ -108,11 +108,11 @@ def disagreements(rows: Sequence[Row]) -> list[str]:
     return found
 
 
-def recipe(backbone: str, method: str, width: float) -> Recipe:
+def recipe(backbone: str, method: str, width: float, amp: str = "auto") -> Recipe:
     """The built-in nuScenes recipe of a backbone with another method, and no wider than ``width`` of its network."""
     pp = load_recipe(f"lasermix_pp-{backbone}-nuscenes-10pct")
-    scaled = override(pp, {"model.width_factor": width * pp.model.width_factor, "data.evidence_dim": EVIDENCE_DIM})
-    return with_method(scaled, method)
+    changes = {"model.width_factor": width * pp.model.width_factor, "data.evidence_dim": EVIDENCE_DIM, "train.amp": amp}
+    return with_method(override(pp, changes), method)
 
 
 def _arguments() -> Any:
@@ -120,6 +120,7 @@ def _arguments() -> Any:
     flags.add_argument("--backbones", nargs="+", default=BACKBONES, choices=BACKBONES)
     flags.add_argument("--width", type=float, default=1.0 if torch.cuda.is_available() else 0.5, help="of full width")
     flags.add_argument("--scans", type=int, default=1, help="labelled scans a step, and as many unlabelled ones")
+    flags.add_argument("--amp", default="auto", choices=("auto", "bf16", "off"), help="precision, as train.amp")
     flags.add_argument("--rounds", type=int, default=3)
     flags.add_argument("--preset", default="demo", choices=("tiny", "demo"), help="sensor of the world")
     args = flags.parse_args()
@@ -130,7 +131,7 @@ def _arguments() -> Any:
 
 def _rows(ledger: Ledger, args: Any, backbone: str, scans: Sequence[PointBatch], device: torch.device) -> list[Row]:
     key = {"backbone": backbone, "width": args.width, "scans": args.scans, "rays": PRESETS[args.preset].num_columns}
-    key |= {"device": device.type, "rounds": args.rounds}
+    key |= {"device": device.type, "amp": args.amp, "rounds": args.rounds}
     keys = {method: {**key, "method": method} for method in FORWARDS}
     measured: dict[str, Row] = {}
     if any(ledger.find(wanted) is None for wanted in keys.values()):
@@ -140,7 +141,7 @@ def _rows(ledger: Ledger, args: Any, backbone: str, scans: Sequence[PointBatch],
 
 def _measure(args: Any, backbone: str, scans: Sequence[PointBatch], device: torch.device) -> dict[str, Row]:
     """All methods on one backbone, one step each in turn."""
-    loops = {method: _loop(recipe(backbone, method, args.width), device) for method in FORWARDS}
+    loops = {method: _loop(recipe(backbone, method, args.width, args.amp), device) for method in FORWARDS}
     counts = {method: Count() for method in FORWARDS}
     taken: dict[str, list[tuple[float, float]]] = {method: [] for method in FORWARDS}
     losses: dict[str, float] = {}
@@ -251,8 +252,9 @@ def _seen(batch: PointBatch, method: Method) -> PointBatch:
 
 def _print(rows: Sequence[Row]) -> None:
     base = rows[0]
+    title = f"{base['backbone']}, width {base['width']:g}, amp {base['amp']}"
     print_table(
-        [f"{base['backbone']}, width {base['width']:g}", "student", "teacher", "s", "x sup-only", "GiB", "x sup-only"],
+        [title, "student", "teacher", "s", "x sup-only", "GiB", "x sup-only"],
         [
             [row["method"], _forwards(row, "student"), _forwards(row, "teacher")]
             + [text for name in ("step_s", "step_gib") for text in (f"{row[name]:.2f}", _times(row, base, name))]
