@@ -256,10 +256,8 @@ class PointBatch:
             raise ValueError(f"PointBatch.pack: extras differ: {[sorted(batch.extras) for batch in batches]}")
         starts = np.cumsum([0, *(batch.num_scans for batch in batches)])
         scan_idx = [batch.scan_idx + int(start) for batch, start in zip(batches, starts[:-1], strict=True)]
-        return PointBatch(
-            points=torch.cat([batch.points for batch in batches]),
-            scan_idx=torch.cat(scan_idx),
-            labels=torch.cat([batch.labels for batch in batches]),
-            num_scans=int(starts[-1]),
-            extras={name: torch.cat([batch.extras[name] for batch in batches]) for name in names},
-        )
+        points = torch.cat([batch.points for batch in batches])
+        labels = torch.cat([batch.labels for batch in batches])
+        with torch.autocast(points.device.type, enabled=False):  # in bf16 it refuses to join float16
+            extras = {name: torch.cat([batch.extras[name] for batch in batches]) for name in names}
+        return PointBatch(points, torch.cat(scan_idx), labels, int(starts[-1]), extras)

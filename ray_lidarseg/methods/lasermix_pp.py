@@ -139,15 +139,15 @@ class LaserMixPP(Method):
     def _distillation(self, seen: list[tuple[PointBatch, Output]]) -> Float[Tensor, ""]:
         """``mean(1 - cos(W f, g))`` over the paired points of all batches, each counting alike."""
         features = torch.cat([output.point_features[_is_paired(batch)] for batch, output in seen])
-        targets = torch.cat([batch.extras[IMAGE_FEATURES][_is_paired(batch)] for batch, _ in seen])
+        targets = torch.cat([batch.extras[IMAGE_FEATURES][_is_paired(batch)].float() for batch, _ in seen])
         return cosine_distance(self.head(features), targets)
 
     def _language(self, seen: list[tuple[PointBatch, Output]]) -> Float[Tensor, ""]:
         """``mean(1 - cos(s, t))`` over the paired points of all batches, each counting alike."""
         scores = torch.cat([output.point_logits[_is_paired(batch)] for batch, output in seen])
-        targets = torch.cat([batch.extras[LANGUAGE_LOGITS][_is_paired(batch)] for batch, _ in seen])
+        targets = torch.cat([batch.extras[LANGUAGE_LOGITS][_is_paired(batch)].float() for batch, _ in seen])
         if self.recipe.language_temperature:
-            targets = class_probabilities(targets.float() / self.recipe.language_temperature)
+            targets = class_probabilities(targets / self.recipe.language_temperature)
         if self.recipe.language_centred:
             scores, targets = centred(scores), centred(targets)
         return cosine_distance(scores, targets)

@@ -78,6 +78,19 @@ def test_weights_of_zero_are_lasermix_bit_for_bit(run, seen_l, seen_u, rule, mix
     assert ours.extras == frozenset()
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.01])
+def test_under_bf16_float16_evidence_is_read_and_mixed(seen_l, seen_u, temperature):
+    weights = {"distillation_weight": 1.0, "language_weight": 1.0, "multimodal_mix_weight": 1.0}
+    method = make(schema.LaserMixPP(**{**PLAIN, "confidence": 0.0}, **weights, language_temperature=temperature))
+    whole = says(method, seen_l, seen_u).terms
+    with torch.autocast("cpu", torch.bfloat16):
+        half = says(method, seen_l, seen_u).total
+    half.backward()
+    assert half.item() == pytest.approx(sum(value.item() for value in whole.values()), rel=0.05)
+    assert all(parameter.grad is not None for parameter in method.head.parameters())
+    assert {"distillation", "language", "mix_distillation", "mix_language"} <= whole.keys()
+
+
 def test_the_same_draws_whatever_the_weights(seen_l, seen_u):
     plain, ours = make(schema.LaserMix(**PLAIN)), make(schema.LaserMixPP(**PLAIN))
     generators = [torch.Generator().manual_seed(5) for _ in range(2)]
