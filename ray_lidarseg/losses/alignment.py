@@ -1,11 +1,17 @@
 """How far the direction of one vector a point is from that of another."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 _LEAST_NORM = 1e-3
 """Shorter vectors count as this long, so that a vector of zeros gives cosine 0 and a bounded gradient (ours)."""
+
+
+_ROWS = 1 << 14
+"""Rows at a time: what is between memory and result stays in the cache (ours)."""
 
 
 def cosine_distance(
@@ -24,7 +30,7 @@ def cosine_distance(
     """
     if is_counted is not None:
         values, targets = values[is_counted], targets[is_counted]
-    cosine = (_unit(values) * _unit(targets.detach())).sum(dim=1)
+    cosine = _Cosines.apply(values, targets.detach())
     return (1 - cosine).sum() / max(len(cosine), 1)
 
 
@@ -34,6 +40,32 @@ def centred(scores: Float[Tensor, "P C"]) -> Float[Tensor, "P C"]:
     return wide - wide.mean(dim=1, keepdim=True)
 
 
-def _unit(vectors: Float[Tensor, "P F"]) -> Float[Tensor, "P F"]:
-    wide = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
-    return wide / torch.linalg.vector_norm(wide, dim=1, keepdim=True).clamp(min=_LEAST_NORM)
+class _Cosines(torch.autograd.Function):
+    """The cosine of each row of ``v`` with the same row of ``t``, some rows at a time; no gradient to ``t``.
+
+    ``d cos / dv = t / (|v| |t|) - cos v / |v|²``, written down because automatic differentiation keeps and passes over
+    four more matrices: with a hundred thousand points that was half the time of a training step. Short vectors count
+    as ``_LEAST_NORM`` long, a length that does not change with them, so they have the first term only.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Float[Tensor, "P F"], targets: Float[Tensor, "P F"]) -> Float[Tensor, "P"]:
+        wide = torch.promote_types(values.dtype, torch.float32)
+        length, target_length = (torch.linalg.vector_norm(rows, dim=1, dtype=wide) for rows in (values, targets))
+        scale = 1 / (length.clamp(min=_LEAST_NORM) * target_length.clamp(min=_LEAST_NORM))
+        parts = zip(values.split(_ROWS), targets.split(_ROWS), strict=True)
+        cosine = torch.cat([(value * target.to(wide)).sum(dim=1) for value, target in parts]) * scale
+        ctx.save_for_backward(values, targets, length, scale, cosine)
+        return cosine
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Float[Tensor, "P F"], None]:
+        (values, targets, length, scale, cosine), (gradient,) = ctx.saved_tensors, gradients
+        inward = torch.where(length > _LEAST_NORM, gradient * cosine / length.square(), 0)
+        along, result = gradient * scale, torch.empty_like(values)
+        for first in range(0, len(values), _ROWS):
+            part = slice(first, first + _ROWS)
+            outward = targets[part] * along[part, None]
+            result[part] = outward.addcmul_(values[part].to(outward.dtype), inward[part, None], value=-1)
+        return result, None

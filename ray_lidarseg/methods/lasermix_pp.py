@@ -139,15 +139,14 @@ class LaserMixPP(Method):
     def _distillation(self, seen: list[tuple[PointBatch, Output]]) -> Float[Tensor, ""]:
         """``mean(1 - cos(W f, g))`` over the paired points of all batches, each counting alike."""
         features = torch.cat([output.point_features[_is_paired(batch)] for batch, output in seen])
-        targets = torch.cat([batch.extras[IMAGE_FEATURES][_is_paired(batch)].float() for batch, _ in seen])
-        return cosine_distance(self.head(features), targets)
+        return cosine_distance(self.head(features), _paired(IMAGE_FEATURES, seen))
 
     def _language(self, seen: list[tuple[PointBatch, Output]]) -> Float[Tensor, ""]:
         """``mean(1 - cos(s, t))`` over the paired points of all batches, each counting alike."""
         scores = torch.cat([output.point_logits[_is_paired(batch)] for batch, output in seen])
-        targets = torch.cat([batch.extras[LANGUAGE_LOGITS][_is_paired(batch)].float() for batch, _ in seen])
+        targets = _paired(LANGUAGE_LOGITS, seen)
         if self.recipe.language_temperature:
-            targets = class_probabilities(targets / self.recipe.language_temperature)
+            targets = class_probabilities(targets.float() / self.recipe.language_temperature)
         if self.recipe.language_centred:
             scores, targets = centred(scores), centred(targets)
         return cosine_distance(scores, targets)
@@ -201,6 +200,13 @@ def require_evidence(recipe: schema.LaserMixPP, evidence_dim: int, has_text: boo
         raise RecipeError(_NO_EVIDENCE)
     if recipe.language_weight and not has_text:
         raise RecipeError(_NO_TEXT)
+
+
+def _paired(name: str, seen: list[tuple[PointBatch, Output]]) -> Float[Tensor, "Q F"]:
+    """An extra of the paired points of all batches, one after the other, in its own type."""
+    rows = [batch.extras[name][_is_paired(batch)] for batch, _ in seen]
+    with torch.autocast(rows[0].device.type, enabled=False):  # in bf16 it refuses to join float16
+        return torch.cat(rows)
 
 
 def _is_paired(batch: PointBatch) -> Bool[Tensor, "P"]:

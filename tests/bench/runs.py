@@ -26,6 +26,12 @@ from tests.bench.ledger import Ledger, Row
 FIGURES, LOG = "figures.json", "log.txt"
 _ALONE = {"workers.num_workers": 1, "workers.cpus_per_worker": 1, "workers.loader_processes": 0}
 _LOG_LINES = 12  # of a run that failed
+_SETTINGS = {
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "passive",
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 32),  # glibc keeps large blocks: else each is cleared page by page, every step
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
+}
 
 
 @dataclass(frozen=True)
@@ -98,9 +104,8 @@ def in_child(recipe: Recipe, folder: Path) -> Row:
     wanted = folder / "wanted.yaml"
     wanted.write_text(recipe.to_yaml())
     command = [sys.executable, "-m", "tests.bench.runs", str(wanted), str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
     with open(folder / LOG, "a") as log:
-        code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
+        code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **_SETTINGS}).returncode
     if code:
         end = "\n".join((folder / LOG).read_text().splitlines()[-_LOG_LINES:])
         raise RuntimeError(f"the run in {folder} ended with {code}; its log ends:\n{end}")

@@ -43,6 +43,19 @@ def test_zero_rows_have_cosine_zero_and_a_finite_gradient():
     assert values.grad.abs().max() <= 1000
 
 
+@pytest.mark.parametrize("length", [1.0, 1e-4])  # of a value: long enough to count, and too short
+def test_the_gradient_is_that_of_the_formula(length):
+    generator = torch.Generator().manual_seed(1)
+    values, targets = torch.randn(2, 4, 5, generator=generator, dtype=torch.float64).unbind()
+    values = (length * torch.nn.functional.normalize(values)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda v: cosine_distance(v, targets), values, eps=1e-7)
+    half = values.detach().bfloat16().requires_grad_()
+    cosine_distance(half, targets.half()).backward()
+    cosine_distance(values, targets).backward()
+    assert half.grad.dtype == torch.bfloat16
+    assert (half.grad - values.grad).norm() < 0.02 * values.grad.norm()
+
+
 def test_no_gradient_to_the_targets():
     values, targets = torch.randn(3, 2, requires_grad=True), torch.randn(3, 2, requires_grad=True)
     cosine_distance(values, targets).backward()
