@@ -25,9 +25,11 @@ from typing import Any
 import numpy as np
 import yaml
 
+from ray_lidarseg.datasets.taxonomy import NUSCENES
 from ray_lidarseg.prepare.teachers import Teachers
 from ray_lidarseg.recipe import Recipe, override, with_method
 from tests.bench.ledger import Ledger, Row, commit, parser, print_table
+from tests.bench.oracle_evidence import oracle_layer, write_oracle
 from tests.bench.runs import Job, measure_all, prepared_world, world_id
 
 RECIPE: dict[str, object] = {
@@ -69,11 +71,13 @@ class Rung:
         title: As the table calls it.
         method: Name in the recipe.
         changes: Dotted keys on top of ``RECIPE``; keys the method lacks do not matter.
+        is_oracle: Whether the images are seen by a teacher that knows the truth.
     """
 
     title: str
     method: str
     changes: Mapping[str, Any]
+    is_oracle: bool = False
 
     @property
     def reads_evidence(self) -> bool:
@@ -96,8 +100,9 @@ RUNGS = {
     "all": Rung("all: + both + multi-modal mixing", "lasermix_pp", _parts(1.0, 1.0, 1.0)),
     "softmax": Rung("+ language, softmax at 0.01", "lasermix_pp", _parts(language=1.0, language_temperature=0.01)),
     "uncentred": Rung("+ language, not centred", "lasermix_pp", _parts(language=1.0, language_centred=False)),
+    "oracle": Rung("all, with images never wrong", "lasermix_pp", _parts(1.0, 1.0, 1.0), is_oracle=True),
 }
-"""Rows by their short names; the last two are variants of one part and run where ``--rows`` names them."""
+"""Rows by their short names; those from the eighth on are for finding out why, and run where ``--rows`` names them."""
 LADDER = tuple(RUNGS)[:7]
 
 PARTS = (
@@ -110,6 +115,7 @@ PARTS = (
     ("LaserMix++", "all", "lasermix"),
     ("softmax at 0.01", "softmax", "language"),
     ("not centring", "uncentred", "language"),
+    ("LaserMix++ with images never wrong", "oracle", "lasermix"),
 )
 """What is claimed to help, the row with it, and the row that differs in nothing else."""
 
@@ -217,14 +223,13 @@ def _arguments() -> Any:
     args.steps = args.overrides.get("train.steps", RECIPE["train.steps"])
     args.folder = args.folder or Path("build/bench") / f"{args.world}-{args.world_seed}"
     args.teachers = Teachers.of(args.masks, FEATURES, args.teacher)
-    _, pairs, features = args.teachers.layers()
-    args.evidence = f"{features.name}/{pairs.name}"
+    args.layers = args.teachers.layers()
     return args
 
 
 def _job(args: Any, name: str, ratio: float, seed: int) -> Job:
     prepared = str((args.folder / "prepared").resolve())
-    wanted = recipe(prepared, args.evidence, name, ratio, seed, args.overrides)
+    wanted = recipe(prepared, _evidence(args, name), name, ratio, seed, args.overrides)
     model = f"{wanted.model.name} {wanted.model.height_px}x{wanted.model.width_px} width {wanted.model.width_factor:g}"
     key = {"world": world_id(args.world, args.world_seed), "model": model, "row": name, "ratio": ratio, "seed": seed}
     key |= {"steps": wanted.train.steps, "labelled_per_step": wanted.train.labelled_per_step, "lr": wanted.optim.lr}
@@ -233,12 +238,21 @@ def _job(args: Any, name: str, ratio: float, seed: int) -> Job:
     return Job(key, wanted, folder)
 
 
+def _evidence(args: Any, name: str) -> str:
+    masks, pairs, features = args.layers
+    if RUNGS[name].is_oracle:
+        features = oracle_layer(masks.name, pairs.name, NUSCENES.num_classes)
+    return f"{features.name}/{pairs.name}"
+
+
 def _prepare(args: Any) -> None:
     """World, shards and layers, as far as they are missing."""
     from ray_lidarseg.prepare import prepare
 
     prepared = prepared_world(args.folder, args.world, args.world_seed)
     prepare(str(args.folder / "index.parquet"), prepared, teachers=args.teachers)
+    if any(RUNGS[name].is_oracle for name in args.rows):
+        write_oracle(prepared, args.layers[0].name, args.layers[1].name, NUSCENES.class_names)
 
 
 def _print(table: Table, rows: Sequence[Row], args: Any) -> None:

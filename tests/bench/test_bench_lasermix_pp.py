@@ -46,7 +46,9 @@ def test_each_row_switches_what_its_title_says():
         "all": (1.0, 1.0, 1.0),
         "softmax": (0.0, 1.0, 0.0),
         "uncentred": (0.0, 1.0, 0.0),
+        "oracle": (1.0, 1.0, 1.0),
     }
+    assert [name for name in RUNGS if RUNGS[name].is_oracle] == ["oracle"]
     assert recipe("softmax").method.language_temperature == 0.01
     assert recipe("language").method.language_centred
     assert not recipe("uncentred").method.language_centred
