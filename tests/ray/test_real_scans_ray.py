@@ -19,7 +19,7 @@ STEPS = 2
 ONE_OF_EACH = {
     "split.ratio": 0.5,  # three scans: one labelled, one not, one to validate on
     "method.consistency_weight": 1.0,
-    "method.confidence": 0.1,  # else an untrained teacher labels nothing
+    "method.confidence": 0.0,  # else an untrained teacher labels nothing
     "train.steps": STEPS,
     "train.evaluate_every": STEPS,
     "train.checkpoint_every": STEPS,
