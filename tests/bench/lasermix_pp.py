@@ -1,6 +1,7 @@
 """Which part of LaserMix++ helps at how few labels: an ablation on the world `bench`, one switch a row.
 
-`python -m tests.bench.lasermix_pp --json FILE [--jobs 2] [--rows …] [--ratios …] [--seeds …] [--show] [--quick]`
+`python -m tests.bench.lasermix_pp --json FILE [--jobs 2] [--rows …] [--ratios …] [--seeds …] [--tune] [--show]
+[--quick]`
 
 One small network, the same steps and labelled scans in every row; the seed changes the label split, the initial weights
 and the order of the scans. The deployed model of the last checkpoint counts, by point (no selection on the validation
@@ -23,8 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import yaml
 
+from ray_lidarseg.datasets.shards import CATALOG_NAME
 from ray_lidarseg.datasets.taxonomy import NUSCENES
 from ray_lidarseg.prepare.teachers import Teachers
 from ray_lidarseg.recipe import Recipe, override, with_method
@@ -119,6 +124,10 @@ PARTS = (
 )
 """What is claimed to help, the row with it, and the row that differs in nothing else."""
 
+TUNING = "tuning"
+"""Folder, beside the prepared one, of what ``--tune`` trains and scores on."""
+_EVERY = 6
+
 Table = Mapping[tuple[str, float], Mapping[int, float]]
 """mIoU in percent by row and ratio, then seed."""
 
@@ -154,15 +163,16 @@ def recipe(prepared: str, evidence: str, name: str, ratio: float, seed: int, ove
         name: Of the row, a key of ``RUNGS``.
         ratio: Share of labelled training frames.
         seed: Of split, weights and order.
-        overrides: Dotted keys for all rows that have them.
+        overrides: Dotted keys for all rows that have them; a weight counts where the row has that part.
     """
     rung = RUNGS[name]
+    switches = {key: overrides.get(key, value) if value else value for key, value in rung.changes.items()}
     changes = {"data.prepared": prepared, "split.ratio": ratio, "split.seed": seed, "seed": seed}
     shared = override(Recipe(), {**RECIPE, **changes, **overrides})
     steps = shared.train.steps
     rhythm = {"train.evaluate_every": steps, "train.checkpoint_every": max(steps // 4, 1)}
     layers = {"data.evidence": evidence} if rung.reads_evidence else {}
-    return override(with_method(shared, rung.method), {**rung.changes, **rhythm, **layers})
+    return override(with_method(shared, rung.method), {**switches, **rhythm, **layers})
 
 
 def table_of(rows: Sequence[Row]) -> Table:
@@ -210,6 +220,7 @@ def _arguments() -> Any:
     flags.add_argument("--ratios", nargs="+", type=float, default=[0.01, 0.1])
     flags.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     flags.add_argument("--set", nargs="*", default=[], dest="overrides", help="KEY=VALUE of the recipe, for all rows")
+    flags.add_argument("--tune", action="store_true", help="score on held-out training scenes, to choose settings by")
     flags.add_argument("--masks", default=MASKS, choices=("slic", "sam"), help="segments of the images")
     flags.add_argument("--teacher", nargs="*", default=[], help="KIND.KEY=VALUE, as `prepare --set` takes it")
     flags.add_argument("--jobs", type=int, default=max((os.cpu_count() or 2) // 2, 2), help="runs at a time")
@@ -228,10 +239,11 @@ def _arguments() -> Any:
 
 
 def _job(args: Any, name: str, ratio: float, seed: int) -> Job:
-    prepared = str((args.folder / "prepared").resolve())
+    prepared = str((args.folder / (TUNING if args.tune else "prepared")).resolve())
     wanted = recipe(prepared, _evidence(args, name), name, ratio, seed, args.overrides)
     model = f"{wanted.model.name} {wanted.model.height_px}x{wanted.model.width_px} width {wanted.model.width_factor:g}"
-    key = {"world": world_id(args.world, args.world_seed), "model": model, "row": name, "ratio": ratio, "seed": seed}
+    world = world_id(args.world, args.world_seed) + (", held-out training scenes" if args.tune else "")
+    key = {"world": world, "model": model, "row": name, "ratio": ratio, "seed": seed}
     key |= {"steps": wanted.train.steps, "labelled_per_step": wanted.train.labelled_per_step, "lr": wanted.optim.lr}
     key |= {"evidence": wanted.data.evidence, "overrides": " ".join(f"{k}={v}" for k, v in args.overrides.items())}
     folder = args.folder / "runs" / commit() / f"{name}-{ratio:g}-{seed}-{wanted.fingerprint}"
@@ -253,6 +265,22 @@ def _prepare(args: Any) -> None:
     prepare(str(args.folder / "index.parquet"), prepared, teachers=args.teachers)
     if any(RUNGS[name].is_oracle for name in args.rows):
         write_oracle(prepared, args.layers[0].name, args.layers[1].name, NUSCENES.class_names)
+    if args.tune:
+        hold_out(Path(prepared), args.folder / TUNING)
+
+
+def hold_out(prepared: Path, folder: Path) -> None:
+    """The same shards and layers under a catalog of training scenes alone, every sixth of them for validation."""
+    folder.mkdir(exist_ok=True)
+    for file in prepared.iterdir():
+        if file.name != CATALOG_NAME and not (folder / file.name).exists():
+            (folder / file.name).symlink_to(file)
+    table = pq.read_table(prepared / CATALOG_NAME)
+    is_train = pc.equal(table["split"], "train")
+    held = sorted(set(table.filter(is_train)["scene"].to_pylist()))[::_EVERY]
+    split = pc.if_else(pc.is_in(table["scene"], pa.array(held)), "val", pc.if_else(is_train, "train", "unused"))
+    position = table.schema.get_field_index("split")
+    pq.write_table(table.set_column(position, table.schema.field("split"), split), folder / CATALOG_NAME)
 
 
 def _print(table: Table, rows: Sequence[Row], args: Any) -> None:

@@ -3,10 +3,14 @@
 import json
 import sys
 
+import numpy as np
 import pytest
+from pyarrow import fs
 
+from ray_lidarseg.datasets.shards import PreparedFrames, read_catalog, write_catalog, write_shard
 from ray_lidarseg.recipe import with_method
 from ray_lidarseg.runtime.runs import differing_keys
+from ray_lidarseg.sample import Keyframe
 from tests.bench import lasermix_pp as ablation
 from tests.bench.lasermix_pp import LADDER, PARTS, RUNGS
 
@@ -52,6 +56,34 @@ def test_each_row_switches_what_its_title_says():
     assert recipe("softmax").method.language_temperature == 0.01
     assert recipe("language").method.language_centred
     assert not recipe("uncentred").method.language_centred
+
+
+def test_a_weight_of_another_size_counts_where_its_part_is_on():
+    changed = {name: recipe(name, **{"method.language_weight": 10.0}) for name in RUNGS if RUNGS[name].reads_evidence}
+    assert {name: own.method.language_weight for name, own in changed.items()} == {
+        name: 10.0 * (name != "distillation") for name in changed
+    }
+
+
+def test_settings_are_chosen_on_training_scenes_alone(tmp_path):
+    prepared, folder = tmp_path / "prepared", tmp_path / "tuning"
+    frames = [
+        Keyframe(f"{split}-{scene}", "nuscenes", f"{split}-{scene}", split, 0, "p", points=np.ones((1, 4), np.float32))
+        for split, count in (("train", 12), ("val", 3))
+        for scene in range(count)
+    ]
+    prepared.mkdir()
+    write_shard(fs.LocalFileSystem(), str(prepared), frames)
+    write_catalog(fs.LocalFileSystem(), str(prepared))
+    for _ in range(2):
+        ablation.hold_out(prepared, folder)
+    catalog = read_catalog(fs.LocalFileSystem(), str(folder))
+    train, val = (set(catalog.of_split(split).scene) for split in ("train", "val"))
+    assert len(train) == 10
+    assert len(val) == 2
+    assert train | val == {f"train-{scene}" for scene in range(12)}
+    held = catalog.of_split("val")
+    assert PreparedFrames(fs.LocalFileSystem(), str(folder), held)[0].frame_id == held.frame_id[0]
 
 
 @pytest.mark.parametrize("name", ["sup-only", "mean-teacher", "lasermix"])
