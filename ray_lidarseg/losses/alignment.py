@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 _LEAST_NORM = 1e-3
@@ -15,23 +15,26 @@ _ROWS = 1 << 14
 
 
 def cosine_distance(
-    values: Float[Tensor, "P F"], targets: Float[Tensor, "P F"], is_counted: Bool[Tensor, "P"] | None = None
+    values: Float[Tensor, "P F"], targets: Float[Tensor, "P F"], group: Int[Tensor, "P"] | None = None
 ) -> Float[Tensor, ""]:
-    """The mean over the counted points of ``1 - cos(value, target)``; no gradient to the targets.
+    """The mean over the points of ``1 - cos(value, target)``; no gradient to the targets.
 
-    In float32 at least. Where no point counts it is 0 with a graph, so that every parameter gets a (zero) gradient.
+    In float32 at least. Without points it is 0 with a graph, so that every parameter gets a (zero) gradient.
 
     Args:
         values: [P, F] predictions.
         targets: [P, F] in any float type.
-        is_counted: [P]; None counts all.
+        group: [P] small integers from 0; where given, the mean over groups of the mean over each one's points, so that
+            a group of few points counts like one of many. None: all points count alike.
 
-    Source: M3Net (CVPR 2024) for features and for logits; LaserMix++ (arXiv 2405.05258) names the same distance.
+    Source: M3Net (CVPR 2024) for features and for logits; LaserMix++ (arXiv 2405.05258) names the same distance. Groups
+    are ours.
     """
-    if is_counted is not None:
-        values, targets = values[is_counted], targets[is_counted]
-    cosine = _Cosines.apply(values, targets.detach())
-    return (1 - cosine).sum() / max(len(cosine), 1)
+    distance = 1 - _Cosines.apply(values, targets.detach())
+    if group is None or not len(group):
+        return distance.sum() / max(len(distance), 1)
+    sizes = torch.bincount(group)
+    return (distance / sizes[group]).sum() / (sizes > 0).sum()
 
 
 def centred(scores: Float[Tensor, "P C"]) -> Float[Tensor, "P C"]:

@@ -59,6 +59,8 @@ class LaserMixPP(Method):
     - ``language_temperature``: the cosine does not see the scale of t, so a temperature matters only through a
       softmax. 0 (default) takes t as it is, as the paper says; τ > 0 takes ``softmax(t / τ)``, which sets the best
       class against all others, at the price of trusting the teacher's noise.
+    - ``language_balanced``: off, every paired point counts alike (M3Net); on, every class does that the teacher names
+      best anywhere in the batch (ours). A class of few points is otherwise outvoted where the weight is high.
 
     Source: LaserMix++ (arXiv 2405.05258, TPAMI 2025); LaserMix as in ``methods/lasermix.py``.
 
@@ -142,14 +144,15 @@ class LaserMixPP(Method):
         return cosine_distance(self.head(features), _paired(IMAGE_FEATURES, seen))
 
     def _language(self, seen: list[tuple[PointBatch, Output]]) -> Float[Tensor, ""]:
-        """``mean(1 - cos(s, t))`` over the paired points of all batches, each counting alike."""
+        """``mean(1 - cos(s, t))`` over the paired points of all batches; see the class for which counts how much."""
         scores = torch.cat([output.point_logits[_is_paired(batch)] for batch, output in seen])
         targets = _paired(LANGUAGE_LOGITS, seen)
+        group = targets.argmax(dim=1) if self.recipe.language_balanced else None
         if self.recipe.language_temperature:
             targets = class_probabilities(targets.float() / self.recipe.language_temperature)
         if self.recipe.language_centred:
             scores, targets = centred(scores), centred(targets)
-        return cosine_distance(scores, targets)
+        return cosine_distance(scores, targets, group)
 
     @property
     def _mixes_evidence(self) -> bool:

@@ -10,8 +10,9 @@ def test_by_hand():
     values = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0], [1.0, 0.0]])
     targets = torch.tensor([[5.0, 0.0], [0.0, -1.0], [1.0, 0.0], [0.0, 1.0]])  # cosines 1, -1, √½, 0
     assert float(cosine_distance(values, targets)) == pytest.approx((0 + 2 + (1 - math.sqrt(0.5)) + 1) / 4)
-    counted = torch.tensor([True, False, True, False])
-    assert float(cosine_distance(values, targets, counted)) == pytest.approx((1 - math.sqrt(0.5)) / 2)
+    group = torch.tensor([3, 3, 0, 3])  # no point in groups 1 and 2
+    by_group = ((0 + 2 + 1) / 3 + (1 - math.sqrt(0.5))) / 2
+    assert float(cosine_distance(values, targets, group)) == pytest.approx(by_group)
 
 
 def test_lengths_do_not_matter_and_half_precision_targets_do():
@@ -22,11 +23,10 @@ def test_lengths_do_not_matter_and_half_precision_targets_do():
     assert cosine_distance(values.bfloat16(), targets.half()).dtype == torch.float32
 
 
-@pytest.mark.parametrize("counted", [None, torch.zeros(3, dtype=torch.bool)])
-def test_nothing_to_compare_is_zero_with_a_zero_gradient(counted):
+@pytest.mark.parametrize("group", [None, torch.zeros(0, dtype=torch.int64)])
+def test_nothing_to_compare_is_zero_with_a_zero_gradient(group):
     head = torch.nn.Linear(4, 2)
-    count = 3 if counted is not None else 0
-    loss = cosine_distance(head(torch.randn(count, 4)), torch.randn(count, 2), counted)
+    loss = cosine_distance(head(torch.randn(0, 4)), torch.randn(0, 2), group)
     loss.backward()
     assert float(loss.detach()) == 0.0
     assert torch.equal(head.weight.grad, torch.zeros(2, 4))

@@ -91,6 +91,22 @@ def test_under_bf16_float16_evidence_is_read_and_mixed(seen_l, seen_u, temperatu
     assert {"distillation", "language", "mix_distillation", "mix_language"} <= whole.keys()
 
 
+def test_balanced_guidance_counts_a_rare_class_like_a_common_one(seen_l, seen_u):
+    recipe = schema.LaserMixPP(**PLAIN, distillation_weight=0.0, multimodal_mix_weight=0.0, language_balanced=True)
+    method = make(recipe)
+    with torch.no_grad():
+        said = says(method, seen_l, seen_u).terms["language"]
+        is_paired = seen_u.extras[IS_PAIRED]
+        scores, words = method.student(seen_u).point_logits[is_paired], seen_u.extras[LANGUAGE_LOGITS][is_paired]
+    named, (scores, words) = (
+        words.argmax(1),
+        (rows.float() - rows.float().mean(1, keepdim=True) for rows in (scores, words)),
+    )
+    classes = [cosine_by_hand(scores[named == c], words[named == c]) for c in named.unique()]
+    assert float(said) == pytest.approx(sum(classes) / len(classes), rel=1e-3)
+    assert len(classes) == NUM_CLASSES
+
+
 def test_the_same_draws_whatever_the_weights(seen_l, seen_u):
     plain, ours = make(schema.LaserMix(**PLAIN)), make(schema.LaserMixPP(**PLAIN))
     generators = [torch.Generator().manual_seed(5) for _ in range(2)]
