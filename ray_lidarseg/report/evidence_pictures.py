@@ -144,6 +144,8 @@ class FeatureColours:
 
     def __call__(self, rows: Float[np.ndarray, "N F"]) -> UInt8[np.ndarray, "N 3"]:
         """RGB of each row; ``UNKNOWN`` for zero rows."""
+        if not len(rows):  # of a frame the teacher failed on, whatever their length
+            return np.zeros((0, 3), np.uint8)
         components = (rows.astype(np.float64) - self.mean) @ self.axes
         span = self.high - self.low
         share = np.where(span > 0, (components - self.low) / np.where(span > 0, span, 1.0), 0.5)

@@ -17,7 +17,18 @@ from ray_lidarseg.report.evidence_section import evidence_panels, layer_sentence
 from ray_lidarseg.report.page import report
 from ray_lidarseg.report.pictures import UNKNOWN
 from ray_lidarseg.report.section import Picture
-from tests.report.evidence_folder import CAR, FEATURES, ROAD, TREE, keyframe, whole_folder, write_folder
+from tests.report.evidence_folder import (
+    CAR,
+    FEATURES,
+    ROAD,
+    TREE,
+    keyframe,
+    whole_folder,
+    write_features,
+    write_folder,
+    write_masks,
+    write_pairs,
+)
 
 
 def pixels(picture: Picture) -> np.ndarray:
@@ -84,6 +95,16 @@ def test_a_point_has_the_colour_of_its_segment(tmp_path):
     expected = [like_car, like_road, like_car, like_road, list(UNKNOWN), list(UNKNOWN)]
     assert point_colours(shown.frames[0], colours).tolist() == expected
     assert like_car != like_road
+
+
+def test_a_frame_the_teacher_failed_on_is_pictured_without_features(tmp_path):
+    prepared = write_folder(tmp_path, [keyframe("one"), keyframe("two")])
+    write_masks(prepared, ["one", "two"])
+    write_pairs(prepared, ["one", "two"])
+    write_features(prepared, ["one"])
+    (panel,), _ = evidence_panels(prepared, 2, [])
+    assert len(panel.frames) == 2
+    assert any("teachers failed on 1 of 2 frames" in sentence for sentence in panel.notes)
 
 
 def test_without_truth_the_photograph_takes_its_place(tmp_path):
