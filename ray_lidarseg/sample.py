@@ -258,6 +258,11 @@ class PointBatch:
         scan_idx = [batch.scan_idx + int(start) for batch, start in zip(batches, starts[:-1], strict=True)]
         points = torch.cat([batch.points for batch in batches])
         labels = torch.cat([batch.labels for batch in batches])
-        with torch.autocast(points.device.type, enabled=False):  # in bf16 it refuses to join float16
-            extras = {name: torch.cat([batch.extras[name] for batch in batches]) for name in names}
+        extras = {name: join([batch.extras[name] for batch in batches]) for name in names}
         return PointBatch(points, torch.cat(scan_idx), labels, int(starts[-1]), extras)
+
+
+def join(tensors: Sequence[Tensor]) -> Tensor:
+    """``torch.cat`` along the rows, also of float16 under bf16 autocast, which torch refuses."""
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        return torch.cat(list(tensors))

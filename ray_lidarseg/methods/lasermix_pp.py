@@ -16,7 +16,7 @@ from ray_lidarseg.methods.objective import agreement, ramp_up, segmentation_term
 from ray_lidarseg.methods.pseudo_label import keep_ratio, pseudo_labels
 from ray_lidarseg.models.ema import EMATeacher
 from ray_lidarseg.models.segmentor import Output, Segmentor
-from ray_lidarseg.sample import PointBatch, SensorSpec
+from ray_lidarseg.sample import PointBatch, SensorSpec, join
 from ray_lidarseg.types import IMAGE_FEATURES, IS_PAIRED, LANGUAGE_LOGITS
 
 _EVIDENCE = frozenset({IMAGE_FEATURES, LANGUAGE_LOGITS, IS_PAIRED})
@@ -207,9 +207,7 @@ def require_evidence(recipe: schema.LaserMixPP, evidence_dim: int, has_text: boo
 
 def _paired(name: str, seen: list[tuple[PointBatch, Output]]) -> Float[Tensor, "Q F"]:
     """An extra of the paired points of all batches, one after the other, in its own type."""
-    rows = [batch.extras[name][_is_paired(batch)] for batch, _ in seen]
-    with torch.autocast(rows[0].device.type, enabled=False):  # in bf16 it refuses to join float16
-        return torch.cat(rows)
+    return join([batch.extras[name][_is_paired(batch)] for batch, _ in seen])
 
 
 def _is_paired(batch: PointBatch) -> Bool[Tensor, "P"]:

@@ -135,7 +135,7 @@ def nearest_labels(
     found = np.full(len(queries), np.bincount(labels).argmax(), labels.dtype)
     is_finite = np.isfinite(queries).all(axis=1)
     if is_finite.any():
-        # Split at midpoints: thousands of returns off the own car, all far from any leaf, ask up to four times as fast.
+        # Split at midpoints: thousands of returns off the own car, all far from any leaf, are answered sooner.
         tree = cKDTree(points, balanced_tree=False, compact_nodes=False)
         _, nearest = tree.query(queries[is_finite])
         found[is_finite] = labels[nearest]

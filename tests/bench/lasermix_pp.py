@@ -1,7 +1,7 @@
 """Which part of LaserMix++ helps at how few labels: an ablation on the world `bench`, one switch a row.
 
-`python -m tests.bench.lasermix_pp --json FILE [--jobs 2] [--rows …] [--ratios …] [--seeds …] [--tune] [--show]
-[--quick]`
+`python -m tests.bench.lasermix_pp --json FILE [--jobs 2] [--rows …] [--ratios …] [--seeds …] [--tune] [--classes]
+[--show] [--quick]`
 
 One small network, the same steps and labelled scans in every row; the seed changes the label split, the initial weights
 and the order of the scans. The deployed model of the last checkpoint counts, by point (no selection on the validation
@@ -35,7 +35,7 @@ from ray_lidarseg.prepare.teachers import Teachers
 from ray_lidarseg.recipe import Recipe, override, with_method
 from tests.bench.ledger import Ledger, Row, commit, parser, print_table
 from tests.bench.oracle_evidence import oracle_layer, write_oracle
-from tests.bench.runs import Job, measure_all, prepared_world, world_id
+from tests.bench.runs import Job, measure_all, prepared_world, print_classes, world_id
 
 RECIPE: dict[str, object] = {
     "method.name": "lasermix_pp",
@@ -225,6 +225,7 @@ def _arguments() -> Any:
     flags.add_argument("--teacher", nargs="*", default=[], help="KIND.KEY=VALUE, as `prepare --set` takes it")
     flags.add_argument("--jobs", type=int, default=max((os.cpu_count() or 2) // 2, 2), help="runs at a time")
     flags.add_argument("--folder", type=Path, help="world and runs, kept (default: build/bench/WORLD-SEED)")
+    flags.add_argument("--classes", action="store_true", help="a table of the classes' IoU at each ratio, too")
     flags.add_argument("--show", action="store_true", help="print what the file holds, train nothing")
     args = flags.parse_args()
     args.overrides = {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in args.overrides)}
@@ -293,6 +294,9 @@ def _print(table: Table, rows: Sequence[Row], args: Any) -> None:
             for name in args.rows
         ],
     )
+    for ratio in args.ratios if args.classes else ():
+        of_ratio = [row for row in rows if row["ratio"] == ratio]
+        print_classes({name: [row for row in of_ratio if row["row"] == name] for name in args.rows})
     if rows:
         print(f"\n{rows[0]['model']}, {rows[0]['steps']} steps, {rows[0]['commit']}, {rows[0]['hardware']}")
 

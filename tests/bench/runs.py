@@ -10,18 +10,20 @@ from its last whole checkpoint.
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
+from ray_lidarseg.datasets.taxonomy import NUSCENES
 from ray_lidarseg.recipe import Recipe, load_recipe, override
 from ray_lidarseg.world.nuscenes_writer import dataset_id
 from ray_lidarseg.world.presets import preset_named
-from tests.bench.ledger import Ledger, Row
+from tests.bench.ledger import Ledger, Row, print_table
 
 FIGURES, LOG = "figures.json", "log.txt"
 _ALONE = {"workers.num_workers": 1, "workers.cpus_per_worker": 1, "workers.loader_processes": 0}
@@ -148,6 +150,23 @@ def train_here(recipe: Recipe, folder: Path) -> Row:
     row |= {"cpu_s": round(time.process_time(), 1)}
     run.write(FIGURES, json.dumps(row, indent=1).encode())
     return row
+
+
+def print_classes(columns: Mapping[str, Sequence[Row]]) -> None:
+    """A table of the IoU of each nuScenes class in percent, the mean over the rows of each column."""
+    print()
+    print_table(
+        ["class", *columns],
+        [
+            [name, *(_class_mean(rows, index) for rows in columns.values())]
+            for index, name in enumerate(NUSCENES.class_names)
+        ],
+    )
+
+
+def _class_mean(rows: Sequence[Row], index: int) -> str:
+    known = [100 * row["iou_ratio"][index] for row in rows if row["iou_ratio"][index] is not None]
+    return f"{statistics.mean(known):.1f}" if known else "-"
 
 
 def _scores(lines: Sequence[Row], step: int) -> Row:

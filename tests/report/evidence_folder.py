@@ -98,3 +98,12 @@ def whole_folder(folder: Path, **changes: Any) -> str:
     for write in (write_masks, write_pairs, write_features):
         write(prepared, ["one"])
     return prepared
+
+
+def folder_with_a_failure(folder: Path) -> str:
+    """Two frames with masks and pairs; the feature teacher failed on the second."""
+    prepared = write_folder(folder, [keyframe("one"), keyframe("two")])
+    write_masks(prepared, ["one", "two"])
+    write_pairs(prepared, ["one", "two"])
+    write_features(prepared, ["one"])
+    return prepared

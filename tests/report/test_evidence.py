@@ -16,6 +16,7 @@ from tests.report.evidence_folder import (
     MASKS,
     PAIRS,
     ROAD,
+    folder_with_a_failure,
     keyframe,
     whole_folder,
     write_features,
@@ -109,11 +110,7 @@ def test_without_truth_there_is_no_score(tmp_path):
 
 
 def test_a_frame_that_a_teacher_failed_on_has_masks_alone(tmp_path):
-    prepared = write_folder(tmp_path, [keyframe("one"), keyframe("two")])
-    write_masks(prepared, ["one", "two"])
-    write_pairs(prepared, ["one", "two"])
-    write_features(prepared, ["one"])
-    (shown,), _ = read_evidence(prepared, 2)
+    (shown,), _ = read_evidence(folder_with_a_failure(tmp_path), 2)
     assert shown.notes == ["teachers failed on 1 of 2 frames"]
     one, two = shown.frames
     assert one.is_paired.sum() == 4

@@ -22,12 +22,10 @@ from tests.report.evidence_folder import (
     FEATURES,
     ROAD,
     TREE,
+    folder_with_a_failure,
     keyframe,
     whole_folder,
-    write_features,
     write_folder,
-    write_masks,
-    write_pairs,
 )
 
 
@@ -98,11 +96,7 @@ def test_a_point_has_the_colour_of_its_segment(tmp_path):
 
 
 def test_a_frame_the_teacher_failed_on_is_pictured_without_features(tmp_path):
-    prepared = write_folder(tmp_path, [keyframe("one"), keyframe("two")])
-    write_masks(prepared, ["one", "two"])
-    write_pairs(prepared, ["one", "two"])
-    write_features(prepared, ["one"])
-    (panel,), _ = evidence_panels(prepared, 2, [])
+    (panel,), _ = evidence_panels(folder_with_a_failure(tmp_path), 2, [])
     assert len(panel.frames) == 2
     assert any("teachers failed on 1 of 2 frames" in sentence for sentence in panel.notes)
 
