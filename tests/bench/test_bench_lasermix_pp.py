@@ -12,7 +12,7 @@ from ray_lidarseg.recipe import with_method
 from ray_lidarseg.runtime.runs import differing_keys
 from ray_lidarseg.sample import Keyframe
 from tests.bench import lasermix_pp as ablation
-from tests.bench.lasermix_pp import LADDER, PARTS, RUNGS
+from tests.bench.lasermix_pp import DISTILLATION, LADDER, LANGUAGE, PARTS, RUNGS
 
 SWITCHES = {f"method.{name}" for name in ("distillation_weight", "language_weight", "multimodal_mix_weight")}
 DETAILS = {"method.language_temperature", "method.language_centred"}
@@ -44,13 +44,13 @@ def test_each_row_switches_what_its_title_says():
         if RUNGS[name].reads_evidence
     }
     assert weights == {  # distillation, language, multi-modal mixing
-        "distillation": (1.0, 0.0, 0.0),
-        "language": (0.0, 1.0, 0.0),
-        "both": (1.0, 1.0, 0.0),
-        "all": (1.0, 1.0, 1.0),
-        "softmax": (0.0, 1.0, 0.0),
-        "uncentred": (0.0, 1.0, 0.0),
-        "oracle": (1.0, 1.0, 1.0),
+        "distillation": (DISTILLATION, 0.0, 0.0),
+        "language": (0.0, LANGUAGE, 0.0),
+        "both": (DISTILLATION, LANGUAGE, 0.0),
+        "all": (DISTILLATION, LANGUAGE, 1.0),
+        "softmax": (0.0, LANGUAGE, 0.0),
+        "uncentred": (0.0, LANGUAGE, 0.0),
+        "oracle": (DISTILLATION, LANGUAGE, 1.0),
     }
     assert [name for name in RUNGS if RUNGS[name].is_oracle] == ["oracle"]
     assert recipe("softmax").method.language_temperature == 0.01
@@ -153,6 +153,19 @@ def test_a_figure_that_is_not_finite_fails(run):
     code, lines, _ = run(lambda row, seed: float("nan") if (row, seed) == ("all", 1) else 0.5, "--seeds", "0", "1")
     assert code == 1
     assert lines[-1] == "FAILED: no finite figure of all at 1%, seed 1, all at 10%, seed 1"
+
+
+def test_rows_of_other_weights_are_other_rows_but_where_the_row_has_no_such_part(run, tmp_path):
+    flags = ["--ratios", "0.01", "--seeds", "0"]
+    run(lambda row, seed: 0.5, *flags)
+    weight = f"method.language_weight={LANGUAGE + 1}"
+    _, lines, trained = run(lambda row, seed: 0.25, *flags, "--set", weight, "method.language_centred=false")
+    assert len(trained) == len(LADDER)
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    again = [row["row"] for row in rows[len(LADDER) :]]
+    assert again == ["language", "both", "all"]
+    assert "25.0" in lines[1 + LADDER.index("language")]
+    assert "50.0" in lines[1 + LADDER.index("distillation")]
 
 
 def test_a_table_in_the_making_can_be_shown_without_training(run, tmp_path):
