@@ -73,3 +73,19 @@ def run() -> Callable[..., list[Losses]]:
         return said
 
     return run
+
+
+@pytest.fixture
+def check_teacher(run) -> Callable[[Method, PointBatch, PointBatch], None]:
+    """One step: a gradient for every parameter of the student, none for the teacher's, which move by a tenth."""
+
+    def check(method: Method, labelled: PointBatch, unlabelled: PointBatch) -> None:
+        assert method.recipe.ema_decay == 0.9
+        before = [parameter.clone() for parameter in method.teacher.parameters()]
+        run(method, labelled, unlabelled, 1)
+        assert all(parameter.grad is None for parameter in method.teacher.parameters())
+        assert all(parameter.grad is not None for parameter in method.student.parameters())
+        for old, teacher, student in zip(before, method.teacher.parameters(), method.student.parameters(), strict=True):
+            torch.testing.assert_close(teacher, 0.9 * old + 0.1 * student)
+
+    return check

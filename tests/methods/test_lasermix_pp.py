@@ -241,14 +241,10 @@ def test_empty_batches(seen_l, seen_u):
     assert float(losses.total.detach()) == 0.0
 
 
-def test_the_teacher_follows_without_gradient_and_the_head_stays_with_the_method(run, seen_l, seen_u):
+def test_the_teacher_follows_without_gradient_and_the_head_stays_with_the_method(check_teacher, seen_l, seen_u):
     method = make(schema.LaserMixPP(**PLAIN, ema_decay=0.9))
-    before = [parameter.clone() for parameter in method.teacher.parameters()]
-    run(method, seen_l, seen_u, 1)
-    assert all(parameter.grad is None for parameter in method.teacher.parameters())
+    check_teacher(method, seen_l, seen_u)
     assert method.head.weight.grad.abs().sum() > 0
-    for old, teacher, student in zip(before, method.teacher.parameters(), method.student.parameters(), strict=True):
-        torch.testing.assert_close(teacher, 0.9 * old + 0.1 * student)
     assert {"head.weight", "head.bias"} <= set(method.state_dict())
     for segmentor in method.segmentors().values():
         assert set(segmentor.state_dict()) == set(make(schema.Supervised()).student.state_dict())

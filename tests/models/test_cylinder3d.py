@@ -9,6 +9,7 @@ from ray_lidarseg.errors import ResourceError
 from ray_lidarseg.models.cylinder3d import build_cylinder3d
 from ray_lidarseg.sample import PointBatch
 from ray_lidarseg.types import IGNORE
+from tests.models.learning import losses_of
 
 TINY = recipe.Cylinder3D(grid=(20, 18, 10), radius_m=15.0, width_factor=0.125)
 
@@ -109,16 +110,7 @@ def test_refined_points_of_one_cell_differ_and_have_their_labels_as_targets():
 
 
 def test_learns_above_from_below():
-    model, batch = _tiny(), _scan(150)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-2)
-    cells = model.represent(batch)
-    losses = []
-    for _ in range(8):
-        loss = nn.functional.cross_entropy(model(batch, cells).cell_logits, cells.targets)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
+    losses = losses_of(_tiny(), _scan(150), steps=8, rate=2e-2)
     assert losses[-1] < 0.3 * losses[0]
 
 

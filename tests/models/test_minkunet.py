@@ -8,6 +8,7 @@ from ray_lidarseg.errors import RecipeError, ResourceError
 from ray_lidarseg.models.minkunet import build_minkunet
 from ray_lidarseg.sample import PointBatch, SensorSpec
 from ray_lidarseg.types import IGNORE
+from tests.models.learning import losses_of
 
 SENSOR = SensorSpec(
     num_beams=32, fov_up_rad=0.17, fov_down_rad=-0.52, min_range_m=1.0, max_range_m=20.0, intensity_scale=1.0
@@ -107,16 +108,7 @@ def test_inputs_are_scaled_means():
 def test_overfits_one_scan():
     torch.manual_seed(0)
     model = build_minkunet(NARROW, SENSOR, num_classes=2, backend="torch")
-    batch = _scan(400)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    losses = []
-    for _ in range(15):
-        out = model(batch)
-        loss = torch.nn.functional.cross_entropy(out.cell_logits, out.cells.targets, ignore_index=IGNORE)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
+    losses = losses_of(model, _scan(400), steps=15, rate=1e-2)
     assert losses[-1] < 0.1 * losses[0]
 
 

@@ -7,6 +7,7 @@ from ray_lidarseg.errors import RecipeError
 from ray_lidarseg.models.minkunet import build_minkunet
 from ray_lidarseg.models.spvcnn import build_spvcnn
 from ray_lidarseg.sample import PointBatch, SensorSpec
+from tests.models.learning import losses_of
 
 SENSOR = SensorSpec(32, fov_up_rad=0.17, fov_down_rad=-0.52, min_range_m=1.0, max_range_m=20.0, intensity_scale=1.0)
 NARROW = recipe.SPVCNN(depth=14, width_factor=0.125, voxel_size_m=0.5)
@@ -94,16 +95,7 @@ def test_dropout_acts_in_training_only():
 
 
 def test_learns_above_from_below():
-    model, batch = _model(dropout_ratio=0.0), _scan(150)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-2)
-    cells = model.represent(batch)
-    losses = []
-    for _ in range(8):
-        loss = nn.functional.cross_entropy(model(batch, cells).cell_logits, cells.targets)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
+    losses = losses_of(_model(dropout_ratio=0.0), _scan(150), steps=8, rate=2e-2)
     assert losses[-1] < 0.3 * losses[0]
 
 
