@@ -153,7 +153,7 @@ def main() -> int:
         print(f"{len(rows)} runs of {args.steps} steps, {args.world} world: all finite, too short for a verdict: ok")
         return 0
     for ratio in args.ratios:
-        print(f"{ratio:.0%} labels: {verdict(table, ratio)}")
+        print(f"{ratio:.0%} labels: {verdict(table, ratio) or 'no two rows to compare'}")
     print(f"{rows[0]['world']}, point mIoU, {len(args.seeds)} seeds, {len(rows)} runs, all finite: ok")
     return 0
 

@@ -149,6 +149,11 @@ def test_all_rows_of_a_seed_come_first_and_an_ablation_need_not_win(run):
     assert "multi-modal mixing -2.0" in lines[-2]
 
 
+def test_rows_that_nothing_is_compared_with_say_so(run):
+    _, lines, _ = run(lambda row, seed: 0.5, "--rows", "lasermix", "--ratios", "0.1")
+    assert lines[-2] == "10% labels: no two rows to compare"
+
+
 def test_a_figure_that_is_not_finite_fails(run):
     code, lines, _ = run(lambda row, seed: float("nan") if (row, seed) == ("all", 1) else 0.5, "--seeds", "0", "1")
     assert code == 1
