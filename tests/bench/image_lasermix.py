@@ -13,10 +13,10 @@ import math
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import cv2
-import numpy as np
 from pyarrow import fs
 
 from ray_lidarseg.datasets import world_images
@@ -29,7 +29,7 @@ from ray_lidarseg.world.options import with_options
 from ray_lidarseg.world.presets import Preset, preset_named
 from ray_lidarseg.world.scene import Scene
 from tests.bench.ledger import Ledger, Row, commit, parser, print_table
-from tests.bench.runs import Job, measure_all
+from tests.bench.runs import Job, mean_std, measure_all, prepared_folder, print_classes, std
 
 RECIPE = "images-lasermix-world"
 METHODS = ("supervised", "mean_teacher", "lasermix")
@@ -52,14 +52,14 @@ def main() -> int:
     if args.quick:
         args.world, args.ratios, args.seeds, args.steps = "tiny", [0.1], [0], 4
     folder = args.folder or Path("build/bench") / f"images-{args.world}-{args.world_seed}"
-    prepared = prepared_images(folder, with_options(preset_named(args.world), OPTIONS), args.world_seed)
     jobs = [
-        _job(args, prepared, folder, method, ratio, seed)
+        _job(args, folder, method, ratio, seed)
         for ratio in args.ratios
         for seed in args.seeds
         for method in args.methods
     ]
-    rows = measure_all(Ledger(args.json), jobs, args.jobs)
+    preset = with_options(preset_named(args.world), OPTIONS)
+    rows = measure_all(Ledger(args.json), jobs, args.jobs, partial(prepared_images, folder, preset, args.world_seed))
     _print(rows, args)
     if args.quick or not {"supervised", "lasermix"} <= set(args.methods):
         print(f"{len(rows)} runs, {args.world} world: too few steps or methods for a comparison")
@@ -71,7 +71,7 @@ def main() -> int:
 
 def prepared_images(folder: Path, preset: Preset, seed: int) -> str:
     """The prepared images of a world below ``folder``, made where they are missing: what the verbs do, without Ray."""
-    local, prepared = fs.LocalFileSystem(), folder / "prepared"
+    local, prepared = fs.LocalFileSystem(), Path(prepared_folder(folder))
     if not (prepared / CATALOG_NAME).exists():  # written last
         cv2.setNumThreads(1)
         scenes = [Scene(preset, seed, index) for index in range(len(preset.scenes))]
@@ -83,7 +83,7 @@ def prepared_images(folder: Path, preset: Preset, seed: int) -> str:
             chosen = frames[first : first + _IMAGES_PER_SHARD]
             write_shard(local, str(prepared), [decode(frame, lambda uri: Path(uri).read_bytes()) for frame in chosen])
         write_catalog(local, str(prepared))
-    return str(prepared.resolve())
+    return str(prepared)
 
 
 def recipe(prepared: str, method: str, ratio: float, seed: int, steps: int, overrides: Sequence[str] = ()) -> Recipe:
@@ -104,14 +104,14 @@ def verdict(table: Mapping[float, Mapping[str, Sequence[float]]]) -> tuple[bool,
     parts, is_good = [], True
     for ratio, methods in table.items():
         base, ours = methods["supervised"], methods["lasermix"]
-        gain, spread = statistics.mean(ours) - statistics.mean(base), max(_std(base), _std(ours))
+        gain, spread = statistics.mean(ours) - statistics.mean(base), max(std(base), std(ours))
         is_good &= gain > spread
         parts.append(f"{ratio:.0%} labels LaserMix - sup-only = {gain:+.1f} (spread {spread:.1f})")
     return is_good, "; ".join(parts)
 
 
-def _job(args, prepared: str, folder: Path, method: str, ratio: float, seed: int) -> Job:
-    wanted = recipe(prepared, method, ratio, seed, args.steps, args.overrides)
+def _job(args, folder: Path, method: str, ratio: float, seed: int) -> Job:
+    wanted = recipe(prepared_folder(folder), method, ratio, seed, args.steps, args.overrides)
     size = "x".join(str(pixels) for pixels in wanted.data.image_size)
     world = nuscenes_writer.dataset_id(preset_named(args.world), args.world_seed)
     key = {"world": world, "cameras": 6, "size_px": size, "method": method, "ratio": ratio, "seed": seed}
@@ -124,18 +124,16 @@ def _print(rows: Sequence[Row], args) -> None:
     by_ratio = {ratio: _by_method(rows, ratio) for ratio in args.ratios}
     print_table(
         ["mIoU, %", *(f"{ratio:.0%} labels ({_images(rows, ratio)} images)" for ratio in args.ratios)],
-        [[method, *(_cell(by_ratio[ratio][method]) for ratio in args.ratios)] for method in args.methods],
+        [[method, *(mean_std(by_ratio[ratio][method]) for ratio in args.ratios)] for method in args.methods],
     )
-    print()
-    columns = [(ratio, method) for ratio in args.ratios for method in args.methods]
-    print_table(
-        ["IoU, %", *(f"{method} {ratio:.0%}" for ratio, method in columns)],
-        [
-            [name, *(_class_mean(rows, ratio, method, index) for ratio, method in columns)]
-            for index, name in enumerate(WORLD_IMAGES.class_names)
-        ],
-    )
+    columns = {
+        f"{method} {ratio:.0%}": [row for row in rows if (row["ratio"], row["method"]) == (ratio, method)]
+        for ratio in args.ratios
+        for method in args.methods
+    }
+    print_classes(columns, WORLD_IMAGES.class_names)
     print(f"\n{rows[0]['size_px']} pixels, {rows[0]['parameters']} parameters, {rows[0]['train_steps']} steps each")
+    print(", ".join(sorted({row["commit"] for row in rows})), rows[0]["hardware"], sep=", ")
 
 
 def _by_method(rows: Sequence[Row], ratio: float) -> dict[str, list[float]]:
@@ -148,20 +146,6 @@ def _by_method(rows: Sequence[Row], ratio: float) -> dict[str, list[float]]:
 
 def _images(rows: Sequence[Row], ratio: float) -> int:
     return next(row["labelled_frames"] for row in rows if row["ratio"] == ratio)
-
-
-def _cell(values: Sequence[float]) -> str:
-    return f"{statistics.mean(values):.1f} ± {_std(values):.1f}"
-
-
-def _class_mean(rows: Sequence[Row], ratio: float, method: str, index: int) -> str:
-    chosen = [row["iou_ratio"][index] for row in rows if (row["ratio"], row["method"]) == (ratio, method)]
-    known = [100 * value for value in chosen if value is not None]
-    return f"{statistics.mean(known):.1f}" if known else "-"
-
-
-def _std(values: Sequence[float]) -> float:
-    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
 if __name__ == "__main__":

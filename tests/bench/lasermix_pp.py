@@ -20,10 +20,10 @@ import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -35,7 +35,7 @@ from ray_lidarseg.prepare.teachers import Teachers
 from ray_lidarseg.recipe import Recipe, override, with_method
 from tests.bench.ledger import Ledger, Row, commit, parser, print_table
 from tests.bench.oracle_evidence import oracle_layer, write_oracle
-from tests.bench.runs import Job, measure_all, prepared_world, print_classes, world_id
+from tests.bench.runs import Job, mean_std, measure_all, prepared_world, print_classes, std, world_id
 
 RECIPE: dict[str, object] = {
     "method.name": "lasermix_pp",
@@ -140,9 +140,8 @@ def main() -> int:
     args = _arguments()
     jobs = [_job(args, name, ratio, seed) for ratio in args.ratios for seed in args.seeds for name in args.rows]
     ledger = Ledger(args.json)
-    if not args.show and any(ledger.find(job.key) is None for job in jobs):
-        _prepare(args)
-        measure_all(ledger, jobs, args.jobs)
+    if not args.show:
+        measure_all(ledger, jobs, args.jobs, partial(_prepare, args))
     rows = [row for job in jobs if (row := ledger.find(job.key))]
     table = table_of(rows)
     _print(table, rows, args)
@@ -213,7 +212,7 @@ def gain_of(ours: Mapping[int, float], theirs: Mapping[int, float]) -> tuple[flo
     """Difference of the means, the larger standard deviation, and the number of seeds that are better."""
     gain = statistics.mean(ours.values()) - statistics.mean(theirs.values())
     num_better = sum(value > theirs.get(seed, math.inf) for seed, value in ours.items())
-    return gain, max(_std(ours), _std(theirs)), num_better
+    return gain, max(std(ours.values()), std(theirs.values())), num_better
 
 
 def _arguments() -> Any:
@@ -316,19 +315,16 @@ def _print(table: Table, rows: Sequence[Row], args: Any) -> None:
         of_ratio = [row for row in rows if row["ratio"] == ratio]
         print_classes({name: [row for row in of_ratio if row["row"] == name] for name in args.rows})
     if rows:
-        print(f"\n{rows[0]['model']}, {rows[0]['steps']} steps, {rows[0]['commit']}, {rows[0]['hardware']}")
+        commits = ", ".join(sorted({row["commit"] for row in rows}))
+        print(f"\n{rows[0]['model']}, {rows[0]['steps']} steps, {commits}, {rows[0]['hardware']}")
 
 
 def _mean(values: Mapping[int, float]) -> str:
-    return f"{statistics.mean(values.values()):.1f} ± {_std(values):.1f} (n={len(values)})" if values else "-"
+    return f"{mean_std(values.values())} (n={len(values)})" if values else "-"
 
 
 def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
-
-
-def _std(values: Mapping[int, float]) -> float:
-    return float(np.std(list(values.values()), ddof=1)) if len(values) > 1 else 0.0  # NaN where a value is
 
 
 if __name__ == "__main__":

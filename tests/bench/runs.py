@@ -14,10 +14,12 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from ray_lidarseg.datasets.taxonomy import NUSCENES
 from ray_lidarseg.recipe import Recipe, load_recipe, override
@@ -51,9 +53,14 @@ class Job:
     folder: Path
 
 
+def prepared_folder(folder: Path) -> str:
+    """Where the prepared shards of a world below ``folder`` are or will be."""
+    return str((folder / "prepared").resolve())
+
+
 def prepared_world(folder: Path, preset: str, seed: int) -> str:
     """The prepared shards of a world below ``folder``, made where they are missing (this part runs on Ray)."""
-    prepared = folder / "prepared"
+    prepared = Path(prepared_folder(folder))
     if not (prepared / "catalog.parquet").exists():  # written last
         from ray_lidarseg.generate import generate
         from ray_lidarseg.index import index
@@ -65,7 +72,7 @@ def prepared_world(folder: Path, preset: str, seed: int) -> str:
             version = preset_named(preset).version
             index("nuscenes", str(folder / "world"), str(folder / "index.parquet"), version=version)
             prepare(str(folder / "index.parquet"), str(prepared))
-    return str(prepared.resolve())
+    return str(prepared)
 
 
 def world_id(preset: str, seed: int) -> str:
@@ -74,13 +81,26 @@ def world_id(preset: str, seed: int) -> str:
 
 
 def measure_all(
-    ledger: Ledger, jobs: Sequence[Job], at_once: int, runner: Callable[[Recipe, Path], Row] | None = None
+    ledger: Ledger,
+    jobs: Sequence[Job],
+    at_once: int,
+    prepare: Callable[[], object] = lambda: None,
+    runner: Callable[[Recipe, Path], Row] | None = None,
 ) -> list[Row]:
     """The rows of all jobs, in their order; those the ledger lacks are trained, ``at_once`` at a time.
 
     Each row is in the ledger's file as soon as its run has ended. Where one fails, the others end before it raises.
+
+    Args:
+        ledger: Where the rows are, and go to.
+        jobs: The runs of the whole table.
+        at_once: Processes.
+        prepare: Makes what the runs read; called before the first of them, and not at all where no row is missing.
+        runner: What trains a recipe in a folder; ``in_child`` unless a test says otherwise.
     """
     missing = [job for job in jobs if ledger.find(job.key) is None]
+    if missing:
+        prepare()
     with ThreadPoolExecutor(at_once) as pool:
         trained = {pool.submit(runner or in_child, job.recipe, job.folder): job for job in missing}
         for number, done in enumerate(as_completed(trained), start=1):
@@ -152,16 +172,23 @@ def train_here(recipe: Recipe, folder: Path) -> Row:
     return row
 
 
-def print_classes(columns: Mapping[str, Sequence[Row]]) -> None:
-    """A table of the IoU of each nuScenes class in percent, the mean over the rows of each column."""
+def print_classes(columns: Mapping[str, Sequence[Row]], class_names: Sequence[str] = NUSCENES.class_names) -> None:
+    """A table of the IoU of each class in percent, the mean over the rows of each column."""
     print()
     print_table(
         ["class", *columns],
-        [
-            [name, *(_class_mean(rows, index) for rows in columns.values())]
-            for index, name in enumerate(NUSCENES.class_names)
-        ],
+        [[name, *(_class_mean(rows, index) for rows in columns.values())] for index, name in enumerate(class_names)],
     )
+
+
+def std(values: Collection[float]) -> float:
+    """Standard deviation over seeds (n - 1): 0 of one, NaN where a value is."""
+    return float(np.std(list(values), ddof=1)) if len(values) > 1 else 0.0
+
+
+def mean_std(values: Collection[float]) -> str:
+    """Mean ± standard deviation, as tables print it."""
+    return f"{statistics.mean(values):.1f} ± {std(values):.1f}"
 
 
 def _class_mean(rows: Sequence[Row], index: int) -> str:

@@ -13,13 +13,14 @@ import os
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import yaml
 
 from ray_lidarseg.recipe import Recipe, override
 from tests.bench.ledger import Ledger, Row, commit, parser, print_table
-from tests.bench.runs import Job, measure_all, prepared_world, print_classes, world_id
+from tests.bench.runs import Job, mean_std, measure_all, prepared_folder, prepared_world, print_classes, world_id
 
 MIN_GAP_POINTS = 15.0  # data.md §4.4
 RECIPE: dict[str, object] = {
@@ -56,9 +57,9 @@ def main() -> int:
     if args.quick:
         args.world, args.ratios, args.seeds, args.steps = "tiny", [0.1, 1.0], [0], 4
     folder = args.folder or Path("build/bench") / f"{args.world}-{args.world_seed}"
-    prepared = prepared_world(folder, args.world, args.world_seed)
-    jobs = [_job(args, prepared, folder, ratio, seed) for seed in args.seeds for ratio in args.ratios]
-    rows = measure_all(Ledger(args.json), jobs, args.jobs)
+    jobs = [_job(args, folder, ratio, seed) for seed in args.seeds for ratio in args.ratios]
+    make_world = partial(prepared_world, folder, args.world, args.world_seed)
+    rows = measure_all(Ledger(args.json), jobs, args.jobs, make_world)
     table = {ratio: [100 * row["miou_ratio"] for row in rows if row["ratio"] == ratio] for ratio in args.ratios}
     _print(rows, table)
     if args.quick:
@@ -92,8 +93,8 @@ def verdict(table: Mapping[float, Sequence[float]]) -> tuple[bool, str]:
     return is_rising and gap >= MIN_GAP_POINTS, f"{figures}; {order}, gap {gap:.1f} (>= {MIN_GAP_POINTS:.0f})"
 
 
-def _job(args, prepared: str, folder: Path, ratio: float, seed: int) -> Job:
-    wanted = recipe(prepared, ratio, seed, args.steps, args.overrides)
+def _job(args, folder: Path, ratio: float, seed: int) -> Job:
+    wanted = recipe(prepared_folder(folder), ratio, seed, args.steps, args.overrides)
     model = f"{wanted.model.name} {wanted.model.height_px}x{wanted.model.width_px} width {wanted.model.width_factor:g}"
     key = {"world": world_id(args.world, args.world_seed), "model": model, "ratio": ratio, "seed": seed}
     key |= {"steps": args.steps, "scans_per_step": wanted.train.labelled_per_step, "lr": wanted.optim.lr}
@@ -106,21 +107,17 @@ def _print(rows: Sequence[Row], table: Mapping[float, Sequence[float]]) -> None:
     print_table(
         ["labels", "frames", "mIoU", *(f"seed {row['seed']}" for row in rows if row["ratio"] == rows[0]["ratio"])],
         [
-            [f"{ratio:.0%}", *_frames(rows, ratio), f"{statistics.mean(values):.1f} ± {_std(values):.1f}"]
-            + [f"{value:.1f}" for value in values]
+            [f"{ratio:.0%}", *_frames(rows, ratio), mean_std(values)] + [f"{value:.1f}" for value in values]
             for ratio, values in table.items()
         ],
     )
     print_classes({f"{ratio:.0%}": [row for row in rows if row["ratio"] == ratio] for ratio in table})
     print(f"\n{rows[0]['model']}, {rows[0]['parameters']} parameters, {rows[0]['train_steps']} steps each")
+    print(", ".join(sorted({row["commit"] for row in rows})), rows[0]["hardware"], sep=", ")
 
 
 def _frames(rows: Sequence[Row], ratio: float) -> list[int]:
     return [next(row["labelled_frames"] for row in rows if row["ratio"] == ratio)]
-
-
-def _std(values: Sequence[float]) -> float:
-    return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ def run(monkeypatch, tmp_path, capsys):
     def run(score, *flags):
         trained = []
 
-        def measure_all(ledger, jobs, at_once):
+        def measure_all(ledger, jobs, at_once, prepare):
             trained.extend((job.key["ratio"], job.key["seed"], job.key["row"]) for job in jobs)
             for job in jobs:
                 ledger.measure(job.key, lambda key=job.key: {"miou_ratio": score(key["row"], key["seed"])})

@@ -8,6 +8,7 @@ from ray_lidarseg.runtime.runs import differing_keys
 from ray_lidarseg.world.options import with_options
 from ray_lidarseg.world.presets import PRESETS
 from tests.bench import image_lasermix as bench
+from tests.bench.ledger import provenance
 
 
 @pytest.mark.parametrize(
@@ -41,8 +42,14 @@ def test_a_tiny_world_is_prepared_once(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("mious", "code"), [({"supervised": 0.2, "lasermix": 0.3}, 0), ({}, 1)])
 def test_the_exit_code_is_the_verdict(monkeypatch, tmp_path, capsys, mious, code):
-    def trained(ledger, jobs, at_once):
-        figures = {"labelled_frames": 9, "parameters": 1, "train_steps": 9, "iou_ratio": [0.5] * 15 + [None]}
+    def trained(ledger, jobs, at_once, prepare):
+        figures = {
+            "labelled_frames": 9,
+            "parameters": 1,
+            "train_steps": 9,
+            "iou_ratio": [0.5] * 15 + [None],
+            **provenance(),
+        }
         return [{**job.key, **figures, "miou_ratio": mious.get(job.key["method"], 0.25)} for job in jobs]
 
     monkeypatch.setattr(bench, "prepared_images", lambda *_: "shards")

@@ -129,12 +129,25 @@ def test_rows_come_in_the_order_of_the_jobs_and_known_ones_are_not_trained(recip
         trained.append(recipe.seed)
         return {"miou_ratio": recipe.seed / 10, "wall_s": 1.0}
 
-    runs.measure_all(Ledger(file), _jobs(recipe)[1:2], 2, train)
-    rows = runs.measure_all(Ledger(file), _jobs(recipe), 2, train)
+    runs.measure_all(Ledger(file), _jobs(recipe)[1:2], 2, runner=train)
+    rows = runs.measure_all(Ledger(file), _jobs(recipe), 2, runner=train)
     assert [row["miou_ratio"] for row in rows] == [0.0, 0.1, 0.2]
     assert sorted(trained) == [0, 1, 2]
     assert {row["number"] for row in json.loads(file.read_text())} == {0, 1, 2}
     assert all(row["commit"] for row in rows)
+
+
+def test_data_are_made_once_and_only_where_a_row_is_missing(recipe):
+    made, ledger = [], Ledger(None)
+
+    def train(recipe, folder):
+        assert made == ["data"]
+        return {"miou_ratio": 0.5, "wall_s": 1.0}
+
+    for _ in range(2):
+        rows = runs.measure_all(ledger, _jobs(recipe), 2, lambda: made.append("data"), train)
+    assert len(rows) == 3
+    assert made == ["data"]
 
 
 def test_a_failed_run_costs_no_other_its_row(recipe, tmp_path):
@@ -146,5 +159,5 @@ def test_a_failed_run_costs_no_other_its_row(recipe, tmp_path):
         return {"miou_ratio": 0.5, "wall_s": 1.0}
 
     with pytest.raises(RuntimeError, match="out of luck"):
-        runs.measure_all(Ledger(file), _jobs(recipe), 1, train)
+        runs.measure_all(Ledger(file), _jobs(recipe), 1, runner=train)
     assert {row["number"] for row in json.loads(file.read_text())} == {0, 2}

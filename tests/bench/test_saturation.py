@@ -6,6 +6,7 @@ import pytest
 
 from ray_lidarseg.runtime.runs import differing_keys
 from tests.bench import saturation
+from tests.bench.ledger import provenance
 
 
 @pytest.mark.parametrize(
@@ -33,9 +34,15 @@ def test_runs_differ_in_labels_and_seed_only():
 
 @pytest.mark.parametrize(("mious", "code"), [((0.2, 0.3, 0.4), 0), ((0.3, 0.35, 0.4), 1)])
 def test_the_exit_code_is_the_verdict(monkeypatch, tmp_path, capsys, mious, code):
-    def trained(ledger, jobs, at_once):
+    def trained(ledger, jobs, at_once, prepare):
         scores = dict(zip((0.01, 0.1, 1.0), mious, strict=True))
-        figures = {"labelled_frames": 12, "parameters": 1, "train_steps": 9, "iou_ratio": [0.5] * 15 + [None]}
+        figures = {
+            "labelled_frames": 12,
+            "parameters": 1,
+            "train_steps": 9,
+            "iou_ratio": [0.5] * 15 + [None],
+            **provenance(),
+        }
         return [{**job.key, **figures, "miou_ratio": scores[job.key["ratio"]]} for job in jobs]
 
     monkeypatch.setattr(saturation, "prepared_world", lambda *_: "shards")
