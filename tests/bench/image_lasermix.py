@@ -29,7 +29,7 @@ from ray_lidarseg.world.options import with_options
 from ray_lidarseg.world.presets import Preset, preset_named
 from ray_lidarseg.world.scene import Scene
 from tests.bench.ledger import Ledger, Row, commit, parser, print_table
-from tests.bench.runs import Job, mean_std, measure_all, prepared_folder, print_classes, std
+from tests.bench.runs import MIN_SEEDS, Job, mean_std, measure_all, prepared_folder, print_classes, std
 
 RECIPE = "images-lasermix-world"
 METHODS = ("supervised", "mean_teacher", "lasermix")
@@ -96,7 +96,7 @@ def recipe(prepared: str, method: str, ratio: float, seed: int, steps: int, over
 
 
 def verdict(table: Mapping[float, Mapping[str, Sequence[float]]]) -> tuple[bool, str]:
-    """Whether LaserMix beats sup-only by more than the spread at every ratio, and a sentence with the figures.
+    """Whether LaserMix beats sup-only by more than the spread of enough seeds at every ratio, and the figures in words.
 
     Args:
         table: mIoU in percent of each seed, by ratio and method.
@@ -105,7 +105,7 @@ def verdict(table: Mapping[float, Mapping[str, Sequence[float]]]) -> tuple[bool,
     for ratio, methods in table.items():
         base, ours = methods["supervised"], methods["lasermix"]
         gain, spread = statistics.mean(ours) - statistics.mean(base), max(std(base), std(ours))
-        is_good &= gain > spread
+        is_good &= gain > spread and len(ours) >= MIN_SEEDS
         parts.append(f"{ratio:.0%} labels LaserMix - sup-only = {gain:+.1f} (spread {spread:.1f})")
     return is_good, "; ".join(parts)
 

@@ -35,7 +35,7 @@ from ray_lidarseg.prepare.teachers import Teachers
 from ray_lidarseg.recipe import Recipe, override, with_method
 from tests.bench.ledger import Ledger, Row, commit, parser, print_table
 from tests.bench.oracle_evidence import oracle_layer, write_oracle
-from tests.bench.runs import Job, mean_std, measure_all, prepared_world, print_classes, std, world_id
+from tests.bench.runs import MIN_SEEDS, Job, mean_std, measure_all, prepared_world, print_classes, std, world_id
 
 RECIPE: dict[str, object] = {
     "method.name": "lasermix_pp",
@@ -197,13 +197,18 @@ def missing_figures(table: Table, args: Any) -> list[str]:
 
 
 def verdict(table: Table, ratio: float) -> str:
-    """Each part's mean gain in points, and whether it exceeds the larger standard deviation of the two rows."""
+    """Each part's mean gain in points, and whether it exceeds the larger standard deviation of the two rows.
+
+    Fewer than ``MIN_SEEDS`` seeds that both rows have say nothing.
+    """
     said = []
     for part, name, base in PARTS:
         ours, theirs = table.get((name, ratio)), table.get((base, ratio))
         if ours and theirs:
             gain, spread, num_better = gain_of(ours, theirs)
             meaning = "helps" if gain > spread else "hurts" if gain < -spread else "within the spread"
+            if len(ours.keys() & theirs.keys()) < MIN_SEEDS:
+                meaning = "too few seeds to say"
             said.append(f"{part} {gain:+.1f} (spread {spread:.1f}, better in {num_better} of {len(ours)}): {meaning}")
     return "; ".join(said)
 

@@ -27,6 +27,7 @@ from ray_lidarseg.world.nuscenes_writer import dataset_id
 from ray_lidarseg.world.presets import preset_named
 from tests.bench.ledger import Ledger, Row, print_table
 
+MIN_SEEDS = 3  # below it a difference is no finding
 FIGURES, LOG = "figures.json", "log.txt"
 _ALONE = {"workers.num_workers": 1, "workers.cpus_per_worker": 1, "workers.loader_processes": 0}
 _LOG_LINES = 12  # of a run that failed

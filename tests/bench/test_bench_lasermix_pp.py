@@ -105,14 +105,16 @@ def test_runs_of_a_row_differ_in_labels_and_seed_only():
 
 
 def test_a_gain_counts_beyond_the_larger_spread():
-    table = {("lasermix", 0.1): {0: 40.0, 1: 42.0}, ("language", 0.1): {0: 42.0, 1: 43.0}}
+    table = {("lasermix", 0.1): {0: 40.0, 1: 42.0, 2: 41.0}, ("language", 0.1): {0: 42.0, 1: 43.0, 2: 42.5}}
     gain, spread, num_better = ablation.gain_of(table["language", 0.1], table["lasermix", 0.1])
-    assert (gain, spread, num_better) == (1.5, pytest.approx(2**0.5), 2)
-    assert ablation.verdict(table, 0.1) == "language +1.5 (spread 1.4, better in 2 of 2): helps"
-    table["language", 0.1][1] = 42.5
-    assert ablation.verdict(table, 0.1).endswith("better in 2 of 2): within the spread")
-    table["language", 0.1] = {0: 38.0, 1: 38.0}
-    assert ablation.verdict(table, 0.1) == "language -3.0 (spread 1.4, better in 0 of 2): hurts"
+    assert (gain, spread, num_better) == (1.5, pytest.approx(1.0), 3)
+    assert ablation.verdict(table, 0.1) == "language +1.5 (spread 1.0, better in 3 of 3): helps"
+    table["language", 0.1] = {0: 41.0, 1: 42.0, 2: 42.0}
+    assert ablation.verdict(table, 0.1).endswith("better in 2 of 3): within the spread")
+    table["language", 0.1] = {0: 38.0, 1: 38.0, 2: 38.0}
+    assert ablation.verdict(table, 0.1) == "language -3.0 (spread 1.0, better in 0 of 3): hurts"
+    table["language", 0.1] = {0: 48.0, 1: 48.0, 3: 48.0}
+    assert ablation.verdict(table, 0.1).endswith("too few seeds to say")
 
 
 @pytest.fixture

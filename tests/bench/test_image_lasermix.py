@@ -11,13 +11,21 @@ from tests.bench import image_lasermix as bench
 
 
 @pytest.mark.parametrize(
-    ("ours", "is_good"), [([31, 33], True), ([20, 20.5], False), ([19, 41], False), ([float("nan"), 40], False)]
+    ("ours", "is_good"),
+    [
+        ([31, 32, 33], True),
+        ([31, 33], False),
+        ([20, 20.2, 20.4], False),
+        ([19, 30, 41], False),
+        ([float("nan"), 40, 40], False),
+    ],
 )
 def test_lasermix_must_be_better_by_more_than_the_spread(ours, is_good):
-    table = {0.01: {"supervised": [10, 11], "lasermix": [40, 41]}, 0.1: {"supervised": [19, 21], "lasermix": ours}}
+    few = {"supervised": [10, 11, 10.5], "lasermix": [40, 41, 40.5]}
+    table = {0.01: few, 0.1: {"supervised": [19, 21, 20], "lasermix": ours}}
     good, sentence = bench.verdict(table)
     assert good == is_good
-    assert sentence.startswith("1% labels LaserMix - sup-only = +30.0 (spread 0.7); 10% labels")
+    assert sentence.startswith("1% labels LaserMix - sup-only = +30.0 (spread 0.5); 10% labels")
 
 
 def test_runs_of_methods_differ_in_the_method_only_and_those_of_seeds_in_seeds():
@@ -54,7 +62,7 @@ def test_the_exit_code_is_the_verdict(monkeypatch, tmp_path, capsys, mious, code
 
     monkeypatch.setattr(bench, "prepared_images", lambda *_: "shards")
     monkeypatch.setattr(bench, "measure_all", trained)
-    monkeypatch.setattr(sys, "argv", ["image_lasermix", "--folder", str(tmp_path), "--seeds", "0", "1"])
+    monkeypatch.setattr(sys, "argv", ["image_lasermix", "--folder", str(tmp_path), "--seeds", "0", "1", "2"])
     assert bench.main() == code
     last = capsys.readouterr().out.splitlines()[-1]
     assert ("ok" if code == 0 else "FAILED") in last
