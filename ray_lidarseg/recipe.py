@@ -216,9 +216,7 @@ class LaserMixPP(LaserMix):
     language_weight: NonNegative = 1.0  # M3Net; 0 switches the part off
     language_ramp_up_ratio: Ratio = 0.0  # M3Net: none
     language_centred: bool = True  # ours: without it the offset all CLIP cosines share drowns the class
-    language_balanced: bool = (
-        False  # off: all points count alike, as in M3Net; on (ours): all classes the teacher names
-    )
+    language_balanced: bool = False  # M3Net: all points count alike; on (ours): all classes the teacher names
     language_temperature: NonNegative = 0.0  # paper: 0, "non-probabilistic"; else softmax(cosines / it), CLIP's is 0.01
     multimodal_mix_weight: NonNegative = 1.0  # ours: share of both terms on mixed scans too; 0 switches the part off
     multimodal_mix_ramp_up_ratio: Ratio = 0.0  # ours: none

@@ -47,8 +47,8 @@ class _Cosines(torch.autograd.Function):
     """The cosine of each row of ``v`` with the same row of ``t``, some rows at a time; no gradient to ``t``.
 
     ``d cos / dv = t / (|v| |t|) - cos v / |v|²``, written down because automatic differentiation keeps and passes over
-    four more matrices of all points. Short vectors count
-    as ``_LEAST_NORM`` long, a length that does not change with them, so they have the first term only.
+    four more matrices of all points. Short vectors count as ``_LEAST_NORM`` long, a length that does not change with
+    them, so they have the first term only.
     """
 
     @staticmethod

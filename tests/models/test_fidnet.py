@@ -6,6 +6,7 @@ from torch import nn
 
 from ray_lidarseg.models.fidnet import FIDNet, channel_scale
 from ray_lidarseg.sample import PointBatch, SensorSpec
+from tests.models.learning import losses_of
 
 SENSOR = SensorSpec(32, math.radians(10.0), math.radians(-30.0), 1.0, 50.0, 1.0)
 
@@ -112,10 +113,7 @@ def test_channels_are_scaled_by_the_reach_of_the_sensor():
 def test_it_learns_to_tell_near_from_far():
     model, batch = small().train(), scan_of(300)
     batch = batch.with_labels((batch.points[:, :3].norm(dim=1) > 15).long())
-    optimiser, cells = torch.optim.AdamW(model.parameters(), 0.01), model.represent(batch)
-    for _ in range(30):
-        optimiser.zero_grad()
-        nn.functional.cross_entropy(model(batch, cells).cell_logits, cells.targets).backward()
-        optimiser.step()
+    losses_of(model, batch, steps=30, rate=0.01)
+    cells = model.represent(batch)
     accuracy = model(batch, cells).cell_logits.argmax(1).eq(cells.targets).float().mean()
     assert accuracy > 0.95
