@@ -240,6 +240,7 @@ def _arguments() -> Any:
     args.overrides = {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in args.overrides)}
     if args.quick:
         args.world, args.ratios, args.seeds = "tiny", [0.2], [0]
+        args.rows = ["lasermix", "all"] if args.rows is LADDER else args.rows  # of one method each
         args.overrides = {"train.steps": 3, "model.width_px": 128, **args.overrides}
     args.steps = args.overrides.get("train.steps", RECIPE["train.steps"])
     args.folder = args.folder or Path("build/bench") / f"{args.world}-{args.world_seed}"
