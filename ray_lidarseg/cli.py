@@ -65,8 +65,8 @@ def _demo(verbs: Verbs) -> None:
 
 def _world(verbs: Verbs) -> None:
     def run(args: argparse.Namespace) -> None:
-        from ray_lidarseg.generate import generate
-        from ray_lidarseg.world.options import parse_options
+        from ray_lidarseg.synthetic.options import parse_options
+        from ray_lidarseg.world import generate
 
         options = parse_options(args.options)
         generate(preset=args.preset, out=args.out, seed=args.seed, options=options, frequencies=args.frequencies)
@@ -179,7 +179,7 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
 
 def _train(verbs: Verbs) -> None:
     def run(args: argparse.Namespace) -> None:
-        from ray_lidarseg.recipe import load_recipe
+        from ray_lidarseg.recipe.load import load_recipe
         from ray_lidarseg.train import train
 
         recipe = load_recipe(args.recipe, args.overrides)
@@ -251,7 +251,7 @@ def _report(verbs: Verbs) -> None:
 
 def _recipe(verbs: Verbs) -> None:
     def run(args: argparse.Namespace) -> None:
-        from ray_lidarseg.recipe import builtin_recipes, load_recipe
+        from ray_lidarseg.recipe.load import builtin_recipes, load_recipe
 
         if args.recipe:
             print(load_recipe(args.recipe, args.overrides).to_yaml(), end="")

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from ray_lidarseg.evaluate import evaluate
-from ray_lidarseg.generate import generate
 from ray_lidarseg.index import index
 from ray_lidarseg.predict import predict
 from ray_lidarseg.prepare import Teachers, prepare
-from ray_lidarseg.recipe import Recipe, load_recipe, override, with_method
+from ray_lidarseg.recipe.load import load_recipe, override, with_method
+from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.report.page import report
 from ray_lidarseg.runtime.cluster import connect
 from ray_lidarseg.train import train
+from ray_lidarseg.world import generate
 
 T = TypeVar("T")
 

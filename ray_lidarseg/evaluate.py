@@ -10,17 +10,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from ray_lidarseg.datasets.ontology import absent_class, dataset_name, taxonomy_for
+from ray_lidarseg import storage
+from ray_lidarseg.datasets import ontology_files
+from ray_lidarseg.datasets.ontology_taxonomy import absent_class, dataset_name, taxonomy_for
 from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.datasets.shards import Catalog, PreparedFrames, read_catalog
 from ray_lidarseg.errors import DataError, LidarSegError
 from ray_lidarseg.metrics.confusion import Confusion
 from ray_lidarseg.metrics.scoring import Scores, score
-from ray_lidarseg.recipe import Recipe
-from ray_lidarseg.runtime import doctor, ontologies, pool, storage
+from ray_lidarseg.recipe.schema import Recipe
+from ray_lidarseg.runtime import doctor, pool
 from ray_lidarseg.runtime.cluster import connect
 from ray_lidarseg.runtime.progress import progress
-from ray_lidarseg.runtime.runs import RunFolder, load_method
+from ray_lidarseg.training.run_folder import RunFolder, load_method
 
 _FOLDER = "evaluation"
 _LEVELS = ("point", "cell")
@@ -47,7 +49,7 @@ def evaluate(run: str, prepared: str = "", split: str = "val", which: str | int 
     method, recipe, step = load_method(folder.uri, which)
     catalog = _labelled(_catalog(recipe, prepared), split)
     _check_dataset(catalog, recipe)
-    ontologies.check_classes(recipe.data, prepared or recipe.data.prepared)
+    ontology_files.check_classes(recipe.data, prepared or recipe.data.prepared)
     scores = _score(folder.uri, recipe, prepared, catalog, step, list(method.segmentors()))
     result = _result(folder, recipe, scores, split, step)
     folder.write(f"{_FOLDER}/{split}.json", json.dumps(result, indent=1).encode())

@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ray_lidarseg.datasets import cityscapes, manifest, nuscenes, semantickitti, world_images
-from ray_lidarseg.datasets.ontology import MANIFEST, doubts
+from ray_lidarseg import storage
+from ray_lidarseg.datasets import cityscapes, manifest, nuscenes, ontology_files, semantickitti, world_images
+from ray_lidarseg.datasets.ontology_taxonomy import MANIFEST, doubts
 from ray_lidarseg.datasets.shards import keyframe_table, parquet_bytes
 from ray_lidarseg.errors import DataError
-from ray_lidarseg.ontology import Ontology, parse_ontology
-from ray_lidarseg.runtime import ontologies, storage
+from ray_lidarseg.recipe.ontology import Ontology, parse_ontology
 from ray_lidarseg.runtime.progress import progress
 from ray_lidarseg.sample import Keyframe
 
@@ -46,7 +46,7 @@ def index(
     table = keyframe_table(frames)
     if read_as:
         _compare(frames[0], read_as)
-        table = ontologies.attach(table, read_as)
+        table = ontology_files.attach(table, read_as)
     storage.write_bytes(out, parquet_bytes(table, _ROWS_PER_GROUP))
     print(f"{len(frames)} key-frames in {out}: {_counts(frames)}")
     return len(frames)

@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ray_lidarseg import storage
+from ray_lidarseg.datasets import ontology_files
 from ray_lidarseg.datasets.decode import decode
-from ray_lidarseg.datasets.ontology import MANIFEST, taxonomy_for
+from ray_lidarseg.datasets.ontology_taxonomy import MANIFEST, taxonomy_for
 from ray_lidarseg.datasets.point_files import has_known_extension
 from ray_lidarseg.datasets.scans import decode_scan, scan_id
 from ray_lidarseg.datasets.sensor import resolve_sensor
@@ -32,13 +34,13 @@ from ray_lidarseg.datasets.submission import (
 )
 from ray_lidarseg.errors import DataError, LidarSegError, RunError
 from ray_lidarseg.models.inference import ScanLabels, label_frames
-from ray_lidarseg.ontology import Ontology
-from ray_lidarseg.recipe import Data
-from ray_lidarseg.runtime import doctor, ontologies, pool, storage
+from ray_lidarseg.recipe.ontology import Ontology
+from ray_lidarseg.recipe.schema import Data
+from ray_lidarseg.runtime import doctor, pool
 from ray_lidarseg.runtime.cluster import connect
 from ray_lidarseg.runtime.progress import progress as progress_bar
-from ray_lidarseg.runtime.runs import RunFolder, load_method
 from ray_lidarseg.sample import Keyframe
+from ray_lidarseg.training.run_folder import RunFolder, load_method
 
 SUMMARY_NAME = "predictions.json"
 FAILURES_NAME = "failures.jsonl"
@@ -107,7 +109,7 @@ def predict(
     job = _job(run, out, which, file_format, split, index)
     rows = _rows(job.data, prepared, index, scans, columns, split)
     if prepared:
-        ontologies.check_classes(job.data, prepared)
+        ontology_files.check_classes(job.data, prepared)
     _refuse_equal_names(rows, job)
     storage.check_writable(out)
     summary = _claim(job, rows, prepared)
@@ -229,7 +231,7 @@ def _job(run: str, out: str, which: str | int, file_format: FileFormat, split: s
     folder = RunFolder(run)
     _, recipe, step = load_method(folder.uri, which)
     check_format(file_format, taxonomy_for(recipe.data))
-    read_as = ontologies.of_index(index) if index else recipe.data.ontology
+    read_as = ontology_files.of_index(index) if index else recipe.data.ontology
     batch = recipe.train.evaluate_batch
     return _Job(folder.uri, out, step, file_format, split, recipe.data, recipe.fingerprint, batch, read_as)
 

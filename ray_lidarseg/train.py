@@ -36,19 +36,21 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback as _Cleaner
 from torch.utils.data import DataLoader
 
-from ray_lidarseg.datasets.ontology import taxonomy_for
+from ray_lidarseg import storage
+from ray_lidarseg.datasets.ontology_taxonomy import taxonomy_for
 from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.datasets.shards import Catalog, PreparedFrames, read_catalog
 from ray_lidarseg.datasets.splits import LabelSplit, make_split
 from ray_lidarseg.datasets.stream import TrainSteps
 from ray_lidarseg.errors import LidarSegError, RecipeError, RunError
 from ray_lidarseg.methods.build import build_method
-from ray_lidarseg.recipe import Recipe
-from ray_lidarseg.runtime import checkpoints, cluster, doctor, evidence, ontologies, storage
-from ray_lidarseg.runtime.loop import Hooks, Ranks, StepLoop, run, synchronise_batch_norm
-from ray_lidarseg.runtime.runs import RunFolder
-from ray_lidarseg.runtime.tracking import Tracker, lines_until
-from ray_lidarseg.runtime.validation import Validation
+from ray_lidarseg.recipe.schema import Recipe
+from ray_lidarseg.runtime import cluster, doctor
+from ray_lidarseg.training import checkpoints, completion
+from ray_lidarseg.training.loop import Hooks, Ranks, StepLoop, run, synchronise_batch_norm
+from ray_lidarseg.training.run_folder import RunFolder
+from ray_lidarseg.training.tracking import Tracker, lines_until
+from ray_lidarseg.training.validation import Validation
 
 _RAY_SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # Ray's 2 s is also how long a report may wait
@@ -90,7 +92,7 @@ def train(recipe: Recipe, run: str) -> RunFolder:
         ResourceError: The cluster cannot hold the workers.
         StorageError: The run folder cannot be written.
     """
-    folder, recipe = RunFolder(run), evidence.complete(ontologies.complete(recipe))
+    folder, recipe = RunFolder(run), completion.complete(recipe)
     if folder.belongs_to(recipe) and folder.is_finished():
         print(f"{folder.uri} is finished: {recipe.train.steps} steps", flush=True)
         return folder

@@ -10,18 +10,19 @@ from pyarrow.fs import FileType
 from rich.console import Console
 from rich.table import Table
 
-from ray_lidarseg.datasets import ontology as own
-from ray_lidarseg.datasets.checks import check_all, check_times
+from ray_lidarseg import storage
+from ray_lidarseg.checks.checks import check_all, check_times
+from ray_lidarseg.checks.findings import Finding, has_errors
+from ray_lidarseg.checks.measures import FrameMeasures, measure
+from ray_lidarseg.datasets import ontology_files
+from ray_lidarseg.datasets import ontology_taxonomy as own
 from ray_lidarseg.datasets.decode import decode
-from ray_lidarseg.datasets.findings import Finding, has_errors
-from ray_lidarseg.datasets.measures import FrameMeasures, measure
 from ray_lidarseg.datasets.sensor import sensor_of
 from ray_lidarseg.datasets.shards import CATALOG_NAME, PreparedFrames, open_parquet, read_catalog
 from ray_lidarseg.datasets.taxonomy import taxonomy_of
 from ray_lidarseg.errors import DataError, LidarSegError
-from ray_lidarseg.ontology import Ontology
-from ray_lidarseg.recipe import IMAGE_DATASETS
-from ray_lidarseg.runtime import ontologies, storage
+from ray_lidarseg.recipe.ontology import Ontology
+from ray_lidarseg.recipe.schema import IMAGE_DATASETS
 from ray_lidarseg.runtime.cluster import connect, worker_environment
 from ray_lidarseg.runtime.progress import progress
 from ray_lidarseg.sample import Keyframe, SensorSpec
@@ -143,7 +144,7 @@ def _choose(total: int, sample: int, seed: int) -> list[int]:
 
 def _sampled_index(uri: str, table: pa.Table, chosen: list[int]) -> _Source:
     frames = [Keyframe.from_row(row) for row in table.take(chosen).to_pylist()]
-    return _Source(frames, [frame.frame_id for frame in frames], frames[0].dataset, ontologies.of_index(uri))
+    return _Source(frames, [frame.frame_id for frame in frames], frames[0].dataset, ontology_files.of_index(uri))
 
 
 def _sampled_shards(uri: str, chosen: list[int]) -> _Source:
@@ -151,7 +152,7 @@ def _sampled_shards(uri: str, chosen: list[int]) -> _Source:
     catalog = read_catalog(filesystem, folder)
     sampled = catalog.select([catalog.frame_id[row] for row in chosen])
     frames = PreparedFrames(filesystem, folder, sampled)
-    return _Source(frames, sampled.frame_id, sampled.dataset[0], ontologies.of_prepared(uri))
+    return _Source(frames, sampled.frame_id, sampled.dataset[0], ontology_files.of_prepared(uri))
 
 
 def _measure(source: _Source) -> Results:

@@ -9,7 +9,7 @@ import torch
 from pyarrow import fs
 
 from ray_lidarseg.datasets.decode import decode
-from ray_lidarseg.datasets.ontology import taxonomy_for
+from ray_lidarseg.datasets.ontology_taxonomy import taxonomy_for
 from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.datasets.shards import PreparedFrames, write_catalog, write_shard
 from ray_lidarseg.datasets.splits import make_split
@@ -18,9 +18,10 @@ from ray_lidarseg.errors import DataError
 from ray_lidarseg.index import index
 from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.metrics.scoring import score
-from ray_lidarseg.recipe import Recipe, builtin_recipes, load_recipe, override, with_method
-from ray_lidarseg.runtime.loop import Ranks, StepLoop
+from ray_lidarseg.recipe.load import builtin_recipes, load_recipe, override, with_method
+from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.sample import Keyframe
+from ray_lidarseg.training.loop import Ranks, StepLoop
 from ray_lidarseg.types import COLOURS
 from ray_lidarseg.validate import validate
 from tests.datasets import image_trees

@@ -9,13 +9,13 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
+from ray_lidarseg import storage
 from ray_lidarseg.datasets.decode import decode
 from ray_lidarseg.datasets.shards import PreparedFrames, read_catalog, shard_entries, write_shard
 from ray_lidarseg.errors import DataError, StorageError
 from ray_lidarseg.index import index
 from ray_lidarseg.prepare import PrepareReport, decoding, pipeline, prepare
-from ray_lidarseg.prepare.progress import Progress, Result
-from ray_lidarseg.runtime import storage
+from ray_lidarseg.prepare.stage_report import Progress, Result
 from ray_lidarseg.sample import Keyframe
 
 LOCAL = fs.LocalFileSystem()

@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ray_lidarseg import recipe
+from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch
 
 
-def augment(batch: PointBatch, spec: recipe.Augment, generator: torch.Generator) -> PointBatch:
+def augment(batch: PointBatch, spec: schema.Augment, generator: torch.Generator) -> PointBatch:
     """Moves each scan by its own draw: x' = s R F x + t.
 
     F flips x and y independently, R turns about z, s scales, t is normal per axis. Intensity, labels and extras stay.
@@ -32,7 +32,7 @@ def augment(batch: PointBatch, spec: recipe.Augment, generator: torch.Generator)
     return PointBatch(points, batch.scan_idx, batch.labels, batch.num_scans, batch.extras)
 
 
-def _linear(uniform: Float[Tensor, "B 4"], spec: recipe.Augment) -> Float[Tensor, "B 3 3"]:
+def _linear(uniform: Float[Tensor, "B 4"], spec: schema.Augment) -> Float[Tensor, "B 3 3"]:
     flip = 1.0 - 2.0 * (uniform[:, :2] < spec.flip_ratio).float()
     low_rad, high_rad = (math.radians(angle) for angle in spec.rotation_deg)
     angle_rad = low_rad + (high_rad - low_rad) * uniform[:, 2]

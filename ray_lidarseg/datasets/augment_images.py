@@ -6,14 +6,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ray_lidarseg import recipe
-from ray_lidarseg.datasets.images import luma
+from ray_lidarseg.datasets.image_scans import luma
+from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch, SensorSpec
 from ray_lidarseg.types import COLOURS
 
 
 def augment_image(
-    scan: PointBatch, spec: recipe.ImageAugment, sensor: SensorSpec, generator: torch.Generator
+    scan: PointBatch, spec: schema.ImageAugment, sensor: SensorSpec, generator: torch.Generator
 ) -> PointBatch:
     """Changes one image by its own draw; directions stay, labels and extras move with their pixel.
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ray_lidarseg.datasets import images
+from ray_lidarseg.datasets import image_scans as images
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.sample import Keyframe
 

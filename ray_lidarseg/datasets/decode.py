@@ -5,13 +5,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ray_lidarseg.datasets import images, manifest
-from ray_lidarseg.datasets.ontology import MANIFEST
+from ray_lidarseg.datasets import image_scans as images
+from ray_lidarseg.datasets import manifest
+from ray_lidarseg.datasets.ontology_taxonomy import MANIFEST
 from ray_lidarseg.datasets.sensor import sensor_of
 from ray_lidarseg.datasets.taxonomy import taxonomy_of
 from ray_lidarseg.errors import DataError
-from ray_lidarseg.ontology import Ontology
-from ray_lidarseg.recipe import IMAGE_DATASETS
+from ray_lidarseg.recipe.ontology import Ontology
+from ray_lidarseg.recipe.schema import IMAGE_DATASETS
 from ray_lidarseg.sample import Keyframe
 
 _FLOAT_BYTES = 4

@@ -20,8 +20,8 @@ from ray_lidarseg.datasets.layers import (
     read_layer,
 )
 from ray_lidarseg.datasets.shards import Catalog
-from ray_lidarseg.datasets.whole_files import patiently
 from ray_lidarseg.errors import DataError
+from ray_lidarseg.storage.whole_files import patiently
 from ray_lidarseg.types import IMAGE_FEATURES, IS_PAIRED, LANGUAGE_LOGITS
 
 _FEATURE_BYTES = 2  # float16

@@ -23,8 +23,8 @@ from jaxtyping import Float, Int8, Int16, UInt16
 from pyarrow import fs
 
 from ray_lidarseg.datasets.shards import CATALOG_NAME, OpenShards, list_shards, open_parquet, parquet_bytes
-from ray_lidarseg.datasets.whole_files import files_in, patiently, write_whole
 from ray_lidarseg.errors import DataError
+from ray_lidarseg.storage.whole_files import files_in, patiently, write_whole
 
 LAYERS_FOLDER = "layers"
 LAYER_FILE = "layer.json"

@@ -50,12 +50,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from ray_lidarseg.datasets.ontology import MANIFEST, taxonomy
+from ray_lidarseg.datasets.ontology_taxonomy import MANIFEST, taxonomy
 from ray_lidarseg.datasets.point_files import FORMATS, Columns, column, format_of, load_npy, read_columns
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.geometry.camera import chain
 from ray_lidarseg.geometry.pose import require_rigid
-from ray_lidarseg.ontology import Ontology, nearest
+from ray_lidarseg.recipe.ontology import Ontology, nearest
 from ray_lidarseg.sample import CameraImage, Keyframe
 
 _SHOWN_PROBLEMS = 5

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from jaxtyping import Shaped
 
-from ray_lidarseg.datasets import images
+from ray_lidarseg.datasets import image_scans as images
 from ray_lidarseg.sample import Keyframe, PointBatch, SensorSpec
 from ray_lidarseg.types import IGNORE
 

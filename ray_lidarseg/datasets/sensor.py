@@ -3,9 +3,9 @@
 import math
 from dataclasses import replace
 
-from ray_lidarseg.datasets import ontology
+from ray_lidarseg.datasets import ontology_taxonomy as ontology
 from ray_lidarseg.errors import DataError
-from ray_lidarseg.recipe import Data
+from ray_lidarseg.recipe.schema import Data
 from ray_lidarseg.sample import SensorSpec
 
 

@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from ray_lidarseg.datasets.whole_files import files_in, patiently, write_whole
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.sample import SCHEMA_VERSION, Keyframe
+from ray_lidarseg.storage.whole_files import files_in, patiently, write_whole
 
 CATALOG_NAME = "catalog.parquet"
 _VERSION_KEY = b"ray_lidarseg.schema_version"

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from pyarrow import fs
 
-from ray_lidarseg import recipe
 from ray_lidarseg.datasets.shards import Catalog
 from ray_lidarseg.errors import SplitError
+from ray_lidarseg.recipe import schema
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ _SCAN_PATH = re.compile(r"(?:^|/)(\d\d)/(?:velodyne|labels|scribbles)/(\d{6})\.\
 _PUBLISHED_NAME = re.compile(r"(?:^|[_/])(\d+)pct\.txt$")
 
 
-def make_split(catalog: Catalog, spec: recipe.Split) -> LabelSplit:
+def make_split(catalog: Catalog, spec: schema.Split) -> LabelSplit:
     """Draws the labelled frames among the catalog's training frames that have labels.
 
     ``uniform`` draws floor(ratio N) of these N frames over all scenes (LaserMix); ``scene`` takes whole scenes in
@@ -128,7 +128,7 @@ def _count(num_frames: int, ratio: float) -> int:
     return count
 
 
-def _drawn(candidates: Catalog, spec: recipe.Split, count: int) -> list[str]:
+def _drawn(candidates: Catalog, spec: schema.Split, count: int) -> list[str]:
     if spec.protocol == "uniform":
         return _shuffled(candidates.frame_id, spec.seed)[:count]
     if spec.protocol == "scene":
@@ -152,7 +152,7 @@ def _whole_scenes(candidates: Catalog, seed: int, count: int) -> list[str]:
     return labelled
 
 
-def _listed(train: Catalog, candidates: Sequence[str], spec: recipe.Split) -> list[str]:
+def _listed(train: Catalog, candidates: Sequence[str], spec: schema.Split) -> list[str]:
     names = {*spec.frames, *(_read_list(spec.file) if spec.file else ())}
     if not names:
         raise SplitError("split.protocol=list needs split.frames, or split.file with one frame id a line")

@@ -13,7 +13,7 @@ from ray_lidarseg.datasets.sampler import LABELLED, UNLABELLED, StepSampler
 from ray_lidarseg.datasets.shards import PreparedFrames
 from ray_lidarseg.datasets.splits import LabelSplit
 from ray_lidarseg.errors import DataError
-from ray_lidarseg.recipe import Recipe
+from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.sample import PointBatch, SensorSpec
 
 MicroBatch = tuple[PointBatch, PointBatch]

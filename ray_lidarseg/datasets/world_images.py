@@ -7,7 +7,8 @@ are the hidden truth that no real log has.
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from ray_lidarseg.datasets import images, nuscenes
+from ray_lidarseg.datasets import image_scans as images
+from ray_lidarseg.datasets import nuscenes
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.sample import Keyframe
 

@@ -19,7 +19,7 @@ from jaxtyping import Float, Float32, Int64
 from ray_lidarseg.datasets.taxonomy import NUSCENES, SEMANTICKITTI
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.foundation.teachers import TextTeacher
-from ray_lidarseg.ontology import Ontology
+from ray_lidarseg.recipe.ontology import Ontology
 
 TEMPLATES: Final = (
     "a {}.",

@@ -12,8 +12,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from ray_lidarseg.errors import RecipeError
-from ray_lidarseg.ontology import nearest
-from ray_lidarseg.recipe import Count, NonNegative, Positive, Ratio, Section
+from ray_lidarseg.recipe.ontology import nearest
+from ray_lidarseg.recipe.schema import Count, NonNegative, Positive, Ratio, Section
 
 MINIATURE = "miniature"
 """A checkpoint of this name is the small model that ships with the package."""

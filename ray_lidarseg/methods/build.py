@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from ray_lidarseg import recipe as schema
 from ray_lidarseg.errors import RecipeError
 from ray_lidarseg.methods.cbst import CBST
 from ray_lidarseg.methods.cps import CPS
@@ -14,6 +13,7 @@ from ray_lidarseg.methods.method import Method
 from ray_lidarseg.methods.polarmix import PolarMix
 from ray_lidarseg.methods.supervised import Supervised
 from ray_lidarseg.models.build import build_segmentor
+from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import SensorSpec
 
 

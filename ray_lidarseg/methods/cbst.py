@@ -5,13 +5,13 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
-from ray_lidarseg import recipe as schema
 from ray_lidarseg.losses.softmax import class_probabilities
 from ray_lidarseg.methods.method import Losses, Method
 from ray_lidarseg.methods.objective import ramp_up, segmentation_terms
 from ray_lidarseg.methods.pseudo_label import balanced_pseudo_labels, class_thresholds, keep_ratio
 from ray_lidarseg.models.ema import EMATeacher
 from ray_lidarseg.models.segmentor import Segmentor
+from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch
 
 

@@ -4,11 +4,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ray_lidarseg import recipe as schema
 from ray_lidarseg.losses.cross_entropy import cross_entropy
 from ray_lidarseg.methods.method import Losses, Method
 from ray_lidarseg.methods.objective import ramp_up, segmentation_terms
 from ray_lidarseg.models.segmentor import Output, Segmentor
+from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch
 
 

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import torch
 
-from ray_lidarseg import recipe as schema
 from ray_lidarseg.geometry.polar_mix import cut_mix
 from ray_lidarseg.losses.softmax import class_probabilities
 from ray_lidarseg.methods.method import Losses, Method
 from ray_lidarseg.methods.objective import ramp_up, segmentation_terms
 from ray_lidarseg.models.ema import EMATeacher
 from ray_lidarseg.models.segmentor import Segmentor
+from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch, SensorSpec
 
 _TEACHER = "teacher_probabilities"

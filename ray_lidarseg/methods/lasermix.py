@@ -2,13 +2,13 @@
 
 import torch
 
-from ray_lidarseg import recipe as schema
 from ray_lidarseg.geometry.mixing import mix_pairs
 from ray_lidarseg.methods.method import Losses, Method
 from ray_lidarseg.methods.objective import agreement, ramp_up, segmentation_terms
 from ray_lidarseg.methods.pseudo_label import keep_ratio, pseudo_labels
 from ray_lidarseg.models.ema import EMATeacher
 from ray_lidarseg.models.segmentor import Segmentor
+from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch, SensorSpec
 
 

@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from ray_lidarseg import recipe as schema
 from ray_lidarseg.errors import RecipeError
 from ray_lidarseg.geometry.mixing import mix_pairs
 from ray_lidarseg.losses.alignment import centred, cosine_distance
@@ -16,6 +15,7 @@ from ray_lidarseg.methods.objective import agreement, ramp_up, segmentation_term
 from ray_lidarseg.methods.pseudo_label import keep_ratio, pseudo_labels
 from ray_lidarseg.models.ema import EMATeacher
 from ray_lidarseg.models.segmentor import Output, Segmentor
+from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch, SensorSpec, join
 from ray_lidarseg.types import IMAGE_FEATURES, IS_PAIRED, LANGUAGE_LOGITS
 

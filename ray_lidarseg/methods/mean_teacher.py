@@ -2,12 +2,12 @@
 
 import torch
 
-from ray_lidarseg import recipe as schema
 from ray_lidarseg.errors import RecipeError
 from ray_lidarseg.methods.method import Losses, Method
 from ray_lidarseg.methods.objective import agreement, ramp_up, segmentation_terms
 from ray_lidarseg.models.ema import EMATeacher
 from ray_lidarseg.models.segmentor import Segmentor
+from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch
 
 

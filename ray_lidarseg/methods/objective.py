@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ray_lidarseg import recipe as schema
 from ray_lidarseg.losses.consistency import consistency
 from ray_lidarseg.losses.cross_entropy import cross_entropy
 from ray_lidarseg.losses.lovasz import lovasz_softmax
 from ray_lidarseg.models.segmentor import Output
+from ray_lidarseg.recipe import schema
 
 
 def segmentation_terms(

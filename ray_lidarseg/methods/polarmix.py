@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import torch
 
-from ray_lidarseg import recipe as schema
 from ray_lidarseg.errors import RecipeError
 from ray_lidarseg.geometry.polar_mix import polar_mix
 from ray_lidarseg.methods.method import Losses, Method
@@ -13,6 +12,7 @@ from ray_lidarseg.methods.objective import agreement, ramp_up, segmentation_term
 from ray_lidarseg.methods.pseudo_label import keep_ratio, pseudo_labels
 from ray_lidarseg.models.ema import EMATeacher
 from ray_lidarseg.models.segmentor import Segmentor
+from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch
 
 

@@ -2,10 +2,10 @@
 
 import torch
 
-from ray_lidarseg import recipe as schema
 from ray_lidarseg.methods.method import Losses, Method
 from ray_lidarseg.methods.objective import segmentation_terms
 from ray_lidarseg.models.segmentor import Segmentor
+from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch
 
 

@@ -1,9 +1,9 @@
 """From a recipe to a model: the one place that knows which models exist."""
 
-from ray_lidarseg import recipe as schema
 from ray_lidarseg.models.fidnet import FIDNet
 from ray_lidarseg.models.image_unet import ImageUNet
 from ray_lidarseg.models.segmentor import Segmentor
+from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import SensorSpec
 
 

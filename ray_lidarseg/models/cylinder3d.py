@@ -20,11 +20,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ray_lidarseg import recipe
 from ray_lidarseg.errors import ResourceError
 from ray_lidarseg.geometry.voxelize import CylinderGrid, Voxels, find_voxels, unpack_coords
 from ray_lidarseg.models.asymmetric_unet import COARSENINGS, CUBE, AsymmetricUNet
 from ray_lidarseg.models.segmentor import Cells, Output, Segmentor
+from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch
 from ray_lidarseg.sparse.backend import SparseBackend, load_backend
 from ray_lidarseg.sparse.geometry import VoxelGeometry
@@ -56,7 +56,7 @@ class CylinderInput:
     point_inputs: Float[Tensor, "P 9"]
 
 
-def build_cylinder3d(recipe: recipe.Cylinder3D, dataset: str, num_classes: int, backend: str) -> "Cylinder3D":
+def build_cylinder3d(recipe: schema.Cylinder3D, dataset: str, num_classes: int, backend: str) -> "Cylinder3D":
     """The network a recipe describes.
 
     Args:

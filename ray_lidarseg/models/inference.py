@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Float32, Integer, UInt8
 from scipy.spatial import cKDTree
 from torch import nn
 
-from ray_lidarseg.datasets.images import at_stored_size
+from ray_lidarseg.datasets.image_scans import at_stored_size
 from ray_lidarseg.datasets.points import to_batch
 from ray_lidarseg.models.segmentor import Output, Segmentor
 from ray_lidarseg.sample import Keyframe, PointBatch, SensorSpec

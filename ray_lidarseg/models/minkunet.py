@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ray_lidarseg import recipe
 from ray_lidarseg.errors import RecipeError
 from ray_lidarseg.geometry.voxelize import MAX_COORDINATE, CartesianGrid, find_voxels
 from ray_lidarseg.models.segmentor import Cells, Output, Segmentor
+from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch, SensorSpec
 from ray_lidarseg.sparse.backend import SparseBackend, load_backend
 from ray_lidarseg.sparse.geometry import VoxelGeometry
@@ -50,7 +50,7 @@ class VoxelInput:
     features: Float[Tensor, "V 4"]
 
 
-def build_minkunet(recipe: recipe.MinkUNet, sensor: SensorSpec, num_classes: int, backend: str) -> Segmentor:
+def build_minkunet(recipe: schema.MinkUNet, sensor: SensorSpec, num_classes: int, backend: str) -> Segmentor:
     """The network a recipe describes.
 
     Raises:

@@ -20,10 +20,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ray_lidarseg import recipe
 from ray_lidarseg.geometry.voxelize import CartesianGrid, Voxels, find_voxels
 from ray_lidarseg.models.minkunet import NUM_LEVELS, SparseUNet, input_scale, voxel_grid
 from ray_lidarseg.models.segmentor import Cells, Output, Segmentor
+from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch, SensorSpec
 from ray_lidarseg.sparse.backend import SparseBackend, load_backend
 from ray_lidarseg.sparse.geometry import VoxelGeometry
@@ -69,7 +69,7 @@ class PointVoxelInput:
     exchanges: dict[int, Exchange]
 
 
-def build_spvcnn(recipe: recipe.SPVCNN, sensor: SensorSpec, num_classes: int, backend: str) -> "SPVCNN":
+def build_spvcnn(recipe: schema.SPVCNN, sensor: SensorSpec, num_classes: int, backend: str) -> "SPVCNN":
     """The network a recipe describes.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from ray_lidarseg.prepare.estimate import estimate
 from ray_lidarseg.prepare.pipeline import PrepareReport, prepare
+from ray_lidarseg.prepare.requested_layers import Teachers
 from ray_lidarseg.prepare.status import status
-from ray_lidarseg.prepare.teachers import Teachers
 
 __all__ = ["PrepareReport", "Teachers", "estimate", "prepare", "status"]

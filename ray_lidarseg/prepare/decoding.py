@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from ray_lidarseg import storage
 from ray_lidarseg.datasets.decode import decode
 from ray_lidarseg.datasets.points import num_nonfinite
 from ray_lidarseg.datasets.shards import open_parquet, shard_entries, shard_file
 from ray_lidarseg.errors import DataError
-from ray_lidarseg.ontology import Ontology
-from ray_lidarseg.prepare.progress import NUM_RETRIES, Progress, Result, read_failures, reason
-from ray_lidarseg.runtime import storage
+from ray_lidarseg.prepare.stage_report import NUM_RETRIES, Progress, Result, read_failures, reason
+from ray_lidarseg.recipe.ontology import Ontology
 from ray_lidarseg.runtime.cluster import worker_environment
 from ray_lidarseg.runtime.pool import quiet_data
 from ray_lidarseg.runtime.progress import progress as progress_bar

@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
+from ray_lidarseg import storage
 from ray_lidarseg.datasets.shards import open_parquet, parquet_bytes
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.prepare.decoding import finished_frames, listed_frames
 from ray_lidarseg.prepare.pipeline import prepare
-from ray_lidarseg.prepare.progress import Spent
+from ray_lidarseg.prepare.requested_layers import Teachers, uses_gpu
+from ray_lidarseg.prepare.stage_report import Spent
 from ray_lidarseg.prepare.stages import entries_of, stages_of
 from ray_lidarseg.prepare.status import readable
-from ray_lidarseg.prepare.teachers import Teachers, uses_gpu
-from ray_lidarseg.runtime import storage
 from ray_lidarseg.runtime.cluster import connect
 from ray_lidarseg.runtime.pool import Actors
 

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
+from ray_lidarseg import storage
+from ray_lidarseg.datasets import ontology_files
 from ray_lidarseg.datasets.shards import Catalog, write_catalog
-from ray_lidarseg.datasets.whole_files import remove_unfinished
 from ray_lidarseg.errors import DataError
-from ray_lidarseg.ontology import Ontology
 from ray_lidarseg.prepare.decoding import listed_frames, progress_of, run_decoding
-from ray_lidarseg.prepare.progress import FAILURES_NAME, Spent
+from ray_lidarseg.prepare.requested_layers import Teachers
+from ray_lidarseg.prepare.stage_report import FAILURES_NAME, Spent
 from ray_lidarseg.prepare.stages import (
     Stage,
     StageReport,
@@ -19,10 +20,10 @@ from ray_lidarseg.prepare.stages import (
     run_stage,
     stages_of,
 )
-from ray_lidarseg.prepare.teachers import Teachers
-from ray_lidarseg.runtime import ontologies, storage
+from ray_lidarseg.recipe.ontology import Ontology
 from ray_lidarseg.runtime.cluster import connect
 from ray_lidarseg.runtime.pool import Actors
+from ray_lidarseg.storage.whole_files import remove_unfinished
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,8 @@ class _Job:
     start_ray: Callable[[], None]
 
     def run(self, stages: list[Stage]) -> PrepareReport:
-        listed, ontology = listed_frames(self.index), ontologies.of_index(self.index)
-        ontologies.keep(ontology, self.out)
+        listed, ontology = listed_frames(self.index), ontology_files.of_index(self.index)
+        ontology_files.keep(ontology, self.out)
         report, catalog = self._decode(listed, ontology)
         catalog = catalog.select(frame_id for frame_id in catalog.frame_id if frame_id in listed)
         return replace(report, layers=self._layers(stages, catalog, ontology))

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ray_lidarseg import storage
 from ray_lidarseg.datasets.evidence import read_text
 from ray_lidarseg.datasets.layers import (
     LAYER_FILE,
@@ -22,17 +23,16 @@ from ray_lidarseg.datasets.layers import (
     write_layer_catalog,
 )
 from ray_lidarseg.datasets.shards import CATALOG_NAME, Catalog
-from ray_lidarseg.datasets.whole_files import remove_unfinished
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.foundation.prompts import vocabulary
 from ray_lidarseg.foundation.settings import PairSettings, SlicMasks
-from ray_lidarseg.ontology import Ontology
-from ray_lidarseg.prepare.progress import FAILURES_NAME, Progress, Result, Spent, read_failures
-from ray_lidarseg.prepare.teachers import Teachers, probed, uses_gpu
+from ray_lidarseg.prepare.requested_layers import Teachers, probed, uses_gpu
+from ray_lidarseg.prepare.stage_report import FAILURES_NAME, Progress, Result, Spent, read_failures
 from ray_lidarseg.prepare.workers import FeatureWorker, LayerWorker, MaskWorker, PairWorker
-from ray_lidarseg.runtime import storage
+from ray_lidarseg.recipe.ontology import Ontology
 from ray_lidarseg.runtime.pool import Actors, stream
 from ray_lidarseg.runtime.progress import progress as progress_bar
+from ray_lidarseg.storage.whole_files import remove_unfinished
 
 _WORKERS: dict[str, type[LayerWorker]] = {"masks": MaskWorker, "pairs": PairWorker, "features": FeatureWorker}
 _FRAMES_PER_SHARD = {"masks": 4, "pairs": 16, "features": 4}  # ours: a crash costs so many; 24 images are 40 s of SAM

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
+from ray_lidarseg import storage
 from ray_lidarseg.datasets.layers import Layer, layer_bytes, layer_names, read_layer
 from ray_lidarseg.prepare.decoding import finished_frames, listed_frames
-from ray_lidarseg.prepare.progress import read_failures
+from ray_lidarseg.prepare.stage_report import read_failures
 from ray_lidarseg.prepare.stages import entries_of, layer_uri
-from ray_lidarseg.runtime import storage
 
 _NAMED_FAILURES = 3
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ray_lidarseg import storage
 from ray_lidarseg.datasets.layers import (
     cameras_of,
     encode_segments,
@@ -27,9 +28,8 @@ from ray_lidarseg.foundation.pairing import pair_points, pixels_in
 from ray_lidarseg.foundation.pooling import pool_segments
 from ray_lidarseg.foundation.settings import FeatureSettings, MaskSettings, PairSettings
 from ray_lidarseg.prepare.decoding import results_table
-from ray_lidarseg.prepare.images import Clock, each_image, read_image
-from ray_lidarseg.prepare.progress import Result, reason
-from ray_lidarseg.runtime import storage
+from ray_lidarseg.prepare.image_batches import Clock, each_image, read_image
+from ray_lidarseg.prepare.stage_report import Result, reason
 from ray_lidarseg.runtime.pool import own_device
 from ray_lidarseg.sample import CameraImage, Keyframe
 

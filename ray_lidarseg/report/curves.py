@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ray_lidarseg.report.runs import RunView
+from ray_lidarseg.report.run_summary import RunView
 
 PALETTE = ("#2563eb", "#ea580c", "#059669", "#c026d3", "#b45309", "#0891b2", "#dc2626", "#4b5563")
 """Colour of run i, modulo; dark enough on white for lines and text."""

@@ -9,7 +9,7 @@ import numpy as np
 from ray_lidarseg.datasets.layers import Layer
 from ray_lidarseg.datasets.taxonomy import Taxonomy
 from ray_lidarseg.report import pictures
-from ray_lidarseg.report.evidence import CameraEvidence, Counts, FrameEvidence, Shown, read_evidence
+from ray_lidarseg.report.evidence_frames import CameraEvidence, Counts, FrameEvidence, Shown, read_evidence
 from ray_lidarseg.report.evidence_pictures import (
     FeatureColours,
     covered_ratio,

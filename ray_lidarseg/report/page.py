@@ -8,16 +8,15 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ray_lidarseg import __version__
+from ray_lidarseg import __version__, storage
 from ray_lidarseg.datasets.taxonomy import Taxonomy
 from ray_lidarseg.errors import DataError, LidarSegError
 from ray_lidarseg.report import curves, pictures, tables
 from ray_lidarseg.report.evidence_section import evidence_panels
-from ray_lidarseg.report.runs import RunView, read_runs
+from ray_lidarseg.report.run_summary import RunView, read_runs
 from ray_lidarseg.report.scenes import NUM_FRAMES, Scene, predicted_scenes, validation_scenes
 from ray_lidarseg.report.section import Picture, Section, css, encoded_picture, flat_picture, legend
 from ray_lidarseg.report.viewer import cloud
-from ray_lidarseg.runtime import storage
 from ray_lidarseg.types import IGNORE
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from ray_lidarseg import storage
 from ray_lidarseg.datasets.decode import decode
-from ray_lidarseg.datasets.ontology import taxonomy_for
+from ray_lidarseg.datasets.ontology_taxonomy import taxonomy_for
 from ray_lidarseg.datasets.scans import decode_scan
 from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.datasets.shards import Catalog, PreparedFrames, read_catalog
@@ -16,12 +17,11 @@ from ray_lidarseg.datasets.submission import read_labels
 from ray_lidarseg.datasets.taxonomy import Taxonomy
 from ray_lidarseg.errors import DataError, LidarSegError
 from ray_lidarseg.models.inference import label_frames
-from ray_lidarseg.ontology import Ontology
-from ray_lidarseg.recipe import Data
-from ray_lidarseg.report.runs import RunView
-from ray_lidarseg.runtime import storage
-from ray_lidarseg.runtime.runs import load_method
+from ray_lidarseg.recipe.ontology import Ontology
+from ray_lidarseg.recipe.schema import Data
+from ray_lidarseg.report.run_summary import RunView
 from ray_lidarseg.sample import Keyframe, SensorSpec
+from ray_lidarseg.training.run_folder import load_method
 
 NUM_FRAMES = 2  # pictures a person looks at; a report of ten runs labels twenty scans
 

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from ray_lidarseg.report.runs import RunView
+from ray_lidarseg.report.run_summary import RunView
 
 _LEVELS = ("point", "cell")
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from ray_lidarseg import __version__
+from ray_lidarseg import __version__, storage
 from ray_lidarseg.errors import LidarSegError, ResourceError
-from ray_lidarseg.runtime import cluster, storage
+from ray_lidarseg.runtime import cluster
 from ray_lidarseg.sparse.backend import load_backend
 
 _PACKAGES = ("torch", "ray", "numpy", "pyarrow", "pydantic", "nuscenes-devkit")

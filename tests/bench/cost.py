@@ -38,13 +38,14 @@ from ray_lidarseg.datasets.taxonomy import NUSCENES
 from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.methods.method import Method
 from ray_lidarseg.models.segmentor import Segmentor
-from ray_lidarseg.recipe import Data, Recipe, load_recipe, override, with_method
-from ray_lidarseg.runtime.loop import MicroBatches, Ranks, StepLoop
+from ray_lidarseg.recipe.load import load_recipe, override, with_method
+from ray_lidarseg.recipe.schema import Data, Recipe
 from ray_lidarseg.sample import Keyframe, PointBatch
+from ray_lidarseg.synthetic.lidar import Scan, scan
+from ray_lidarseg.synthetic.presets import PRESETS
+from ray_lidarseg.synthetic.scene import Scene
+from ray_lidarseg.training.loop import MicroBatches, Ranks, StepLoop
 from ray_lidarseg.types import IMAGE_FEATURES, IS_PAIRED, LANGUAGE_LOGITS
-from ray_lidarseg.world.lidar import Scan, scan
-from ray_lidarseg.world.presets import PRESETS
-from ray_lidarseg.world.scene import Scene
 from tests.bench.ledger import Ledger, Row, parser, print_table
 
 BACKBONES = ("fidnet", "minkunet", "spvcnn", "cylinder3d")

@@ -23,11 +23,12 @@ from ray_lidarseg.datasets import world_images
 from ray_lidarseg.datasets.decode import decode
 from ray_lidarseg.datasets.shards import CATALOG_NAME, write_catalog, write_shard
 from ray_lidarseg.datasets.taxonomy import WORLD_IMAGES
-from ray_lidarseg.recipe import Recipe, load_recipe, override, with_method
-from ray_lidarseg.world import nuscenes_writer
-from ray_lidarseg.world.options import with_options
-from ray_lidarseg.world.presets import Preset, preset_named
-from ray_lidarseg.world.scene import Scene
+from ray_lidarseg.recipe.load import load_recipe, override, with_method
+from ray_lidarseg.recipe.schema import Recipe
+from ray_lidarseg.synthetic import nuscenes_writer
+from ray_lidarseg.synthetic.options import with_options
+from ray_lidarseg.synthetic.presets import Preset, preset_named
+from ray_lidarseg.synthetic.scene import Scene
 from tests.bench.ledger import Ledger, Row, commit, parser, print_table
 from tests.bench.runs import MIN_SEEDS, Job, mean_std, measure_all, prepared_folder, print_classes, std
 

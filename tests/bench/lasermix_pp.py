@@ -31,8 +31,9 @@ import yaml
 
 from ray_lidarseg.datasets.shards import CATALOG_NAME
 from ray_lidarseg.datasets.taxonomy import NUSCENES
-from ray_lidarseg.prepare.teachers import Teachers
-from ray_lidarseg.recipe import Recipe, override, with_method
+from ray_lidarseg.prepare.requested_layers import Teachers
+from ray_lidarseg.recipe.load import override, with_method
+from ray_lidarseg.recipe.schema import Recipe
 from tests.bench.ledger import Ledger, Row, commit, parser, print_table
 from tests.bench.oracle_evidence import oracle_layer, write_oracle
 from tests.bench.runs import MIN_SEEDS, Job, mean_std, measure_all, prepared_world, print_classes, std, world_id

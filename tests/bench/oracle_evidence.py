@@ -21,7 +21,7 @@ from ray_lidarseg.datasets.layers import (
     write_layer_shard,
 )
 from ray_lidarseg.datasets.shards import CATALOG_NAME, PreparedFrames, read_catalog
-from ray_lidarseg.datasets.whole_files import write_whole
+from ray_lidarseg.storage.whole_files import write_whole
 from ray_lidarseg.types import IGNORE
 
 _FRAMES_PER_SHARD = 50

@@ -23,12 +23,12 @@ from ray_lidarseg.datasets.taxonomy import NUSCENES
 from ray_lidarseg.foundation.pairing import is_unhidden
 from ray_lidarseg.foundation.settings import PairSettings
 from ray_lidarseg.geometry.camera import Projection, chain, is_visible, project
+from ray_lidarseg.synthetic.cameras import RIG, Picture, ego_SE3_camera, exposure_s, intrinsics, picture
+from ray_lidarseg.synthetic.lidar import ego_SE3_lidar, scan
+from ray_lidarseg.synthetic.presets import PRESETS
+from ray_lidarseg.synthetic.scene import Scene
+from ray_lidarseg.synthetic.shading import Light
 from ray_lidarseg.types import IGNORE
-from ray_lidarseg.world.cameras import RIG, Picture, ego_SE3_camera, exposure_s, intrinsics, picture
-from ray_lidarseg.world.lidar import ego_SE3_lidar, scan
-from ray_lidarseg.world.presets import PRESETS
-from ray_lidarseg.world.scene import Scene
-from ray_lidarseg.world.shading import Light
 from tests.bench.ledger import Ledger, Row, parser, print_table
 
 PRESET = replace(PRESETS["demo"], image_size=(400, 225))

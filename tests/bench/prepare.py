@@ -35,13 +35,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from ray_lidarseg import storage
 from ray_lidarseg.datasets.layers import cameras_of, layer_entries
 from ray_lidarseg.datasets.shards import OpenShards, keyframe_table, parquet_bytes
 from ray_lidarseg.prepare import Teachers
 from ray_lidarseg.prepare.stages import layer_uri
-from ray_lidarseg.runtime import storage
 from ray_lidarseg.sample import Keyframe
-from ray_lidarseg.world.presets import preset_named
+from ray_lidarseg.synthetic.presets import preset_named
 from tests.bench.ledger import Ledger, Row, parser, print_table
 from tests.bench.process_tree import Sample, Watch, watched
 
@@ -104,9 +104,9 @@ def _world(folder: Path, preset: str) -> Path:
     """The index of a small world below the folder, made where it is missing (this part runs on Ray)."""
     file = folder / preset / "index.parquet"
     if not file.exists():
-        from ray_lidarseg.generate import generate
         from ray_lidarseg.index import index
         from ray_lidarseg.runtime.cluster import connect
+        from ray_lidarseg.world import generate
 
         with connect():
             world = str(folder / preset / "world")

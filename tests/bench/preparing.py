@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 import torch
 from torch.utils.data import DataLoader
 
+from ray_lidarseg import storage
 from ray_lidarseg.datasets.decode import decode
 from ray_lidarseg.datasets.layers import (
     encode_segments,
@@ -36,9 +37,8 @@ from ray_lidarseg.foundation.pairing import pair_points, pixels_in
 from ray_lidarseg.foundation.pooling import pool_segments
 from ray_lidarseg.foundation.teachers import as_objects
 from ray_lidarseg.prepare import Teachers, prepare
-from ray_lidarseg.prepare.images import Clock, read_image
+from ray_lidarseg.prepare.image_batches import Clock, read_image
 from ray_lidarseg.prepare.stages import layer_uri
-from ray_lidarseg.runtime import storage
 from ray_lidarseg.runtime.cluster import connect
 from ray_lidarseg.runtime.pool import Actors, own_device
 from ray_lidarseg.sample import Keyframe

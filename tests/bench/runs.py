@@ -22,9 +22,10 @@ from pathlib import Path
 import numpy as np
 
 from ray_lidarseg.datasets.taxonomy import NUSCENES
-from ray_lidarseg.recipe import Recipe, load_recipe, override
-from ray_lidarseg.world.nuscenes_writer import dataset_id
-from ray_lidarseg.world.presets import preset_named
+from ray_lidarseg.recipe.load import load_recipe, override
+from ray_lidarseg.recipe.schema import Recipe
+from ray_lidarseg.synthetic.nuscenes_writer import dataset_id
+from ray_lidarseg.synthetic.presets import preset_named
 from tests.bench.ledger import Ledger, Row, print_table
 
 MIN_SEEDS = 3  # below it a difference is no finding
@@ -63,10 +64,10 @@ def prepared_world(folder: Path, preset: str, seed: int) -> str:
     """The prepared shards of a world below ``folder``, made where they are missing (this part runs on Ray)."""
     prepared = Path(prepared_folder(folder))
     if not (prepared / "catalog.parquet").exists():  # written last
-        from ray_lidarseg.generate import generate
         from ray_lidarseg.index import index
         from ray_lidarseg.prepare import prepare
         from ray_lidarseg.runtime.cluster import connect
+        from ray_lidarseg.world import generate
 
         with connect():
             generate(preset, str(folder / "world"), seed)
@@ -143,10 +144,10 @@ def train_here(recipe: Recipe, folder: Path) -> Row:
     """
     import torch
 
-    from ray_lidarseg import train
-    from ray_lidarseg.runtime import checkpoints, evidence, ontologies, storage
-    from ray_lidarseg.runtime.loop import Ranks
-    from ray_lidarseg.runtime.runs import RunFolder
+    from ray_lidarseg import storage, train
+    from ray_lidarseg.training import checkpoints, completion
+    from ray_lidarseg.training.loop import Ranks
+    from ray_lidarseg.training.run_folder import RunFolder
 
     class Alone(train._Worker):
         """The only worker: it writes its checkpoints itself."""
@@ -160,7 +161,7 @@ def train_here(recipe: Recipe, folder: Path) -> Row:
 
     torch.set_num_threads(1)
     began, run = time.monotonic(), RunFolder(str(folder))
-    plan = train.make_plan(evidence.complete(ontologies.complete(override(recipe, _ALONE))), run)
+    plan = train.make_plan(completion.complete_evidence(completion.complete_ontology(override(recipe, _ALONE))), run)
     if not run.belongs_to(plan.recipe):
         train._open_folder(run, plan)
     worker = Alone(plan, Ranks(), torch.device("cpu"))

@@ -35,11 +35,11 @@ from ray_lidarseg.foundation.mask_generation import Thresholds, candidates, enco
 from ray_lidarseg.foundation.mask_prompts import grid_points, lidar_points
 from ray_lidarseg.foundation.mask_scoring import measure
 from ray_lidarseg.foundation.sam import load_sam
-from ray_lidarseg.world.cameras import RIG, ego_SE3_camera, exposure_s, intrinsics, picture
-from ray_lidarseg.world.lidar import ego_SE3_lidar, scan
-from ray_lidarseg.world.presets import PRESETS
-from ray_lidarseg.world.scene import Scene
-from ray_lidarseg.world.shading import Light
+from ray_lidarseg.synthetic.cameras import RIG, ego_SE3_camera, exposure_s, intrinsics, picture
+from ray_lidarseg.synthetic.lidar import ego_SE3_lidar, scan
+from ray_lidarseg.synthetic.presets import PRESETS
+from ray_lidarseg.synthetic.scene import Scene
+from ray_lidarseg.synthetic.shading import Light
 from tests.bench.ledger import Ledger, Row, parser, print_table
 from tests.foundation.coherent_sam import coherent_sam
 from tests.foundation.mask_agreement import compare

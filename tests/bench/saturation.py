@@ -18,7 +18,8 @@ from pathlib import Path
 
 import yaml
 
-from ray_lidarseg.recipe import Recipe, override
+from ray_lidarseg.recipe.load import override
+from ray_lidarseg.recipe.schema import Recipe
 from tests.bench.ledger import Ledger, Row, commit, parser, print_table
 from tests.bench.runs import Job, mean_std, measure_all, prepared_folder, prepared_world, print_classes, world_id
 

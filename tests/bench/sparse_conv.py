@@ -20,9 +20,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from ray_lidarseg import recipe
 from ray_lidarseg.geometry.voxelize import FIELD_BITS, CartesianGrid, find_voxels
 from ray_lidarseg.models.minkunet import MinkUNet, build_minkunet
+from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch, SensorSpec
 from ray_lidarseg.sparse.backend import Kind
 from ray_lidarseg.sparse.geometry import VoxelGeometry
@@ -170,7 +170,7 @@ def bench_network(points: Tensor, voxel_size_m: float, rounds: int) -> tuple[Tim
     """Timings of a MinkUNet18 step at half width (voxels, maps, forward, backward) and the largest relative error."""
     torch.manual_seed(0)
     sensor = SensorSpec(32, 0.1, -0.5, 1.0, 51.2, 1.0)
-    section = recipe.MinkUNet(depth=18, width_factor=0.5, voxel_size_m=voxel_size_m)
+    section = schema.MinkUNet(depth=18, width_factor=0.5, voxel_size_m=voxel_size_m)
     ours = build_minkunet(section, sensor, 16, "torch")
     naive = build_minkunet(section, sensor, 16, "torch")
     naive.load_state_dict(ours.state_dict())

@@ -8,9 +8,9 @@ import pytest
 from pyarrow import fs
 
 from ray_lidarseg.datasets.shards import PreparedFrames, read_catalog, write_catalog, write_shard
-from ray_lidarseg.recipe import with_method
-from ray_lidarseg.runtime.runs import differing_keys
+from ray_lidarseg.recipe.load import with_method
 from ray_lidarseg.sample import Keyframe
+from ray_lidarseg.training.run_folder import differing_keys
 from tests.bench import lasermix_pp as ablation
 from tests.bench.lasermix_pp import DISTILLATION, LADDER, LANGUAGE, PARTS, RUNGS
 

@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from ray_lidarseg.runtime.runs import differing_keys
-from ray_lidarseg.world.options import with_options
-from ray_lidarseg.world.presets import PRESETS
+from ray_lidarseg.synthetic.options import with_options
+from ray_lidarseg.synthetic.presets import PRESETS
+from ray_lidarseg.training.run_folder import differing_keys
 from tests.bench import image_lasermix as bench
 
 

@@ -16,8 +16,8 @@ from ray_lidarseg.datasets.layers import (
     write_layer_shard,
 )
 from ray_lidarseg.datasets.shards import read_catalog, write_catalog, write_shard
-from ray_lidarseg.datasets.whole_files import write_whole
 from ray_lidarseg.sample import Keyframe
+from ray_lidarseg.storage.whole_files import write_whole
 from ray_lidarseg.types import IGNORE, IS_PAIRED, LANGUAGE_LOGITS
 from tests.bench.oracle_evidence import majority, oracle_layer, write_oracle
 

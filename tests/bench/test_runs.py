@@ -10,10 +10,11 @@ from pyarrow import fs
 
 from ray_lidarseg.datasets.shards import write_catalog, write_shard
 from ray_lidarseg.errors import RunError
-from ray_lidarseg.recipe import Recipe, override
-from ray_lidarseg.runtime.loop import StepLoop
-from ray_lidarseg.runtime.runs import RunFolder, load_method
+from ray_lidarseg.recipe.load import override
+from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.sample import Keyframe
+from ray_lidarseg.training.loop import StepLoop
+from ray_lidarseg.training.run_folder import RunFolder, load_method
 from tests.bench import runs
 from tests.bench.ledger import Ledger
 

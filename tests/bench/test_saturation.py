@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from ray_lidarseg.runtime.runs import differing_keys
+from ray_lidarseg.training.run_folder import differing_keys
 from tests.bench import saturation
 
 

@@ -19,11 +19,11 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from ray_lidarseg.world.cameras import RIG, Picture, ego_SE3_camera, exposure_s, intrinsics, picture
-from ray_lidarseg.world.lidar import EGO, NOISE, Scan, ego_SE3_lidar, scan
-from ray_lidarseg.world.presets import PRESETS
-from ray_lidarseg.world.scene import Scene
-from ray_lidarseg.world.shading import Light
+from ray_lidarseg.synthetic.cameras import RIG, Picture, ego_SE3_camera, exposure_s, intrinsics, picture
+from ray_lidarseg.synthetic.lidar import EGO, NOISE, Scan, ego_SE3_lidar, scan
+from ray_lidarseg.synthetic.presets import PRESETS
+from ray_lidarseg.synthetic.scene import Scene
+from ray_lidarseg.synthetic.shading import Light
 from tests.bench.ledger import Ledger, Row, parser, print_table
 
 LIMITS = {"sweep_s": 0.1, "images_s": 0.7}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ray_lidarseg.datasets.augment import augment
-from ray_lidarseg.recipe import Augment
+from ray_lidarseg.recipe.schema import Augment
 from ray_lidarseg.sample import PointBatch
 
 STILL = {"flip_ratio": 0.0, "rotation_deg": (0.0, 0.0), "scale": (1.0, 1.0), "translation_std_m": 0.0}

@@ -2,10 +2,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ray_lidarseg.datasets import images
+from ray_lidarseg.datasets import image_scans as images
 from ray_lidarseg.datasets.augment_images import augment_image
 from ray_lidarseg.datasets.sensor import resolve_sensor
-from ray_lidarseg.recipe import Data, ImageAugment
+from ray_lidarseg.recipe.schema import Data, ImageAugment
 from ray_lidarseg.sample import PointBatch
 from ray_lidarseg.types import COLOURS
 

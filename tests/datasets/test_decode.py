@@ -7,8 +7,8 @@ import pytest
 
 from ray_lidarseg.datasets.decode import decode
 from ray_lidarseg.errors import DataError
-from ray_lidarseg.runtime.storage import read_bytes
 from ray_lidarseg.sample import Keyframe
+from ray_lidarseg.storage.files import read_bytes
 from ray_lidarseg.types import IGNORE
 
 NUSCENES = Keyframe("t", "nuscenes", "s", "train", 0, "scan.bin", "scan.label")

@@ -11,7 +11,7 @@ import yaml
 
 from ray_lidarseg.datasets import manifest
 from ray_lidarseg.errors import DataError
-from ray_lidarseg.ontology import Ontology, parse_ontology
+from ray_lidarseg.recipe.ontology import Ontology, parse_ontology
 from ray_lidarseg.sample import Keyframe
 from ray_lidarseg.types import IGNORE
 

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from ray_lidarseg.datasets import manifest
-from ray_lidarseg.datasets.ontology import doubts
+from ray_lidarseg.datasets.ontology_taxonomy import doubts
 from ray_lidarseg.geometry.camera import project
-from ray_lidarseg.ontology import Ontology, parse_ontology
+from ray_lidarseg.recipe.ontology import Ontology, parse_ontology
 from ray_lidarseg.sample import Keyframe
 from ray_lidarseg.types import IGNORE
 from tests.datasets.real_recordings import KITTI, NUSCENES, OUSTER, kitti_record, nuscenes_record, rellis_record

@@ -8,7 +8,7 @@ from ray_lidarseg.datasets import semantickitti
 from ray_lidarseg.datasets.decode import decode
 from ray_lidarseg.datasets.taxonomy import SEMANTICKITTI
 from ray_lidarseg.errors import DataError
-from ray_lidarseg.runtime.storage import read_bytes
+from ray_lidarseg.storage.files import read_bytes
 
 # Focal length 100 px, principal point (60, 20), the camera 0.5 m left of camera 0; LiDAR x forward, y left, z up.
 P2 = "P2: 100 0 60 50 0 100 20 0 0 0 1 0"

@@ -4,7 +4,7 @@ import pytest
 
 from ray_lidarseg.datasets.sensor import resolve_sensor, sensor_of
 from ray_lidarseg.errors import DataError
-from ray_lidarseg.recipe import Data, Sensor
+from ray_lidarseg.recipe.schema import Data, Sensor
 
 
 def test_published_fields_of_view() -> None:

@@ -13,7 +13,7 @@ from ray_lidarseg.datasets import splits as module
 from ray_lidarseg.datasets.shards import Catalog
 from ray_lidarseg.datasets.splits import make_split, split_digest
 from ray_lidarseg.errors import SplitError
-from ray_lidarseg.recipe import Split
+from ray_lidarseg.recipe.schema import Split
 
 
 def catalog(

@@ -20,7 +20,8 @@ from ray_lidarseg.datasets.shards import PreparedFrames, write_catalog, write_sh
 from ray_lidarseg.datasets.splits import LabelSplit, make_split
 from ray_lidarseg.datasets.stream import TrainSteps
 from ray_lidarseg.errors import DataError
-from ray_lidarseg.recipe import Recipe, Split, override
+from ray_lidarseg.recipe.load import override
+from ray_lidarseg.recipe.schema import Recipe, Split
 from ray_lidarseg.sample import Keyframe, PointBatch
 from ray_lidarseg.types import IGNORE, IMAGE_FEATURES, IS_PAIRED
 

@@ -10,17 +10,17 @@ from safetensors.torch import load_file
 from ray_lidarseg.foundation.build import shipped_weights
 from ray_lidarseg.foundation.clip import Clip
 from ray_lidarseg.foundation.clip_architecture import MINIATURE
-from ray_lidarseg.foundation.miniature.images import TruePicture, scene_pictures
-from ray_lidarseg.foundation.miniature.measure import (
+from ray_lidarseg.foundation.sam import Sam
+from ray_lidarseg.foundation.sam_architecture import build_sam
+from ray_lidarseg.foundation.settings import ClipFeatures, SamMasks
+from ray_lidarseg.miniature.measure import (
     measure_maps,
     measure_zero_shot,
     single_point_ious,
 )
-from ray_lidarseg.foundation.sam import Sam
-from ray_lidarseg.foundation.sam_architecture import build_sam
-from ray_lidarseg.foundation.settings import ClipFeatures, SamMasks
-from ray_lidarseg.world.presets import PRESETS
-from ray_lidarseg.world.scene import Scene
+from ray_lidarseg.miniature.training_pictures import TruePicture, scene_pictures
+from ray_lidarseg.synthetic.presets import PRESETS
+from ray_lidarseg.synthetic.scene import Scene
 
 LARGEST_BYTES = 8_000_000
 

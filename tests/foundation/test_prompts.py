@@ -12,7 +12,7 @@ from ray_lidarseg.foundation.prompts import (
     vocabulary,
     vocabulary_of,
 )
-from ray_lidarseg.ontology import parse_ontology
+from ray_lidarseg.recipe.ontology import parse_ontology
 
 ONTOLOGY = """
 name: acme

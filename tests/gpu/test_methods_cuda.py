@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from ray_lidarseg.methods.build import build_method
-from ray_lidarseg.recipe import parse_recipe
-from ray_lidarseg.runtime.loop import Ranks, StepLoop
+from ray_lidarseg.recipe.load import parse_recipe
 from ray_lidarseg.sample import PointBatch, SensorSpec
+from ray_lidarseg.training.loop import Ranks, StepLoop
 from ray_lidarseg.types import IMAGE_FEATURES, IS_PAIRED, LANGUAGE_LOGITS
 
 pytestmark = [

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from ray_lidarseg import recipe as schema
 from ray_lidarseg.methods.method import Losses, Method
+from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch, SensorSpec
 
 SENSOR = SensorSpec(16, math.radians(10.0), math.radians(-30.0), 1.0, 50.0, 1.0)

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from ray_lidarseg import recipe as schema
 from ray_lidarseg.losses.cross_entropy import cross_entropy
 from ray_lidarseg.methods.pseudo_label import balanced_pseudo_labels, class_thresholds
+from ray_lidarseg.recipe import schema
 
 
 def test_weight_zero_is_supervised_bit_for_bit(build, run, labelled, unlabelled):

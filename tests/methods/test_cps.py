@@ -1,9 +1,9 @@
 import torch
 from torch import nn
 
-from ray_lidarseg import recipe as schema
 from ray_lidarseg.losses.cross_entropy import cross_entropy
-from ray_lidarseg.runtime.loop import Ranks, synchronise_batch_norm
+from ray_lidarseg.recipe import schema
+from ray_lidarseg.training.loop import Ranks, synchronise_batch_norm
 
 
 def test_weight_zero_trains_the_first_student_as_supervised(build, run, labelled, unlabelled):

@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ray_lidarseg import recipe as schema
 from ray_lidarseg.geometry.polar_mix import cut_mix
+from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch
 
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from ray_lidarseg import recipe as schema
 from ray_lidarseg.geometry.mixing import mix_pairs
 from ray_lidarseg.losses.cross_entropy import cross_entropy
+from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch
 from ray_lidarseg.types import IGNORE
 

@@ -10,12 +10,12 @@ import torch.distributed as dist
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from ray_lidarseg import recipe as schema
 from ray_lidarseg.errors import RecipeError
 from ray_lidarseg.geometry.mixing import mix_pairs
 from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.methods.lasermix_pp import LaserMixPP
 from ray_lidarseg.models.fidnet import FIDNet
+from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch, SensorSpec
 from ray_lidarseg.types import IMAGE_FEATURES, IS_PAIRED, LANGUAGE_LOGITS
 

@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
-from ray_lidarseg import recipe as schema
 from ray_lidarseg.errors import RecipeError
 from ray_lidarseg.losses.consistency import consistency
+from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch
 
 

@@ -1,6 +1,5 @@
 import pytest
 
-from ray_lidarseg import recipe as schema
 from ray_lidarseg.errors import RecipeError
 from ray_lidarseg.methods.cbst import CBST
 from ray_lidarseg.methods.cps import CPS
@@ -10,6 +9,7 @@ from ray_lidarseg.methods.lasermix_pp import LaserMixPP
 from ray_lidarseg.methods.mean_teacher import MeanTeacher
 from ray_lidarseg.methods.polarmix import PolarMix
 from ray_lidarseg.methods.supervised import Supervised
+from ray_lidarseg.recipe import schema
 
 METHODS = {
     Supervised: schema.Supervised(),

@@ -3,11 +3,11 @@ import math
 import pytest
 import torch
 
-from ray_lidarseg import recipe as schema
 from ray_lidarseg.losses.cross_entropy import cross_entropy
 from ray_lidarseg.losses.lovasz import lovasz_softmax
 from ray_lidarseg.methods.objective import agreement, ramp_up, segmentation_terms
 from ray_lidarseg.models.segmentor import Cells, Output
+from ray_lidarseg.recipe import schema
 
 LOGITS = torch.tensor([[1.0, 0.0], [0.5, 2.0], [0.0, 0.0]])
 TARGETS = torch.tensor([0, 0, 255])

@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 
-from ray_lidarseg import recipe as schema
 from ray_lidarseg.errors import RecipeError
 from ray_lidarseg.geometry.polar_mix import polar_mix
 from ray_lidarseg.losses.cross_entropy import cross_entropy
+from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch
 from ray_lidarseg.types import IGNORE
 

@@ -1,8 +1,8 @@
 import torch
 
-from ray_lidarseg import recipe as schema
 from ray_lidarseg.losses.cross_entropy import cross_entropy
 from ray_lidarseg.losses.lovasz import lovasz_softmax
+from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch
 
 

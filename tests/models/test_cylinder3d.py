@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from ray_lidarseg import recipe
 from ray_lidarseg.errors import ResourceError
 from ray_lidarseg.models.cylinder3d import build_cylinder3d
+from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch
 from ray_lidarseg.types import IGNORE
 from tests.models.learning import losses_of
 
-TINY = recipe.Cylinder3D(grid=(20, 18, 10), radius_m=15.0, width_factor=0.125)
+TINY = schema.Cylinder3D(grid=(20, 18, 10), radius_m=15.0, width_factor=0.125)
 
 
 def _tiny(**changes):
@@ -32,13 +32,13 @@ def _count(model: nn.Module) -> int:
 @pytest.mark.parametrize(("num_classes", "published_m"), [(17, 55.84), (20, 55.85)])
 def test_parameter_count_is_the_published_one(num_classes, published_m):
     """The published count holds all weights of the cubic kernels, also those its shared neighbour map never uses."""
-    model = build_cylinder3d(recipe.Cylinder3D(), "semantickitti", num_classes, "torch")
+    model = build_cylinder3d(schema.Cylinder3D(), "semantickitti", num_classes, "torch")
     assert _count(model) / 1e6 == pytest.approx(published_m, abs=0.005)
 
 
 def test_half_width_is_near_the_published_base_of_16():
     """14.1 M in the code, whose point layers stay wide; ours are halved, too."""
-    model = build_cylinder3d(recipe.Cylinder3D(width_factor=0.5), "nuscenes", 17, "torch")
+    model = build_cylinder3d(schema.Cylinder3D(width_factor=0.5), "nuscenes", 17, "torch")
     wide_points = build_cylinder3d(TINY.model_copy(update={"width_factor": 1.0}), "nuscenes", 17, "torch").points
     assert (_count(model) - _count(model.points) + _count(wide_points)) / 1e6 == pytest.approx(14.1, abs=0.05)
 
@@ -125,4 +125,4 @@ def test_another_backend_is_refused_before_anything_runs():
 )
 def test_an_empty_grid_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        recipe.Cylinder3D(**changes)
+        schema.Cylinder3D(**changes)

@@ -2,12 +2,12 @@ import pytest
 import torch
 from torch import nn
 
-from ray_lidarseg import recipe as schema
-from ray_lidarseg.datasets import images
+from ray_lidarseg.datasets import image_scans as images
 from ray_lidarseg.datasets.sensor import resolve_sensor, sensor_of
 from ray_lidarseg.errors import RecipeError
 from ray_lidarseg.models.build import build_segmentor
 from ray_lidarseg.models.image_unet import ImageUNet
+from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch
 from ray_lidarseg.types import COLOURS
 

@@ -3,9 +3,9 @@ import copy
 import pytest
 import torch
 
-from ray_lidarseg import recipe
 from ray_lidarseg.errors import RecipeError, ResourceError
 from ray_lidarseg.models.minkunet import build_minkunet
+from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch, SensorSpec
 from ray_lidarseg.types import IGNORE
 from tests.models.learning import losses_of
@@ -13,7 +13,7 @@ from tests.models.learning import losses_of
 SENSOR = SensorSpec(
     num_beams=32, fov_up_rad=0.17, fov_down_rad=-0.52, min_range_m=1.0, max_range_m=20.0, intensity_scale=1.0
 )
-NARROW = recipe.MinkUNet(depth=14, width_factor=0.25, voxel_size_m=0.5)
+NARROW = schema.MinkUNet(depth=14, width_factor=0.25, voxel_size_m=0.5)
 
 
 def _scan(num_points: int, seed: int = 0) -> PointBatch:
@@ -28,12 +28,12 @@ def _scan(num_points: int, seed: int = 0) -> PointBatch:
 
 @pytest.mark.parametrize(("depth", "published_m"), [(18, 21.7), (34, 37.9)])
 def test_parameter_count_is_the_published_one(depth, published_m):
-    model = build_minkunet(recipe.MinkUNet(depth=depth), SENSOR, num_classes=19, backend="torch")
+    model = build_minkunet(schema.MinkUNet(depth=depth), SENSOR, num_classes=19, backend="torch")
     assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(published_m, abs=0.05)
 
 
 def test_width_factor_narrows_every_layer():
-    model = build_minkunet(recipe.MinkUNet(width_factor=0.5), SENSOR, num_classes=19, backend="torch")
+    model = build_minkunet(schema.MinkUNet(width_factor=0.5), SENSOR, num_classes=19, backend="torch")
     assert sum(parameter.numel() for parameter in model.parameters()) / 1e6 == pytest.approx(5.44, abs=0.01)
     assert model.feature_dim == 48
 
@@ -114,7 +114,7 @@ def test_overfits_one_scan():
 
 def test_voxels_too_small_for_the_range_are_refused():
     with pytest.raises(RecipeError, match=r"raise model\.voxel_size_m"):
-        build_minkunet(recipe.MinkUNet(voxel_size_m=0.0005), SENSOR, num_classes=3, backend="torch")
+        build_minkunet(schema.MinkUNet(voxel_size_m=0.0005), SENSOR, num_classes=3, backend="torch")
 
 
 def test_an_unknown_backend_is_refused():

@@ -2,12 +2,12 @@ import math
 
 import torch
 
-from ray_lidarseg import recipe as schema
 from ray_lidarseg.models.build import build_segmentor
 from ray_lidarseg.models.cylinder3d import Cylinder3D
 from ray_lidarseg.models.fidnet import FIDNet
 from ray_lidarseg.models.minkunet import MinkUNet
 from ray_lidarseg.models.spvcnn import SPVCNN
+from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch, SensorSpec
 
 SENSOR = SensorSpec(32, math.radians(10.0), math.radians(-30.0), 1.0, 50.0, 1.0)

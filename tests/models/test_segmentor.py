@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from ray_lidarseg import recipe as schema
 from ray_lidarseg.models.build import build_segmentor
 from ray_lidarseg.models.segmentor import Segmentor
+from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch, SensorSpec
 from ray_lidarseg.types import IGNORE
 

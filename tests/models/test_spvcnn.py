@@ -2,15 +2,15 @@ import pytest
 import torch
 from torch import nn
 
-from ray_lidarseg import recipe
 from ray_lidarseg.errors import RecipeError
 from ray_lidarseg.models.minkunet import build_minkunet
 from ray_lidarseg.models.spvcnn import build_spvcnn
+from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch, SensorSpec
 from tests.models.learning import losses_of
 
 SENSOR = SensorSpec(32, fov_up_rad=0.17, fov_down_rad=-0.52, min_range_m=1.0, max_range_m=20.0, intensity_scale=1.0)
-NARROW = recipe.SPVCNN(depth=14, width_factor=0.125, voxel_size_m=0.5)
+NARROW = schema.SPVCNN(depth=14, width_factor=0.125, voxel_size_m=0.5)
 
 
 def _model(**changes):
@@ -26,8 +26,8 @@ def _scan(num_points: int, seed: int = 0) -> PointBatch:
 
 def test_parameter_count_is_minkunet18_and_three_point_layers():
     count = lambda model: sum(parameter.numel() for parameter in model.parameters())  # noqa: E731
-    model = build_spvcnn(recipe.SPVCNN(), SENSOR, 19, "torch")
-    voxels = build_minkunet(recipe.MinkUNet(), SENSOR, 19, "torch")
+    model = build_spvcnn(schema.SPVCNN(), SENSOR, 19, "torch")
+    voxels = build_minkunet(schema.MinkUNet(), SENSOR, 19, "torch")
     layers = 32 * 256 + 256 * 128 + 128 * 96 + 2 * (256 + 128 + 96)
     assert count(model) - count(voxels) == layers
     assert count(model) / 1e6 == pytest.approx(21.8, abs=0.03)
@@ -35,7 +35,7 @@ def test_parameter_count_is_minkunet18_and_three_point_layers():
 
 
 def test_width_factor_narrows_the_point_layers_too():
-    model = build_spvcnn(recipe.SPVCNN(width_factor=0.5), SENSOR, 19, "torch")
+    model = build_spvcnn(schema.SPVCNN(width_factor=0.5), SENSOR, 19, "torch")
     layers = [layer for layer in model.network.modules() if isinstance(layer, nn.Linear) and layer.in_features == 128]
     assert {layer.out_features for layer in layers} >= {64}
     assert model.feature_dim == 48

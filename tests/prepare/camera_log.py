@@ -10,11 +10,12 @@ import pytest
 from PIL import Image
 from pyarrow import fs
 
+from ray_lidarseg import storage
 from ray_lidarseg.datasets.decode import decode
 from ray_lidarseg.datasets.shards import keyframe_table, parquet_bytes, write_shard
-from ray_lidarseg.prepare import pipeline, stages, teachers
-from ray_lidarseg.prepare.teachers import probe
-from ray_lidarseg.runtime import storage
+from ray_lidarseg.prepare import pipeline, stages
+from ray_lidarseg.prepare import requested_layers as teachers
+from ray_lidarseg.prepare.requested_layers import probe
 from ray_lidarseg.runtime.pool import Actors
 from ray_lidarseg.sample import CameraImage, Keyframe
 

@@ -6,7 +6,7 @@ import pytest
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.prepare import Teachers, estimate
 from ray_lidarseg.prepare.estimate import StageEstimate, _sample, _table
-from ray_lidarseg.prepare.progress import Result, Spent
+from ray_lidarseg.prepare.stage_report import Result, Spent
 from ray_lidarseg.prepare.status import readable
 from ray_lidarseg.runtime.pool import Actors
 from tests.prepare.camera_log import frame_id, write_log

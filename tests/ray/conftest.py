@@ -10,7 +10,8 @@ import pytest
 from pyarrow import fs
 
 from ray_lidarseg.datasets.shards import write_catalog, write_shard
-from ray_lidarseg.recipe import Recipe, parse_recipe
+from ray_lidarseg.recipe.load import parse_recipe
+from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.runtime import cluster
 from ray_lidarseg.sample import Keyframe
 

@@ -13,9 +13,10 @@ from ray_lidarseg.errors import DataError, RunError
 from ray_lidarseg.evaluate import describe, evaluate
 from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.models.inference import label_frames
-from ray_lidarseg.recipe import Recipe, override
-from ray_lidarseg.runtime import checkpoints
-from ray_lidarseg.runtime.runs import RunFolder, load_method
+from ray_lidarseg.recipe.load import override
+from ray_lidarseg.recipe.schema import Recipe
+from ray_lidarseg.training import checkpoints
+from ray_lidarseg.training.run_folder import RunFolder, load_method
 from ray_lidarseg.types import IGNORE
 
 pytestmark = pytest.mark.ray

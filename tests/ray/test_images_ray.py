@@ -6,7 +6,7 @@ import pytest
 from ray_lidarseg.evaluate import evaluate
 from ray_lidarseg.index import index
 from ray_lidarseg.prepare import prepare
-from ray_lidarseg.recipe import load_recipe, override
+from ray_lidarseg.recipe.load import load_recipe, override
 from ray_lidarseg.train import train
 from tests.datasets import image_trees
 

@@ -11,7 +11,7 @@ from pypcd4 import Encoding, PointCloud
 from ray_lidarseg.cli import main
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.prepare import prepare
-from ray_lidarseg.runtime.runs import RunFolder
+from ray_lidarseg.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.ray
 

@@ -19,16 +19,17 @@ from ray_lidarseg.datasets.taxonomy import SEMANTICKITTI
 from ray_lidarseg.evaluate import evaluate
 from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.predict import predict
-from ray_lidarseg.recipe import Recipe, override
-from ray_lidarseg.runtime import checkpoints
-from ray_lidarseg.runtime.runs import RunFolder
-from ray_lidarseg.runtime.storage import read_bytes
+from ray_lidarseg.recipe.load import override
+from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.sample import Keyframe, PointBatch
+from ray_lidarseg.storage.files import read_bytes
+from ray_lidarseg.synthetic import nuscenes_writer, semantickitti_writer
+from ray_lidarseg.synthetic.options import with_options
+from ray_lidarseg.synthetic.presets import PRESETS
+from ray_lidarseg.synthetic.scene import Scene
+from ray_lidarseg.training import checkpoints
+from ray_lidarseg.training.run_folder import RunFolder
 from ray_lidarseg.types import IGNORE
-from ray_lidarseg.world import nuscenes_writer, semantickitti_writer
-from ray_lidarseg.world.options import with_options
-from ray_lidarseg.world.presets import PRESETS
-from ray_lidarseg.world.scene import Scene
 
 pytestmark = pytest.mark.ray
 SMALL = {"name": "fidnet", "height_px": 8, "width_px": 64, "width_factor": 0.0625, "blocks": [1, 1, 1, 1]}

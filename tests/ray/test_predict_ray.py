@@ -12,9 +12,10 @@ from ray_lidarseg.errors import DataError, RunError
 from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.models.inference import label_frames
 from ray_lidarseg.predict import predict
-from ray_lidarseg.recipe import Recipe, override
-from ray_lidarseg.runtime import checkpoints
-from ray_lidarseg.runtime.runs import RunFolder, load_method
+from ray_lidarseg.recipe.load import override
+from ray_lidarseg.recipe.schema import Recipe
+from ray_lidarseg.training import checkpoints
+from ray_lidarseg.training.run_folder import RunFolder, load_method
 
 pytestmark = pytest.mark.ray
 SMALL = {"name": "fidnet", "height_px": 8, "width_px": 64, "width_factor": 0.0625, "blocks": [1, 1, 1, 1]}

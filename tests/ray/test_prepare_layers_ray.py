@@ -22,7 +22,7 @@ from ray_lidarseg.prepare import Teachers, prepare
 from ray_lidarseg.runtime.pool import Actors
 from tests.prepare.camera_log import CAMERAS, decoded, frame_id, image_file, write_image, write_log
 from tests.ray.processes import descendants
-from tests.runtime.s3_server import Faults, s3_server, variables
+from tests.storage.s3_server import Faults, s3_server, variables
 
 pytestmark = pytest.mark.ray
 LOCAL = fs.LocalFileSystem()

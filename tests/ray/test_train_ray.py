@@ -15,16 +15,16 @@ import pytest
 import torch
 
 from ray_lidarseg.errors import DataError, ResourceError, RunError, SplitError
-from ray_lidarseg.recipe import override
-from ray_lidarseg.runtime.runs import RunFolder, load_method
+from ray_lidarseg.recipe.load import override
 from ray_lidarseg.train import train
+from ray_lidarseg.training.run_folder import RunFolder, load_method
 
 pytestmark = pytest.mark.ray
 
 _TIMINGS = ("scans_per_s", "data_wait_ratio", "memory_gib")
 _DRIVER = """
 import sys
-from ray_lidarseg.recipe import load_recipe
+from ray_lidarseg.recipe.load import load_recipe
 from ray_lidarseg.train import train
 train(load_recipe(sys.argv[1]), sys.argv[2])
 """

@@ -10,17 +10,17 @@ import yaml
 from pyarrow import fs
 from scipy.spatial.transform import Rotation
 
+from ray_lidarseg import storage
 from ray_lidarseg.cli import main
 from ray_lidarseg.datasets import nuscenes
 from ray_lidarseg.datasets.decode import decode
 from ray_lidarseg.datasets.shards import keyframe_table, parquet_bytes, write_catalog, write_shard
 from ray_lidarseg.errors import DataError
-from ray_lidarseg.runtime import storage
 from ray_lidarseg.sample import Keyframe
+from ray_lidarseg.synthetic.nuscenes_writer import write_scene, write_tables
+from ray_lidarseg.synthetic.presets import PRESETS
+from ray_lidarseg.synthetic.scene import Scene
 from ray_lidarseg.validate import validate
-from ray_lidarseg.world.nuscenes_writer import write_scene, write_tables
-from ray_lidarseg.world.presets import PRESETS
-from ray_lidarseg.world.scene import Scene
 from tests.datasets import real_recordings as real
 
 pytestmark = pytest.mark.ray

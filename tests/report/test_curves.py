@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ray_lidarseg.recipe import Recipe
+from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.report import curves
-from ray_lidarseg.report.runs import RunView
+from ray_lidarseg.report.run_summary import RunView
 
 TRAIN = tuple(
     {"kind": "train", "step": step, "loss_total": 10 / step, "pseudo_keep_ratio": 0.4} for step in range(1, 30)

@@ -10,13 +10,14 @@ import pytest
 from PIL import Image
 from pyarrow import fs
 
+from ray_lidarseg import storage
+from ray_lidarseg.datasets import ontology_files
 from ray_lidarseg.datasets.decode import decode
 from ray_lidarseg.datasets.shards import write_shard
 from ray_lidarseg.index import index
 from ray_lidarseg.prepare import Teachers, prepare
-from ray_lidarseg.report.evidence import Shown, read_evidence
+from ray_lidarseg.report.evidence_frames import Shown, read_evidence
 from ray_lidarseg.report.page import report
-from ray_lidarseg.runtime import ontologies, storage
 from ray_lidarseg.sample import Keyframe
 from tests.datasets.real_recordings import KITTI, NUSCENES, OUSTER, kitti_record, nuscenes_record, rellis_record
 from tests.prepare.camera_log import without_ray
@@ -43,8 +44,8 @@ def prepared(root: Path, record: dict[str, Any], ontology: str, masks: Path) -> 
     (root / "log.yaml").write_text(ontology)
     listed, out = str(root / "index.parquet"), str(root / "out")
     index("manifest", str(root / "log.jsonl"), listed, ontology=str(root / "log.yaml"))
-    read_as = ontologies.of_index(listed)
-    ontologies.keep(read_as, out)
+    read_as = ontology_files.of_index(listed)
+    ontology_files.keep(read_as, out)
     frames = [decode(Keyframe.from_row(row), storage.read_bytes, read_as) for row in pq.read_table(listed).to_pylist()]
     write_shard(fs.LocalFileSystem(), out, frames)
     prepare(listed, out, teachers=Teachers.of("files", "clip", [f"masks.folder={masks}"]))

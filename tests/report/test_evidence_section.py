@@ -11,7 +11,7 @@ from ray_lidarseg.cli import main
 from ray_lidarseg.datasets.layers import Layer
 from ray_lidarseg.datasets.taxonomy import NUSCENES
 from ray_lidarseg.errors import DataError
-from ray_lidarseg.report.evidence import read_evidence
+from ray_lidarseg.report.evidence_frames import read_evidence
 from ray_lidarseg.report.evidence_pictures import FeatureColours
 from ray_lidarseg.report.evidence_section import evidence_panels, layer_sentence, point_colours
 from ray_lidarseg.report.page import report

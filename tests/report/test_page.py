@@ -13,14 +13,15 @@ from ray_lidarseg.datasets.shards import write_catalog, write_shard
 from ray_lidarseg.datasets.submission import label_bytes
 from ray_lidarseg.datasets.taxonomy import NUSCENES
 from ray_lidarseg.methods.build import build_method
-from ray_lidarseg.recipe import Recipe, override
+from ray_lidarseg.recipe.load import override
+from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.report.page import report
-from ray_lidarseg.report.runs import read_run
+from ray_lidarseg.report.run_summary import read_run
 from ray_lidarseg.report.scenes import predicted_scenes, validation_scenes
 from ray_lidarseg.report.viewer import cloud
-from ray_lidarseg.runtime import checkpoints
-from ray_lidarseg.runtime.runs import RunFolder
 from ray_lidarseg.sample import CameraImage, Keyframe
+from ray_lidarseg.training import checkpoints
+from ray_lidarseg.training.run_folder import RunFolder
 
 SMALL = {"name": "fidnet", "height_px": 8, "width_px": 64, "width_factor": 0.0625, "blocks": [1, 1, 1, 1]}
 

@@ -1,0 +1,383 @@
+"""The whole run as one frozen, validated model; ``recipes/*.yaml`` are instances of it.
+
+Angles are degrees here and nowhere else. Every default names its source in the comment behind it: a paper, its
+authors' code, or "ours" where both are silent.
+"""
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from ray_lidarseg.recipe.ontology import Ontology
+
+Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def _word_of(on: str, off: str) -> BeforeValidator:
+    """YAML reads bare ``on``, ``off``, ``yes`` and ``no`` as booleans; they mean the words here."""
+    return BeforeValidator(lambda value: {True: on, False: off}[value] if isinstance(value, bool) else value)
+
+
+class Section(BaseModel):
+    """A frozen part of a recipe; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Sensor(Section):
+    """Overrides of the data set's sensor, for own LiDARs; a field left out keeps the data set's value."""
+
+    num_beams: Count | None = None
+    fov_up_deg: float | None = None
+    fov_down_deg: float | None = None
+    min_range_m: NonNegative | None = None
+    max_range_m: Positive | None = None
+
+
+IMAGE_DATASETS = ("cityscapes", "world-images")
+"""Data sets whose scans are images (``datasets.images``)."""
+
+
+class Data(Section):
+    """Prepared shards and what they hold."""
+
+    prepared: str = ""  # URI of the folder `ray-lidarseg prepare` wrote
+    dataset: Literal["nuscenes", "semantickitti", "manifest", "cityscapes", "world-images"] = (
+        "nuscenes"  # taxonomy and sensor
+    )
+    ontology: Ontology | None = None  # of dataset manifest; left out, train takes it from the prepared folder
+    sensor: Sensor = Sensor()
+    evidence: str = ""  # what images say about points: "" none, auto the only features layer of `prepare`, or its name
+    evidence_dim: Annotated[int, Field(ge=0)] = 0  # length F of its features; left out, train takes it from the layer
+    val_frames: tuple[str, ...] = ()  # frames taken out of train and validated on, beside the index's own val split
+    use_intensity: bool = True  # False: intensity is zeroed, for sensors without one
+    image_size: tuple[Count, Count] | None = None  # rows, columns images are resized to; None: datasets.sensor says
+
+    @model_validator(mode="after")
+    def _ontology_has_an_effect(self) -> "Data":
+        if self.ontology is not None and self.dataset != "manifest":
+            raise ValueError(f"ontology is for dataset manifest, {self.dataset} brings its own classes and sensor")
+        return self
+
+    @property
+    def is_images(self) -> bool:
+        """Whether a scan is an image."""
+        return self.dataset in IMAGE_DATASETS
+
+    @model_validator(mode="after")
+    def _image_keys_have_an_effect(self) -> "Data":
+        if not self.is_images and self.image_size is not None:
+            raise ValueError(f"image_size is for the datasets {', '.join(IMAGE_DATASETS)}, not for {self.dataset}")
+        if self.is_images and (self.sensor != Sensor() or self.evidence or not self.use_intensity):
+            raise ValueError(f"sensor, evidence and use_intensity are for scans: leave them out with {self.dataset}")
+        return self
+
+
+class Split(Section):
+    """Which training frames count as labelled."""
+
+    protocol: Literal["uniform", "scene", "slidr-skip", "list"] = "uniform"  # LaserMix: uniform over all frames
+    ratio: Ratio = 0.1  # LaserMix: 1, 10, 20, 50 %
+    seed: int = 0
+    frames: tuple[str, ...] = ()  # protocol list: frame ids …
+    file: str = ""  # … or a text file with one frame id a line
+
+
+class Augment(Section):
+    """One set of augmentations for both streams; teacher and student see the same cloud (authors' code)."""
+
+    flip_ratio: Ratio = 0.5  # authors' Cylinder3D configs, x and y independently
+    rotation_deg: tuple[float, float] = (-45.0, 45.0)  # authors' Cylinder3D configs
+    scale: tuple[Positive, Positive] = (0.95, 1.05)  # authors' configs
+    translation_std_m: NonNegative = 0.1  # authors' Cylinder3D configs
+
+
+class ImageAugment(Section):
+    """The counterpart for images; also one set for both streams."""
+
+    flip_ratio: Ratio = 0.5  # CPS: mirror images, left and right exchanged
+    brightness: Ratio = 0.2  # ours: factors are drawn from 1 ± this
+    contrast: Ratio = 0.2  # ours
+    saturation: Ratio = 0.2  # ours
+
+
+class FIDNet(Section):
+    """Range-view network (FIDNet, 'ResNet34-point')."""
+
+    name: Literal["fidnet"] = "fidnet"
+    height_px: Count = 32  # rows of the range image; LaserMix: 32 nuScenes, 64 SemanticKITTI
+    width_px: Count = 1920  # LaserMix: 1920 nuScenes, 2048 SemanticKITTI
+    width_factor: Positive = 1.0  # FIDNet code: 1 is 6.05 M parameters
+    blocks: tuple[Count, Count, Count, Count] = (3, 4, 6, 3)  # FIDNet code
+
+
+class MinkUNet(Section):
+    """Sparse voxel network."""
+
+    name: Literal["minkunet"] = "minkunet"
+    depth: Literal[14, 18, 34] = 18  # LaserMix's MinkUNet config
+    width_factor: Positive = 1.0  # 1 is 21.7 M parameters at depth 18
+    voxel_size_m: Positive = 0.05  # authors' SemanticKITTI config; 0.1 usual on nuScenes
+
+
+class SPVCNN(Section):
+    """MinkUNet with a branch on points."""
+
+    name: Literal["spvcnn"] = "spvcnn"
+    depth: Literal[14, 18, 34] = 18  # authors' SPVCNN config: MinkUNet18 with three point layers, 21.8 M parameters
+    width_factor: Positive = 1.0  # scales the point layers, too
+    voxel_size_m: Positive = 0.05  # as MinkUNet
+    dropout_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.3  # SPVCNN code, before the decoder's halves
+
+
+class Cylinder3D(Section):
+    """Sparse network with asymmetric kernels on a cylindrical grid."""
+
+    name: Literal["cylinder3d"] = "cylinder3d"
+    grid: tuple[Count, Count, Count] = (480, 360, 32)  # radius, azimuth, height; paper. LaserMix's runs: 240, 180, 20
+    radius_m: Positive = 50.0  # paper
+    height_m: tuple[float, float] | None = None  # None: -4, 2 semantickitti, -5, 3 nuscenes (authors' code) and others
+    width_factor: Positive = 1.0  # scales the base of 32 channels and the point layers; 1 is 55.84 M parameters
+    point_refinement: bool = False  # paper's last layer; absent from its code and from LaserMix's runs
+
+    @model_validator(mode="after")
+    def _heights_ascend(self) -> "Cylinder3D":
+        if self.height_m is not None and self.height_m[0] >= self.height_m[1]:
+            raise ValueError(f"height_m is (lowest, highest), got {self.height_m}")
+        if min(self.grid) < 2:
+            raise ValueError(f"grid needs at least two cells an axis, got {self.grid}")
+        return self
+
+
+class ImageUNet(Section):
+    """Small encoder-decoder for images; LaserMix++'s own image network is not known."""
+
+    name: Literal["image_unet"] = "image_unet"
+    width_factor: Positive = 1.0  # ours: 1 is 32 channels at full size
+    num_levels: Annotated[int, Field(ge=1, le=8)] = 4  # ours: sizes, each half the one before
+
+
+class Supervised(Section):
+    """Labelled scans only."""
+
+    name: Literal["supervised"] = "supervised"
+    cross_entropy_weight: NonNegative = 1.0  # authors' code
+    lovasz_weight: NonNegative = 2.0  # authors' nuScenes code; 3 on SemanticKITTI, 0 for MinkUNet
+
+    @property
+    def pairs_scans(self) -> bool:
+        """Whether labelled scan i is paired with unlabelled scan i, so that a step needs as many of both."""
+        return False
+
+
+class MeanTeacher(Supervised):
+    """Supervised plus consistency with an EMA teacher."""
+
+    name: Literal["mean_teacher"] = "mean_teacher"  # type: ignore[assignment]
+    ema_decay: Ratio = 0.99  # LaserMix: best on nuScenes and SemanticKITTI, and the authors' code
+    ema_buffers: Literal["average", "copy", "own"] = "average"  # ours; authors' code is "own" (teacher in train mode)
+    consistency_weight: NonNegative = 500.0  # authors' nuScenes code; 250 Cylinder3D and 200 MinkUNet on SemanticKITTI
+    ramp_up_ratio: Ratio = 0.0  # share of the schedule over which unlabelled terms grow; authors: none
+
+
+class LaserMix(MeanTeacher):
+    """Mean teacher plus mixing of laser bands between a labelled and an unlabelled scan."""
+
+    name: Literal["lasermix"] = "lasermix"  # type: ignore[assignment]
+    confidence: Ratio = 0.95  # authors' nuScenes code; paper's plots are best at 0.9
+    num_areas: tuple[Count, ...] = (3, 4, 5, 6)  # authors' nuScenes code; 4-8 Cylinder3D on SemanticKITTI
+    mix_weight: NonNegative = 1.0  # authors' code
+
+    @property
+    def pairs_scans(self) -> bool:
+        """Yes."""
+        return True
+
+
+class LaserMixPP(LaserMix):
+    """LaserMix plus what camera images say of the points: distillation of features, and guidance by language.
+
+    The paper's weights and ramps are not known; 1 and no ramp are those of M3Net (CVPR 2024, same authors).
+    """
+
+    name: Literal["lasermix_pp"] = "lasermix_pp"  # type: ignore[assignment]
+    distillation_weight: NonNegative = 1.0  # M3Net; 0 switches the part off
+    distillation_ramp_up_ratio: Ratio = 0.0  # M3Net: none
+    language_weight: NonNegative = 1.0  # M3Net; 0 switches the part off
+    language_ramp_up_ratio: Ratio = 0.0  # M3Net: none
+    language_centred: bool = True  # ours: without it the offset all CLIP cosines share drowns the class
+    language_balanced: bool = False  # M3Net: all points count alike; on (ours): all classes the teacher names
+    language_temperature: NonNegative = 0.0  # paper: 0, "non-probabilistic"; else softmax(cosines / it), CLIP's is 0.01
+    multimodal_mix_weight: NonNegative = 1.0  # ours: share of both terms on mixed scans too; 0 switches the part off
+    multimodal_mix_ramp_up_ratio: Ratio = 0.0  # ours: none
+
+
+class CBST(Supervised):
+    """Class-balanced self-training: each class has its own confidence threshold."""
+
+    name: Literal["cbst"] = "cbst"  # type: ignore[assignment]
+    self_training_weight: NonNegative = 1.0  # CBST: pseudo-labels count as labels
+    portion: tuple[Ratio, Ratio] = (0.2, 0.5)  # CBST: share of each class's points kept in the first and last round
+    threshold_decay: Ratio = 0.9  # ours: the paper ranks all points at once between its rounds
+    ema_decay: Ratio = 0.99  # ours: as LaserMix's teacher
+    ema_buffers: Literal["average", "copy", "own"] = "average"  # ours
+    ramp_up_ratio: Ratio = 0.0  # CBST: none
+
+
+class CPS(Supervised):
+    """Cross pseudo supervision: two students label for each other."""
+
+    name: Literal["cps"] = "cps"  # type: ignore[assignment]
+    cross_weight: NonNegative = 1.5  # CPS on PASCAL VOC; 6 on Cityscapes
+    ramp_up_ratio: Ratio = 0.0  # CPS: none
+
+
+class CutMixSeg(Supervised):
+    """Consistency with an EMA teacher on unlabelled scans that exchanged a rectangle of directions."""
+
+    name: Literal["cutmix_seg"] = "cutmix_seg"  # type: ignore[assignment]
+    cutmix_weight: NonNegative = 1.0  # CutMix-Seg
+    confidence: Ratio = 0.97  # CutMix-Seg: the share of points above it scales the term
+    area_ratio: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5  # CutMix-Seg: the rectangle's share of the image
+    ema_decay: Ratio = 0.99  # CutMix-Seg
+    ema_buffers: Literal["average", "copy", "own"] = "average"  # ours
+    ramp_up_ratio: Ratio = 0.0  # CutMix-Seg: none
+
+
+class PolarMix(MeanTeacher):
+    """Mean teacher plus PolarMix: a sector of azimuth exchanged, instances pasted at several angles."""
+
+    name: Literal["polarmix"] = "polarmix"  # type: ignore[assignment]
+    partner: Literal["unlabelled", "labelled"] = "unlabelled"  # labelled: the augmentation as published
+    confidence: Ratio = 0.95  # of pseudo-labels, where the partner is unlabelled; LaserMix authors' nuScenes code
+    mix_weight: NonNegative = 1.0  # ours: as LaserMix
+    swap_ratio: Ratio = 0.5  # mmdetection3d: share of the pairs that exchange a sector
+    sector_deg: Annotated[float, Field(gt=0.0, le=360.0)] = 180.0  # PolarMix
+    paste_ratio: Ratio = 1.0  # mmdetection3d: share of the pairs that get each other's instances
+    instance_classes: tuple[Annotated[int, Field(ge=0)], ...] = ()  # class ids; none: the things of data.dataset
+
+    @property
+    def pairs_scans(self) -> bool:
+        """With unlabelled partners only."""
+        return self.partner == "unlabelled"
+
+
+class Optim(Section):
+    """Optimiser and schedule; the learning rate is the peak."""
+
+    name: Literal["adamw", "sgd"] = "adamw"  # authors' Cylinder3D code
+    lr: Positive = 0.001  # authors' Cylinder3D code (OneCycle eta_max)
+    weight_decay: NonNegative = 0.01  # authors' Cylinder3D code
+    momentum: Ratio = 0.9  # authors' MinkUNet code (SGD, Nesterov)
+    grad_clip_norm: NonNegative = 10.0  # authors' code; 0 switches it off
+    schedule: Literal["onecycle", "cosine", "constant"] = "onecycle"
+    warmup_ratio: Ratio = 0.3  # share of the steps with a rising rate; OneCycle's own default
+    start_factor: Positive = 0.04  # first rate / peak; OneCycle's own default (1/25)
+    final_factor: Positive = 4e-6  # last rate / peak; OneCycle's own default (1/25/1e4)
+
+
+class Train(Section):
+    """Length, batch and rhythm. The batch is global: workers and accumulation divide it, they do not change it."""
+
+    steps: Count = 60_000  # authors' nuScenes code at 16 + 16 scans
+    labelled_per_step: Count = 16  # scans in one optimiser step over all workers; authors' nuScenes code
+    unlabelled_per_step: Annotated[int, Field(ge=0)] = 16
+    micro_batch: Annotated[int, Field(ge=0)] = 0  # scans of each stream in one forward of one worker; 0: all at once
+    evaluate_every: Count = 1200  # authors' nuScenes code
+    evaluate_first: bool = False  # also before the first step
+    checkpoint_every: Count = 1200
+    keep_checkpoints: Count = 2
+    log_every: Count = 10
+    amp: Annotated[Literal["auto", "bf16", "off"], _word_of("auto", "off")] = (
+        "auto"  # bf16 (or fp16 with scaling) on a CUDA device, float32 on a CPU; bf16: on any device
+    )
+    evaluate_batch: Count = 4
+
+
+class Workers(Section):
+    """What Ray gives each training worker."""
+
+    num_workers: Count = 2
+    use_gpu: Annotated[Literal["auto", "yes", "no"], _word_of("yes", "no")] = "auto"
+    cpus_per_worker: Positive = 1.0
+    loader_processes: Annotated[int, Field(ge=0)] = 0  # DataLoader processes inside each worker; 0: in the step loop
+    max_failures: Annotated[int, Field(ge=-1)] = 3  # worker-group restarts before the run gives up; -1: never
+
+
+class Sparse(Section):
+    """Which sparse-convolution backend runs."""
+
+    backend: Literal["torch", "torchsparse"] = "torch"
+
+
+Model = Annotated[FIDNet | MinkUNet | SPVCNN | Cylinder3D | ImageUNet, Field(discriminator="name")]
+MethodRecipe = Annotated[
+    Supervised | MeanTeacher | LaserMix | LaserMixPP | CBST | CPS | CutMixSeg | PolarMix, Field(discriminator="name")
+]
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    name: str = "run"
+    seed: Annotated[int, Field(ge=0)] = 0
+    data: Data = Data()
+    split: Split = Split()
+    augment: Augment = Augment()
+    image_augment: ImageAugment = ImageAugment()
+    model: Model = FIDNet()
+    method: MethodRecipe = LaserMix()
+    optim: Optim = Optim()
+    train: Train = Train()
+    workers: Workers = Workers()
+    sparse: Sparse = Sparse()
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> "Recipe":
+        ranks = self.workers.num_workers
+        for key in ("labelled_per_step", "unlabelled_per_step"):
+            count = getattr(self.train, key)
+            if count % ranks:
+                raise ValueError(f"train.{key}={count} does not divide by workers.num_workers={ranks}")
+        if self.method.pairs_scans and self.train.labelled_per_step != self.train.unlabelled_per_step:
+            raise ValueError(
+                f"method {self.method.name} pairs scans: train.labelled_per_step must equal train.unlabelled_per_step"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _images_fit(self) -> "Recipe":
+        if self.data.is_images != isinstance(self.model, ImageUNet):
+            raise ValueError(
+                f"model {self.model.name} does not see {self.data.dataset}: model image_unet and the datasets "
+                f"{', '.join(IMAGE_DATASETS)} go together"
+            )
+        unused, default = ("augment", Augment()) if self.data.is_images else ("image_augment", ImageAugment())
+        if getattr(self, unused) != default:
+            raise ValueError(f"{unused} has no effect on {self.data.dataset}: leave it out")
+        return self
+
+    @property
+    def fingerprint(self) -> str:
+        """Eight hex digits of what decides the result; workers, logging and checkpoint rhythm do not."""
+        content = self.model_dump(mode="json", exclude={"workers", "name"})
+        if self.data.ontology is None:
+            content["data"].pop("ontology")
+        if not self.data.is_images:
+            content["data"].pop("image_size")
+            content.pop("image_augment")
+        if not self.data.evidence:
+            content["data"] = {key: value for key, value in content["data"].items() if not key.startswith("evidence")}
+        for key in ("log_every", "checkpoint_every", "keep_checkpoints", "evaluate_batch"):
+            content["train"].pop(key)
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+    def to_yaml(self) -> str:
+        """The resolved recipe, every default written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -1,0 +1,141 @@
+"""What a report knows of a run: every piece that is there, and the name of every piece that is not."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from ray_lidarseg import storage
+from ray_lidarseg.datasets.ontology_taxonomy import dataset_name, taxonomy_for
+from ray_lidarseg.datasets.taxonomy import Taxonomy
+from ray_lidarseg.errors import LidarSegError
+from ray_lidarseg.recipe.schema import Recipe
+from ray_lidarseg.training.run_folder import RunFolder
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A run folder as far as it goes.
+
+    Attributes:
+        name: Last part of the folder's path, made unique among the runs of a report.
+        uri: The folder.
+        recipe: None where there is no readable recipe.
+        manifest: Empty where there is none.
+        metrics: Lines of ``metrics.jsonl``.
+        evaluation: ``evaluation/val.json``; empty where there is none.
+        missing: What is not there, as sentences.
+    """
+
+    name: str
+    uri: str
+    recipe: Recipe | None
+    manifest: dict[str, Any] = field(default_factory=dict)
+    metrics: tuple[dict[str, Any], ...] = ()
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """Classes of the run's data set."""
+        assert self.recipe is not None
+        return taxonomy_for(self.recipe.data)
+
+    def lines(self, kind: str) -> list[dict[str, Any]]:
+        """Metrics lines of one kind."""
+        return [line for line in self.metrics if line.get("kind") == kind]
+
+    @property
+    def protocol(self) -> tuple[Any, ...]:
+        """What numbers must share to stand in one table: data set, split protocol, ratio."""
+        if self.recipe is None:
+            return ("unknown",)
+        split = self.manifest.get("split", {})
+        ratio = split.get("ratio", self.recipe.split.ratio)
+        return (dataset_name(self.recipe.data), split.get("protocol", self.recipe.split.protocol), ratio)
+
+    @property
+    def family(self) -> str:
+        """The recipe without its seeds and without what cannot change a number: equal for repetitions of a run."""
+        if self.recipe is None:
+            return self.uri
+        content = self.recipe.model_dump(mode="json", exclude={"name", "workers", "seed"})
+        content["split"].pop("seed")
+        content["data"].pop("prepared")
+        return json.dumps(content, sort_keys=True)
+
+    def models(self) -> dict[str, dict[str, float | None]]:
+        """Final ``point`` and ``cell`` mIoU of each model: of the evaluation, else of the last evaluating step."""
+        if self.evaluation:
+            parts = self.evaluation["models"].items()
+            return {name: {level: levels[level]["miou_ratio"] for level in ("point", "cell")} for name, levels in parts}
+        last = {line["model"]: line for line in self.lines("evaluate")}
+        return {
+            name: {"point": line.get("point_miou_ratio"), "cell": line.get("cell_miou_ratio")}
+            for name, line in last.items()
+        }
+
+    def class_iou(self) -> list[float | None]:
+        """Point IoU of each class of the model to deploy; empty where nothing was evaluated."""
+        if self.evaluation:
+            return list(self.evaluation["models"].values())[-1]["point"]["iou_ratio"]
+        lines = self.lines("evaluate")
+        return lines[-1].get("point_iou_ratio", []) if lines else []
+
+
+def read_runs(uris: Sequence[str]) -> list[RunView]:
+    """Reads every run folder; what is missing is noted, never raised."""
+    views: list[RunView] = []
+    for uri in uris:
+        name = uri.rstrip("/").rpartition("/")[2] or uri
+        taken = sum(view.name == name or view.name.startswith(f"{name} (") for view in views)
+        views.append(read_run(uri, f"{name} ({taken + 1})" if taken else name))
+    return views
+
+
+def read_run(uri: str, name: str) -> RunView:
+    """Reads one run folder under the name it gets in the report."""
+    folder, missing = RunFolder(uri), []
+
+    def attempt(read: Callable[[], T], otherwise: T, sentence: str) -> T:
+        try:
+            return read()
+        except (LidarSegError, ValueError, KeyError) as error:
+            missing.append(f"{sentence} ({error})")
+            return otherwise
+
+    recipe = attempt(lambda: _recipe(folder), None, "no readable recipe: nothing of this run can be shown")
+    if recipe is None:
+        return RunView(name, folder.uri, None, missing=tuple(missing))
+    manifest = attempt(folder.manifest, {}, "no manifest: commit, hardware and split digest are unknown")
+    metrics = attempt(folder.metrics, [], "no metrics: no curves")
+    evaluation = attempt(lambda: _evaluation(folder), {}, "not evaluated: numbers are those of the last validation")
+    missing += _gaps(manifest, metrics, evaluation)
+    return RunView(name, folder.uri, recipe, manifest, tuple(metrics), evaluation, tuple(missing))
+
+
+def _recipe(folder: RunFolder) -> Recipe:
+    recipe = folder.recipe()
+    taxonomy_for(recipe.data)  # raises where the classes of an own data set are unknown
+    return recipe
+
+
+def _evaluation(folder: RunFolder) -> dict[str, Any]:
+    file = folder.path("evaluation", "val.json")
+    if not storage.exists(file):
+        raise ValueError("run `ray-lidarseg evaluate`")
+    return json.loads(storage.read_bytes(file))
+
+
+def _gaps(manifest: dict[str, Any], metrics: list[dict[str, Any]], evaluation: dict[str, Any]) -> list[str]:
+    gaps = []
+    steps = [line["step"] for line in metrics if "step" in line]
+    if manifest and not manifest.get("is_finished", True):
+        gaps.append(f"not finished: stopped after step {max(steps, default=0)}; the same train command continues")
+    if metrics and not evaluation and not any(line.get("kind") == "evaluate" for line in metrics):
+        gaps.append("no validation yet: no mIoU")
+    if evaluation and steps and evaluation["step"] < max(steps):
+        gaps.append(f"the evaluation is of step {evaluation['step']}, the run is at {max(steps)}: evaluate it again")
+    return gaps

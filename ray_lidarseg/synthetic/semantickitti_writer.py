@@ -1,0 +1,122 @@
+"""Writes scenes as SemanticKITTI sequences, with ScribbleKITTI's strokes for those of the training set.
+
+Frame files first, each under a temporary name and then renamed; what concerns a whole sequence last.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ray_lidarseg.synthetic.kitti_rig import ego_SE3_lidar, kitti_scan, picture, projection, stated_cam0_SE3_lidar
+from ray_lidarseg.synthetic.nuscenes_writer import PART_PREFIX, write_atomically
+from ray_lidarseg.synthetic.presets import Preset
+from ray_lidarseg.synthetic.scene import Scene
+from ray_lidarseg.synthetic.scribbles import scribble
+from ray_lidarseg.synthetic.seeds import generator
+from ray_lidarseg.synthetic.shading import Light
+
+_FRAMES_PER_MAP = 100  # strokes are drawn on the map of so many scans: bounded memory
+_SCRIBBLES = 2000  # in the place of a frame number
+
+
+def write_scene(root: Path, scene: Scene) -> None:
+    """Writes the missing files of a sequence, and removes what a killed writer of it left half written."""
+    for left_over in _folder(root, scene.preset, scene.index).rglob(f"{PART_PREFIX}*"):
+        left_over.unlink(missing_ok=True)
+    light = Light(scene)
+    for frame in range(scene.preset.num_frames):
+        _write_frame(root, scene, light, frame)
+    for first in range(0, scene.preset.num_frames, _FRAMES_PER_MAP):
+        _write_scribbles(root, scene, range(first, min(first + _FRAMES_PER_MAP, scene.preset.num_frames)))
+    _write_sequence(_folder(root, scene.preset, scene.index), scene)
+
+
+def files(root: Path, preset: Preset, seed: int) -> Iterator[Path]:
+    """Every file of the data set; names do not depend on the seed."""
+    for index in range(len(preset.scenes)):
+        yield from sequence_files(root, preset, index)
+        for frame in range(preset.num_frames):
+            yield from frame_files(root, preset, index, frame)
+
+
+def frame_files(root: Path, preset: Preset, index: int, frame: int) -> list[Path]:
+    """Scan, labels, image and, in training sequences, scribbles of one frame."""
+    folder = _folder(root, preset, index)
+    kinds = [("velodyne", "bin"), ("labels", "label"), ("image_2", "png")]
+    if preset.scenes[index] in preset.train_scenes:
+        kinds.append(("scribbles", "label"))
+    return [folder / kind / f"{frame:06d}.{suffix}" for kind, suffix in kinds]
+
+
+def sequence_files(root: Path, preset: Preset, index: int) -> list[Path]:
+    """Calibration, poses and time stamps of one sequence."""
+    return [_folder(root, preset, index) / name for name in ("calib.txt", "poses.txt", "times.txt")]
+
+
+def _folder(root: Path, preset: Preset, index: int) -> Path:
+    return root / "sequences" / preset.scenes[index]
+
+
+def _write_frame(root: Path, scene: Scene, light: Light, frame: int) -> None:
+    points, labels, image, *_ = frame_files(root, scene.preset, scene.index, frame)
+    if not (points.exists() and labels.exists()):
+        turn = kitti_scan(scene, frame)
+        write_atomically(points, turn.points.tobytes())
+        write_atomically(labels, turn.labels.tobytes())
+    if not image.exists():
+        _, encoded = cv2.imencode(".png", picture(scene, light, frame).colour[..., ::-1])
+        write_atomically(image, encoded.tobytes())
+
+
+def _write_scribbles(root: Path, scene: Scene, frames: range) -> None:
+    """Draws on the map of some frames and writes what falls on each."""
+    listed = [frame_files(root, scene.preset, scene.index, frame) for frame in frames]
+    targets = [names[3] for names in listed if len(names) > 3]
+    if all(file.exists() for file in targets):
+        return
+    labels = [np.fromfile(names[1], np.uint32) for names in listed]
+    positions = [_placed(scene, frame, names[0]) for frame, names in zip(frames, listed, strict=True)]
+    rng = generator(scene.seed, scene.index, _SCRIBBLES, frames.start)
+    semantic = (np.concatenate(labels) & 0xFFFF).astype(np.uint16)
+    marked = scribble(np.concatenate(positions), semantic, rng)
+    ends = np.cumsum([len(part) for part in labels])
+    for file, part, chosen in zip(targets, labels, np.split(marked, ends[:-1]), strict=True):
+        write_atomically(file, np.where(chosen, part, np.uint32(0)).tobytes())
+
+
+def _placed(scene: Scene, frame: int, file: Path) -> np.ndarray:
+    """float32 [P, 3] points of a scan in the world."""
+    points = np.fromfile(file, np.float32).reshape(-1, 4)[:, :3]
+    pose = _world_SE3_lidar(scene, frame).astype(np.float32)
+    return points @ pose[:3, :3].T + pose[:3, 3]
+
+
+def _world_SE3_lidar(scene: Scene, frame: int) -> np.ndarray:  # noqa: N802
+    return scene.ego_pose(frame * scene.preset.frame_interval_s) @ ego_SE3_lidar(scene)
+
+
+def _write_sequence(folder: Path, scene: Scene) -> None:
+    stated = stated_cam0_SE3_lidar(scene)
+    matrices = {f"P{camera}": projection(camera, scene.preset.image_size) for camera in range(4)}
+    matrices["Tr"] = stated[:3]
+    lines = [f"{name}: {_numbers(matrix)}" for name, matrix in matrices.items()]
+    frames = range(scene.preset.num_frames)
+    write_atomically(folder / "calib.txt", _text(lines))
+    write_atomically(folder / "poses.txt", _text([_numbers(cam0_pose(scene, stated, frame)[:3]) for frame in frames]))
+    write_atomically(folder / "times.txt", _text([f"{frame * scene.preset.frame_interval_s:.6e}" for frame in frames]))
+
+
+def cam0_pose(scene: Scene, stated: np.ndarray, frame: int) -> np.ndarray:
+    """float64 [4, 4] camera 0 in its first frame: inv(Tr) P Tr is the LiDAR's true motion, whatever ``Tr`` is."""
+    first_SE3_lidar = np.linalg.inv(_world_SE3_lidar(scene, 0)) @ _world_SE3_lidar(scene, frame)
+    return stated @ first_SE3_lidar @ np.linalg.inv(stated)
+
+
+def _numbers(matrix: np.ndarray) -> str:
+    return " ".join(f"{value:.12e}" for value in matrix.ravel())
+
+
+def _text(lines: list[str]) -> bytes:
+    return ("\n".join(lines) + "\n").encode()

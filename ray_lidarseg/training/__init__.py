@@ -1,0 +1,1 @@
+"""A run without Ray: loop, optimiser, validation, checkpoints, run folder, tracking."""

@@ -1,0 +1,168 @@
+"""The run folder: everything a run was and did, on a local disk or in a bucket.
+
+``recipe.yaml`` resolved, ``manifest.json`` (versions, split, seed, hardware), ``split.json`` (labelled frame ids),
+``metrics.jsonl``, ``tensorboard/``, ``checkpoints/step_XXXXXXXX/``; ``evaluation/`` by the verb of that name.
+"""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from ray_lidarseg import storage
+from ray_lidarseg.datasets.ontology_taxonomy import taxonomy_for
+from ray_lidarseg.datasets.sensor import resolve_sensor
+from ray_lidarseg.errors import RunError
+from ray_lidarseg.methods.build import build_method
+from ray_lidarseg.methods.method import Method
+from ray_lidarseg.recipe.load import parse_recipe
+from ray_lidarseg.recipe.schema import Recipe
+from ray_lidarseg.training import checkpoints
+
+# what Recipe.fingerprint leaves out: may differ when a run is continued
+_FREE_KEYS = (
+    *("name", "workers"),
+    *("train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.evaluate_batch"),
+)
+
+
+class RunFolder:
+    """A run folder by URI; reading one needs no Ray.
+
+    Attributes:
+        uri: Absolute path or ``s3://`` URI.
+    """
+
+    def __init__(self, uri: str):
+        self.uri = storage.absolute(uri)
+
+    def path(self, *parts: str) -> str:
+        """URI of something in the folder."""
+        return storage.join(self.uri, *parts)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Creates or replaces a file of the folder as a whole."""
+        storage.write_bytes(self.path(name), data)
+
+    def recipe(self) -> Recipe:
+        """The resolved recipe of the run.
+
+        Raises:
+            RunError: There is no run here.
+        """
+        return parse_recipe(self._read("recipe.yaml").decode(), origin=self.path("recipe.yaml"))
+
+    def manifest(self) -> dict[str, Any]:
+        """What the run was made of and on.
+
+        Raises:
+            RunError: There is no run here.
+        """
+        return json.loads(self._read("manifest.json"))
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """All lines of ``metrics.jsonl`` so far, in order; a line torn by a crash is left out.
+
+        Raises:
+            RunError: There is no run here, or it has not logged anything yet.
+        """
+        return parse_lines(self._read("metrics.jsonl").decode(errors="replace").splitlines())
+
+    def checkpoint(self, which: str | int = "latest") -> dict[str, Any]:
+        """A checkpoint's content on the CPU.
+
+        Args:
+            which: ``latest``, or the number of steps.
+
+        Raises:
+            RunError: There is no such checkpoint.
+        """
+        if which != "latest":
+            return checkpoints.load(self.uri, _step_number(which))
+        state = checkpoints.load_latest(self.uri)
+        if state is None:
+            raise RunError(f"{self.uri} has no checkpoint yet: `ray-lidarseg train` writes one every checkpoint_every")
+        return state
+
+    def belongs_to(self, recipe: Recipe) -> bool:
+        """Whether there is a run here, and of this recipe.
+
+        Raises:
+            RunError: The run here is of another recipe; the first differing keys are named.
+        """
+        if not storage.exists(self.path("recipe.yaml")):
+            return False
+        stored = self.recipe()
+        if stored.fingerprint != recipe.fingerprint:
+            raise RunError(
+                f"{self.uri} belongs to another recipe ({stored.fingerprint}, not {recipe.fingerprint}); they differ "
+                f"in {_listing(stored, recipe)}: give another --run, or the recipe this run was started with"
+            )
+        return True
+
+    def is_finished(self) -> bool:
+        """Whether the run got to its last step."""
+        return storage.exists(self.path("manifest.json")) and bool(self.manifest()["is_finished"])
+
+    def _read(self, name: str) -> bytes:
+        if not storage.exists(self.path(name)):
+            raise RunError(f"no {name} in {self.uri}: expected a folder that `ray-lidarseg train` wrote")
+        return storage.read_bytes(self.path(name))
+
+
+def load_method(
+    run: str, which: str | int = "latest", device: torch.device | str = "cpu"
+) -> tuple[Method, Recipe, int]:
+    """A trained method from a run folder.
+
+    Returns:
+        The method in evaluation mode on ``device``, the run's recipe, and the number of steps it was trained.
+
+    Raises:
+        RunError: There is no run or no such checkpoint.
+    """
+    folder = RunFolder(run)
+    recipe = folder.recipe()
+    state = folder.checkpoint(which)
+    method = build_method(recipe, resolve_sensor(recipe.data), taxonomy_for(recipe.data).num_classes)
+    method.load_state_dict(state["method"])
+    return method.to(device).eval(), recipe, state["step"]
+
+
+def parse_lines(lines: Iterable[str]) -> list[dict[str, Any]]:
+    """Metrics lines as dictionaries, without those a crash has torn."""
+    parsed = []
+    for line in lines:
+        try:
+            parsed.append(json.loads(line))
+        except ValueError:
+            continue
+    return parsed
+
+
+def differing_keys(one: Recipe, other: Recipe) -> list[str]:
+    """Dotted keys in which two recipes differ, without those that may change when a run is continued."""
+    left, right = _flat(one.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
+    different = [key for key in {**left, **right} if left.get(key) != right.get(key)]
+    return [key for key in different if not any(key == free or key.startswith(f"{free}.") for free in _FREE_KEYS)]
+
+
+def _listing(stored: Recipe, asked: Recipe) -> str:
+    left, right = _flat(stored.model_dump(mode="json")), _flat(asked.model_dump(mode="json"))
+    keys = differing_keys(stored, asked)
+    shown = [f"{key} ({left.get(key)!r:.60} there, {right.get(key)!r:.60} here)" for key in keys[:4]]
+    return ", ".join(shown) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
+
+
+def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(content, dict):
+        return {prefix.rstrip("."): content}
+    return {key: value for name, part in content.items() for key, value in _flat(part, f"{prefix}{name}.").items()}
+
+
+def _step_number(which: str | int) -> int:
+    try:
+        return int(which)
+    except ValueError:
+        raise RunError(f"checkpoint {which!r}: expected 'latest' or a number of steps") from None

@@ -1,0 +1,462 @@
+"""The verdict on data that is right, and on the same data with one thing broken at a time."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.spatial.transform import Rotation
+
+from ray_lidarseg.checks.checks import check_all, check_times
+from ray_lidarseg.checks.findings import Finding, has_errors
+from ray_lidarseg.checks.measures import FrameMeasures, measure
+from ray_lidarseg.datasets import nuscenes
+from ray_lidarseg.datasets.decode import decode
+from ray_lidarseg.datasets.sensor import sensor_of
+from ray_lidarseg.datasets.taxonomy import taxonomy_of
+from ray_lidarseg.errors import StorageError
+from ray_lidarseg.geometry.camera import split_projection
+from ray_lidarseg.geometry.pose import inverse
+from ray_lidarseg.sample import CameraImage, Keyframe, SensorSpec
+from ray_lidarseg.synthetic.nuscenes_writer import write_scene, write_tables
+from ray_lidarseg.synthetic.presets import PRESETS
+from ray_lidarseg.synthetic.scene import Scene
+from ray_lidarseg.types import IGNORE
+
+SENSOR = replace(sensor_of("nuscenes"), num_beams=16)
+CLASSES = taxonomy_of("nuscenes").class_names
+NUM_SCENES = 6
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory) -> list[Keyframe]:
+    """Twelve frames of the tiny world, decoded, with their images."""
+    cv2.setNumThreads(1)
+    root, preset = tmp_path_factory.mktemp("world"), PRESETS["tiny"]
+    write_tables(root, preset, 0, [write_scene(root, Scene(preset, 0, index)) for index in range(NUM_SCENES)])
+    found = [decode(frame, read) for frame in nuscenes.index(str(root))]
+    return [with_cameras(frame, lambda camera: replace(camera, image=read(camera.uri))) for frame in found]
+
+
+def read(uri: str) -> bytes:
+    return Path(uri).read_bytes()
+
+
+def no_file(uri: str) -> bytes:
+    raise StorageError(f"cannot read {uri}: no such file or folder")
+
+
+def with_cameras(frame: Keyframe, change: Callable[[CameraImage], CameraImage]) -> Keyframe:
+    return replace(frame, cameras=tuple(change(camera) for camera in frame.cameras))
+
+
+def measured(frames: Sequence[Keyframe], sensor: SensorSpec = SENSOR) -> list[FrameMeasures]:
+    return [measure(frame, sensor, no_file) for frame in frames]
+
+
+def verdict(frames: Sequence[Keyframe], sensor: SensorSpec = SENSOR, **failures: str) -> list[Finding]:
+    return check_all(measured(frames, sensor), failures, sensor, CLASSES)
+
+
+def one(findings: Sequence[Finding], check: str) -> Finding:
+    (found,) = [finding for finding in findings if finding.check == check]
+    return found
+
+
+def with_points(frames: Sequence[Keyframe], change: Callable[[np.ndarray], np.ndarray]) -> list[Keyframe]:
+    """Scans only: what a check of the points reads."""
+    return [replace(frame, points=change(frame.points.copy()), cameras=()) for frame in frames]
+
+
+def with_columns(order: tuple[int, ...], signs: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda points: np.column_stack([points[:, list(order)] * np.float32(signs), points[:, 3]])
+
+
+def with_intensity(value: Callable[[np.ndarray], np.ndarray | float]) -> Callable[[np.ndarray], np.ndarray]:
+    def change(points: np.ndarray) -> np.ndarray:
+        points[:, 3] = value(points[:, 3])
+        return points
+
+    return change
+
+
+def turn(camera: CameraImage, rotation_deg: tuple[float, float, float], in_camera: bool = False) -> CameraImage:
+    extra = np.eye(4)
+    extra[:3, :3] = Rotation.from_rotvec(np.radians(rotation_deg)).as_matrix()
+    pose = extra @ camera.cam_SE3_lidar if in_camera else camera.cam_SE3_lidar @ extra
+    return replace(camera, cam_SE3_lidar=pose)
+
+
+def test_the_synthetic_world_passes(frames) -> None:
+    findings = verdict(frames)
+    assert {finding.severity for finding in findings if finding.check != "classes"} == {"ok"}
+    assert 1.75 < float(one(findings, "ground").measured.split()[0]) < 1.9
+    assert "best within" in one(findings, "alignment").measured
+
+
+@pytest.mark.parametrize(
+    ("rotation_deg", "axis"),
+    [
+        ((4, 0, 0), "x"),
+        ((-5, 0, 0), "x"),
+        ((0, 4.5, 0), "y"),
+        ((0, -4, 0), "y"),
+        ((0, 0, 3), "z"),
+        ((0, 0, -3.5), "z"),
+    ],
+)
+def test_a_turned_lidar_is_an_error_that_names_the_axis(frames, rotation_deg, axis) -> None:
+    found = one(verdict([with_cameras(f, lambda c: turn(c, rotation_deg)) for f in frames]), "alignment")
+    assert found.severity == "error"
+    assert f"about the LiDAR's {axis} axis" in found.measured
+    sign = "+" if sum(rotation_deg) > 0 else "-"
+    assert f"turned by about {sign}" in found.measured
+    assert "calibrate again" in found.fix
+
+
+def test_one_turned_camera_is_an_error_that_names_it_and_its_axis(frames) -> None:
+    def bend(camera: CameraImage) -> CameraImage:
+        return turn(camera, (0, 5, 0), in_camera=True) if camera.name == "CAM_BACK_RIGHT" else camera
+
+    found = one(verdict([with_cameras(frame, bend) for frame in frames]), "alignment")
+    assert found.severity == "error"
+    assert found.measured.startswith("CAM_BACK_RIGHT: turned by about +5 deg about the camera's y (yaw) axis")
+
+
+@pytest.mark.parametrize(
+    ("columns", "signs", "message"),
+    [
+        ((0, 1, 2), (1, -1, 1), r"y were negated \(mirrored\)"),
+        ((0, 1, 2), (-1, 1, 1), r"x were negated \(mirrored\)"),
+        ((1, 0, 2), (1, 1, 1), r"x and y were swapped \(mirrored\)"),
+        ((1, 0, 2), (-1, 1, 1), "they were turned by 90 deg about z"),
+    ],
+)
+def test_mirrored_and_turned_scans_do_not_fit_the_images(frames, columns, signs, message) -> None:
+    change = with_columns(columns, signs)
+    found = one(verdict([replace(frame, points=change(frame.points)) for frame in frames[:4]]), "alignment")
+    assert found.severity == "error"
+    assert re.search(f"the scans look as if {message}: undone, they fit 24 images", found.measured)
+    assert "a mirrored frame has left and right swapped" in found.fix
+
+
+def test_extrinsics_turned_by_a_right_angle_are_named(frames) -> None:
+    turned = [with_cameras(frame, lambda c: turn(c, (0, 0, -90))) for frame in frames[:4]]
+    found = one(verdict(turned), "alignment")
+    assert found.severity == "error"
+    assert "they were turned by -90 deg about z" in found.measured
+
+
+def test_images_of_other_cameras_do_not_fit_the_scans(frames) -> None:
+    def mix_up(frame: Keyframe) -> Keyframe:
+        images = [camera.image for camera in frame.cameras]
+        pairs = zip(frame.cameras, images[1:] + images[:1], strict=True)
+        return replace(frame, cameras=tuple(replace(camera, image=image) for camera, image in pairs))
+
+    found = one(verdict([mix_up(frame) for frame in frames]), "alignment")
+    assert found.severity == "error"
+    assert "which image belongs to which camera" in found.fix
+
+
+def test_too_few_images_to_tell_are_a_warning(frames) -> None:
+    front = replace(frames[0], cameras=frames[0].cameras[:2])
+    images = [camera.image for camera in front.cameras]
+    pairs = zip(front.cameras, reversed(images), strict=True)
+    mixed_up = replace(front, cameras=tuple(replace(camera, image=image) for camera, image in pairs))
+    found = one(verdict([mixed_up]), "alignment")
+    assert found.severity == "warning"
+    assert "raise --sample" in found.fix
+
+
+@pytest.mark.parametrize(
+    ("columns", "signs", "message"),
+    [
+        ((0, 2, 1), (1, 1, 1), r"up is \+y .* y and z are swapped"),
+        ((2, 1, 0), (1, 1, 1), r"up is \+x .* x and z are swapped"),
+        ((0, 1, 2), (1, -1, -1), r"up is -z .* z points down"),
+        ((0, 2, 1), (1, -1, 1), r"up is -y .* camera frame"),
+        ((2, 1, 0), (-1, 1, 1), r"up is -x .* x points down"),
+    ],
+)
+def test_swapped_axes_are_an_error_that_names_the_swap(frames, columns, signs, message) -> None:
+    findings = verdict(with_points(frames, with_columns(columns, signs)))
+    found = one(findings, "axes")
+    assert found.severity == "error"
+    assert re.search(message, found.measured)
+    assert "sensor.axes" in found.fix
+    assert not [finding for finding in findings if finding.check in ("level", "field of view")]
+
+
+def test_a_tilted_lidar(frames) -> None:
+    tilt = Rotation.from_rotvec(np.radians([6.0, 0.0, 0.0])).as_matrix().T.astype(np.float32)
+    found = one(verdict(with_points(frames, lambda p: np.column_stack([p[:, :3] @ tilt, p[:, 3]]))), "level")
+    assert found.severity == "error"
+    assert "about the LiDAR's x axis" in found.measured
+
+
+def test_millimetres(frames) -> None:
+    findings = verdict(with_points(frames, lambda p: p * np.float32([1000, 1000, 1000, 1])))
+    assert one(findings, "range").severity == "error"
+    assert "metres" in one(findings, "range").fix
+
+
+def test_kilometres_leave_no_point_beyond_the_minimum_range(frames) -> None:
+    findings = verdict(with_points(frames, lambda p: p / np.float32([1000, 1000, 1000, 1])))
+    assert one(findings, "points").severity == "error"
+    assert "wrong units" in one(findings, "points").fix
+
+
+def test_an_origin_on_the_roof_of_a_lorry_and_one_in_the_clouds(frames) -> None:
+    def raise_by(height_m: float) -> list[Keyframe]:
+        return with_points(frames, lambda p: p - np.float32([0, 0, height_m, 0]))
+
+    assert one(verdict(raise_by(2.0)), "ground").severity == "warning"
+    high = one(check_all(measured(raise_by(10.0)), {}, SENSOR, CLASSES), "ground")
+    assert high.severity in ("error", "warning")
+    assert high.fix
+
+
+def test_another_field_of_view_and_other_beams(frames) -> None:
+    sensor = replace(SENSOR, fov_up_rad=np.radians(3.0), fov_down_rad=np.radians(-10.0), num_beams=64)
+    findings = verdict(with_points(frames, lambda p: p), sensor)
+    fov, beams = one(findings, "field of view"), one(findings, "beams")
+    assert fov.severity == "error"
+    assert "sensor.fov_down_deg=-26" in fov.fix
+    assert "sensor.fov_up_deg=11" in fov.fix
+    assert beams.severity == "warning"
+    assert "sensor.num_beams=16" in beams.fix
+
+
+def test_a_short_maximum_range(frames) -> None:
+    found = one(verdict(with_points(frames, lambda p: p), replace(SENSOR, max_range_m=15.0)), "range")
+    assert found.severity == "warning"
+    assert "max_range_m" in found.fix
+
+
+@pytest.mark.parametrize(
+    ("value", "severity", "message"),
+    [
+        (lambda intensity: intensity * 255, "error", "outside"),
+        (lambda intensity: 0.5, "warning", "constant at 0.500"),
+        (lambda intensity: intensity / 255, "warning", "0.000 … 0.001"),
+    ],
+)
+def test_intensity(frames, value, severity, message) -> None:
+    found = one(verdict(with_points(frames, with_intensity(value))), "intensity")
+    assert found.severity == severity
+    assert message in found.measured
+    assert "intensity" in found.fix
+
+
+def test_a_sensor_without_intensity(frames) -> None:
+    sensor = replace(SENSOR, intensity_scale=0.0)
+    assert one(verdict(with_points(frames, with_intensity(lambda _: 0.0)), sensor), "intensity").severity == "ok"
+
+
+def test_labels(frames) -> None:
+    scans = with_points(frames[:2], lambda p: p)
+    short = one(verdict([scans[0], replace(scans[1], labels=scans[1].labels[1:])]), "labels")
+    assert (short.severity, short.expected) == ("error", "one label a point")
+    nothing = [replace(frame, labels=np.full_like(frame.labels, IGNORE)) for frame in scans]
+    assert one(verdict(nothing), "labels").severity == "error"
+    assert "100.0% of their points ignored" in one(verdict(nothing), "labels").measured
+    road = [replace(frame, labels=np.full_like(frame.labels, 10)) for frame in scans]
+    assert "1 of 16 seen, never barrier, bicycle" in one(verdict(road), "classes").measured
+    unknown = [replace(frame, labels=np.full_like(frame.labels, 77)) for frame in scans]
+    assert "ids [77]" in one(verdict(unknown), "labels").measured
+    assert one(verdict([replace(frame, labels=frame.labels[:0]) for frame in scans]), "labels").severity == "ok"
+
+
+def test_few_uneven_near_and_missing_points(frames) -> None:
+    scans = with_points(frames[:4], lambda p: p)
+    uneven = [*scans[:3], replace(scans[3], points=scans[3].points[:1000], labels=scans[3].labels[:1000])]
+    found = one(verdict(uneven), "points")
+    assert found.severity == "warning"
+    assert scans[3].frame_id in found.fix
+    empty = [*scans[:3], replace(scans[3], points=scans[3].points[:0], labels=scans[3].labels[:0])]
+    assert one(verdict(empty), "points").severity == "error"
+
+    def lose(points: np.ndarray) -> np.ndarray:
+        points[: int(0.6 * len(points)), 0] = np.nan
+        return points
+
+    assert one(verdict(with_points(scans, lose)), "not a number").severity == "warning"
+    assert one(verdict(scans, replace(SENSOR, min_range_m=15.0)), "near points").severity == "warning"
+
+
+def test_files_that_cannot_be_read(frames) -> None:
+    found = one(verdict(with_points(frames[:2], lambda p: p), lost="gone.bin is truncated"), "files")
+    assert found.severity == "error"
+    assert "1 of 3 sampled frames cannot be read (lost: gone.bin is truncated)" in found.measured
+    assert one(check_all([], {"lost": "gone"}, SENSOR, CLASSES), "files").severity == "error"
+
+
+def test_every_cause_of_unreadable_files_is_named_once() -> None:
+    failures = {f"f{number}": f"/logs/{number}.bin is truncated: {number} bytes" for number in range(7)}
+    failures |= {"g": "/logs/g.pcd: the PCD header is corrupt: no DATA line", "h": "/logs/h.pcd is an empty file"}
+    found = one(check_all([], failures, SENSOR, CLASSES), "files").measured
+    assert found.startswith("9 of 9 sampled frames cannot be read (f0: /logs/0.bin is truncated: 0 bytes (and 6 more")
+    assert "g: /logs/g.pcd: the PCD header is corrupt" in found
+    assert "h: /logs/h.pcd is an empty file" in found
+    assert "f1:" not in found
+    many = {f"f{number}": "abcdefgh"[number] for number in range(8)}
+    assert one(check_all([], many, SENSOR, CLASSES), "files").measured.endswith("; 3 with other causes)")
+
+
+def test_a_scan_without_a_finite_point_is_an_error(frames) -> None:
+    lost = [frames[0], replace(frames[1], points=np.full_like(frames[1].points, np.nan))]
+    findings = verdict([replace(frame, cameras=()) for frame in lost])
+    assert one(findings, "points").severity == "error"
+    assert frames[1].frame_id in one(findings, "points").fix
+    assert one(findings, "not a number").measured == "50.0% of the points"
+
+
+@pytest.mark.parametrize(("stated", "severity"), [(8, "warning"), (16, "ok"), (64, "warning")])
+def test_too_many_and_too_few_beams(frames, stated, severity) -> None:
+    found = one(verdict(with_points(frames[:2], lambda p: p), replace(SENSOR, num_beams=stated)), "beams")
+    assert (found.severity, found.measured) == (severity, "about 16")
+    assert ("sensor.num_beams=16" in found.fix) == (severity == "warning")
+
+
+def test_images_that_cannot_be_read(frames) -> None:
+    torn = with_cameras(frames[0], lambda c: replace(c, image=c.image[: len(c.image) // 2]))
+    missing = with_cameras(frames[1], lambda c: replace(c, image=b""))
+    found = one(verdict([torn, missing]), "images")
+    assert found.severity == "error"
+    assert "12 of 12 cannot be read" in found.measured
+    assert "is not a whole image" in found.measured
+    assert "no such file" in one(verdict([missing]), "images").measured
+
+
+def test_a_size_and_intrinsics_of_another_image(frames) -> None:
+    doubled = [with_cameras(frames[0], lambda c: replace(c, width_px=2 * c.width_px, height_px=2 * c.height_px))]
+    size, intrinsics = one(verdict(doubled), "image size"), one(verdict(doubled), "intrinsics")
+    assert size.severity == "error"
+    assert "CAM_BACK: 96 x 54, stated 192 x 108" in size.measured
+    assert intrinsics.severity == "error"
+    assert "principal point at x=49 of 192 pixels" in intrinsics.measured
+    wide = [with_cameras(frames[0], lambda c: replace(c, intrinsics=c.intrinsics * [[0.05], [1.0], [1.0]]))]
+    assert "deg wide" in one(verdict(wide), "intrinsics").measured
+
+
+def test_extrinsics_that_are_scaled_inverted_or_turned_away(frames) -> None:
+    double = np.diag([2.0, 2.0, 2.0, 1.0])
+    scaled = [with_cameras(frames[0], lambda c: replace(c, cam_SE3_lidar=double @ c.cam_SE3_lidar))]
+    found = one(verdict(scaled), "calibration")
+    assert found.severity == "error"
+    assert "not a rigid transform" in found.measured
+    sky = np.eye(4)  # the camera looks along the LiDAR's z axis
+    away = [with_cameras(f, lambda c: replace(c, cam_SE3_lidar=sky)) for f in frames[:2]]
+    found = one(verdict(away), "projection")
+    assert found.severity == "error"
+    assert "none in CAM_BACK, CAM_BACK_LEFT" in found.measured
+    inverted = [with_cameras(f, lambda c: replace(c, cam_SE3_lidar=inverse(c.cam_SE3_lidar))) for f in frames[:2]]
+    found = one(verdict(inverted), "projection")
+    assert found.severity == "error"
+    assert found.measured.endswith("CAM_FRONT_RIGHT looks inverted")
+    assert has_errors(verdict(inverted))
+
+
+@pytest.mark.parametrize(("offset_us", "severity"), [(40_000, "ok"), (200_000, "warning"), (10**9, "error")])
+def test_camera_time(frames, offset_us, severity) -> None:
+    frame = frames[0]
+    shifted = with_cameras(frame, lambda c: replace(c, timestamp_us=frame.timestamp_us + offset_us))
+    assert one(verdict([shifted]), "camera time").severity == severity
+
+
+@pytest.mark.parametrize(
+    ("times_us", "is_ordered", "severity", "message"),
+    [
+        ([0, 100_000, 200_000], True, "ok", "0.1 s apart"),
+        ([0, 100_000, 100_000], True, "error", "repeated in drive"),
+        ([0, 200_000, 100_000], True, "warning", "they go back in drive"),
+        ([0, 200_000, 100_000], False, "ok", "0.1 s apart"),
+        ([0, 100, 200], True, "warning", "0.0001 s apart"),
+    ],
+)
+def test_time_stamps(times_us, is_ordered, severity, message) -> None:
+    (found,) = check_times(["drive"] * 3, times_us, is_ordered)
+    assert found.severity == severity
+    assert message in found.measured
+    assert bool(found.fix) == (severity != "ok")
+
+
+def semantickitti_frames(folder: Path) -> list[Keyframe]:
+    sequence = folder / "semantickitti_seq00" / "sequences" / "00"
+    return [
+        decode(
+            Keyframe(
+                frame_id=scan.stem,
+                dataset="semantickitti",
+                scene="00",
+                split="train",
+                timestamp_us=number,
+                points_uri=str(scan),
+                labels_uri=str(sequence / "labels" / f"{scan.stem}.label"),
+            ),
+            read,
+        )
+        for number, scan in enumerate(sorted((sequence / "velodyne").glob("*.bin")))
+    ]
+
+
+def nuscenes_frames(folder: Path) -> list[Keyframe]:
+    folder = folder / "mmdet3d_demo" / "nuscenes"
+    info = json.loads((folder / "calibration.json").read_text())
+    cameras = tuple(
+        CameraImage(
+            name=name,
+            uri=str(folder / camera["img_path"]),
+            intrinsics=np.array(camera["cam2img"]),
+            cam_SE3_lidar=np.array(camera["lidar2cam"]),
+            timestamp_us=round(camera["timestamp"] * 1e6),
+            width_px=1600,
+            height_px=900,
+        )
+        for name, camera in info["images"].items()
+    )
+    scan, time_us = folder / info["lidar_points"]["lidar_path"], round(info["timestamp"] * 1e6)
+    frame = Keyframe(info["token"], "nuscenes", "scene-0061", "train", time_us, str(scan), cameras=cameras)
+    return [decode(frame, read)]
+
+
+def kitti_frames(folder: Path) -> list[Keyframe]:
+    folder = folder / "kitti_object" / "training"
+    found = []
+    for number, scan in enumerate(sorted((folder / "velodyne").glob("*.bin"))):
+        lines = (folder / "calib" / f"{scan.stem}.txt").read_text().splitlines()
+        values = {name: np.array(rest.split(), float) for name, _, rest in (line.partition(":") for line in lines)}
+        intrinsics, cam_SE3_rectified = split_projection(values["P2"].reshape(3, 4))
+        rectified_SE3_cam0 = np.eye(4)
+        rectified_SE3_cam0[:3, :3] = values["R0_rect"].reshape(3, 3)
+        cam0_SE3_lidar = np.vstack([values["Tr_velo_to_cam"].reshape(3, 4), [0, 0, 0, 1]])
+        image = folder / "image_2" / f"{scan.stem}.png"
+        pose = cam_SE3_rectified @ rectified_SE3_cam0 @ cam0_SE3_lidar
+        camera = CameraImage("image_2", str(image), intrinsics, pose, number, *Image.open(image).size)
+        frame = Keyframe(scan.stem, "semantickitti", "object", "train", number, str(scan), cameras=(camera,))
+        found.append(decode(frame, read))
+    return found
+
+
+@pytest.mark.parametrize("load", [semantickitti_frames, nuscenes_frames, kitti_frames])
+def test_real_recordings_pass(samples, load) -> None:
+    frames = load(samples)
+    sensor = sensor_of(frames[0].dataset)
+    findings = check_all(
+        [measure(f, sensor, read) for f in frames], {}, sensor, taxonomy_of(frames[0].dataset).class_names
+    )
+    assert [f for f in findings if f.severity != "ok" and f.check != "classes"] == []
+    assert 1.7 < float(one(findings, "ground").measured.split()[0]) < 1.85
+
+
+def test_a_real_key_frame_with_a_turned_lidar_fails(samples) -> None:
+    frames = [with_cameras(frame, lambda c: turn(c, (0, 0, -4))) for frame in nuscenes_frames(samples)]
+    sensor = sensor_of("nuscenes")
+    found = one(check_all([measure(f, sensor, read) for f in frames], {}, sensor, CLASSES), "alignment")
+    assert found.severity == "error"
+    assert "turned by about -4 deg about the LiDAR's z axis" in found.measured

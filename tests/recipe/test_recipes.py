@@ -1,0 +1,181 @@
+"""The recipes of the published settings: one file each, flat, and each starts on data in its format."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+import yaml
+from pyarrow import fs
+
+from ray_lidarseg.datasets import nuscenes, semantickitti
+from ray_lidarseg.datasets.decode import decode
+from ray_lidarseg.datasets.sensor import resolve_sensor
+from ray_lidarseg.datasets.shards import PreparedFrames, write_catalog, write_shard
+from ray_lidarseg.datasets.splits import make_split
+from ray_lidarseg.datasets.stream import TrainSteps
+from ray_lidarseg.datasets.taxonomy import taxonomy_of
+from ray_lidarseg.methods.build import build_method
+from ray_lidarseg.recipe.load import builtin_recipes, load_recipe, override, with_method
+from ray_lidarseg.recipe.schema import Recipe
+from ray_lidarseg.sample import PointBatch
+from ray_lidarseg.synthetic import nuscenes_writer, semantickitti_writer
+from ray_lidarseg.synthetic.options import with_options
+from ray_lidarseg.synthetic.presets import PRESETS
+from ray_lidarseg.synthetic.scene import Scene
+from ray_lidarseg.training.loop import Ranks, StepLoop
+from ray_lidarseg.types import IMAGE_FEATURES, IS_PAIRED, LANGUAGE_LOGITS
+
+METHODS = ("lasermix", "lasermix_pp")
+BACKBONES = ("fidnet", "cylinder3d", "minkunet", "spvcnn")
+DATASETS = ("nuscenes", "semantickitti", "scribblekitti")
+PERCENT = (1, 10, 20, 50)
+FAMILIES = [f"{method}-{model}-{data}" for method in METHODS for model in BACKBONES for data in DATASETS]
+STARTED = [family for family in FAMILIES if family.startswith("lasermix-") or family.endswith("-nuscenes")]
+EVIDENCE_DIM = 8
+LOCAL = fs.LocalFileSystem()
+TINY_MODELS = {
+    "fidnet": {"model.height_px": 16, "model.width_px": 64, "model.width_factor": 0.125, "model.blocks": [1, 1, 1, 1]},
+    "minkunet": {"model.depth": 14, "model.width_factor": 0.125, "model.voxel_size_m": 1.0},
+    "spvcnn": {"model.depth": 14, "model.width_factor": 0.125, "model.voxel_size_m": 1.0},
+    "cylinder3d": {"model.grid": [40, 30, 10], "model.width_factor": 0.125},
+}
+TINY = {
+    "split.ratio": 0.5,
+    "train.steps": 3,
+    "train.labelled_per_step": 1,
+    "train.unlabelled_per_step": 1,
+    "workers.num_workers": 1,
+    "data.evidence_dim": EVIDENCE_DIM,
+}
+
+
+def _files(family: str) -> dict[int, Path]:
+    return {percent: builtin_recipes()[f"{family}-{percent}pct"] for percent in PERCENT}
+
+
+def test_no_published_setting_lacks_its_recipe_and_no_recipe_its_place():
+    published = {f"{family}-{percent}pct" for family in FAMILIES for percent in PERCENT}
+    assert {name for name in builtin_recipes() if name.endswith("pct")} == published
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_files_of_a_family_differ_in_name_and_ratio_only(family):
+    first, *others = (yaml.safe_load(file.read_text()) for file in _files(family).values())
+    for percent, content in zip(PERCENT, (first, *others), strict=True):
+        assert content.pop("name") == f"{family}-{percent}pct"
+        assert content["split"].pop("ratio") == percent / 100
+    assert all(content == first for content in others)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_is_what_its_name_says(family):
+    method, backbone, data = family.split("-")
+    recipe = load_recipe(f"{family}-10pct")
+    assert (recipe.method.name, recipe.model.name) == (method, backbone)
+    assert recipe.data.evidence == ("auto" if method == "lasermix_pp" else "")
+    assert recipe.data.dataset == {"nuscenes": "nuscenes"}.get(data, "semantickitti")
+    comment = " ".join(line.lstrip("# ") for line in _files(family)[10].read_text().splitlines() if line[0] == "#")
+    assert "authors" in comment
+    assert ("--labels scribbles" in comment) == (data == "scribblekitti")
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("data", DATASETS)
+def test_lasermix_pp_is_lasermix_with_its_own_keys_at_their_defaults(backbone, data):
+    plain, more = (load_recipe(f"{method}-{backbone}-{data}-20pct") for method in METHODS)
+    assert with_method(more, "lasermix").method == plain.method
+    assert more.method == with_method(plain, "lasermix_pp").method
+    for section in ("split", "augment", "model", "optim", "train", "workers"):
+        assert getattr(more, section) == getattr(plain, section)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_scribbles_are_trained_as_semantickitti(backbone):
+    kitti, scribbles = (load_recipe(f"lasermix-{backbone}-{data}-1pct") for data in DATASETS[1:])
+    assert scribbles == kitti.model_copy(update={"name": scribbles.name})
+
+
+def test_authors_values_of_their_released_configurations():
+    """LaserMix's code: thresholds, areas, consistency, Lovász, steps and scans of a step."""
+    values = {}
+    for name in ("cylinder3d-nuscenes", "cylinder3d-semantickitti", "minkunet-semantickitti"):
+        recipe = load_recipe(f"lasermix-{name}-10pct")
+        method, train = recipe.method, recipe.train
+        values[name] = (method.confidence, method.num_areas, method.consistency_weight, method.lovasz_weight)
+        values[name] += (train.steps, train.labelled_per_step)
+    assert values == {
+        "cylinder3d-nuscenes": (0.95, (3, 4, 5, 6), 500.0, 2.0, 60_000, 16),
+        "cylinder3d-semantickitti": (0.9, (4, 5, 6, 7, 8), 250.0, 3.0, 45_000, 8),
+        "minkunet-semantickitti": (0.9, (3, 4, 5, 6), 200.0, 0.0, 25_000, 16),
+    }
+    model = load_recipe("lasermix-cylinder3d-nuscenes-1pct").model
+    assert (model.grid, model.height_m, model.width_factor) == ((240, 180, 20), (-4.0, 2.0), 1.0)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Callable[[str], PreparedFrames]:
+    """A few synthetic key-frames in each data set's own format, indexed and decoded as ``prepare`` does."""
+    cv2.setNumThreads(1)
+    folders = {data: tmp_path_factory.mktemp(data) for data in ("nuscenes", "kitti")}
+    preset = with_options(PRESETS["tiny"], {"columns": 120, "frames": 4, "train_scenes": 1, "val_scenes": 1})
+    scenes = [Scene(preset, 0, index) for index in range(2)]
+    rows = [nuscenes_writer.write_scene(folders["nuscenes"], scene) for scene in scenes]
+    nuscenes_writer.write_tables(folders["nuscenes"], preset, 0, rows)
+    options = {"columns": 120, "frames": 4, "image_width_px": 64, "train_scenes": 1, "val_scenes": 1}
+    semantickitti_writer.write_scene(folders["kitti"], Scene(with_options(PRESETS["kitti"], options), 0, 0))
+    found = {
+        "nuscenes": nuscenes.index(str(folders["nuscenes"])),
+        "semantickitti": semantickitti.index(str(folders["kitti"])),
+        "scribblekitti": semantickitti.index(str(folders["kitti"]), "scribbles"),
+    }
+
+    def frames_of(data: str, frames) -> PreparedFrames:
+        folder = str(tmp_path_factory.mktemp(f"prepared-{data}"))
+        write_shard(LOCAL, folder, [decode(frame, lambda uri: Path(uri).read_bytes()) for frame in frames])
+        return PreparedFrames(LOCAL, folder, write_catalog(LOCAL, folder))
+
+    shards = {data: frames_of(data, frames) for data, frames in found.items()}
+    return shards.__getitem__
+
+
+def _tiny(family: str) -> Recipe:
+    recipe = load_recipe(f"{family}-10pct")
+    return override(recipe, {**TINY, **TINY_MODELS[recipe.model.name]})
+
+
+def _with_evidence(scan: PointBatch, num_classes: int) -> PointBatch:
+    """Every second point is paired, with a random feature."""
+    generator = torch.Generator().manual_seed(len(scan))
+    features = torch.nn.functional.normalize(torch.randn(len(scan), EVIDENCE_DIM, generator=generator))
+    logits = torch.rand(len(scan), num_classes, generator=generator)
+    extras = {
+        IMAGE_FEATURES: features.half(),
+        LANGUAGE_LOGITS: logits.half(),
+        IS_PAIRED: torch.arange(len(scan)) % 2 == 0,
+    }
+    return replace(scan, extras=extras)
+
+
+@pytest.mark.parametrize("family", STARTED)
+def test_it_starts_on_data_of_its_format(family, prepared):
+    recipe, frames = _tiny(family), prepared(family.rsplit("-", 1)[1])
+    sensor = resolve_sensor(recipe.data)
+    num_classes = taxonomy_of(recipe.data.dataset).num_classes
+    steps = TrainSteps(frames, make_split(frames.catalog, recipe.split), recipe, sensor)
+    torch.manual_seed(recipe.seed)
+    method = build_method(recipe, sensor, num_classes)
+    before = {name: value.clone() for name, value in method.student.state_dict().items()}
+    loop = StepLoop(method, recipe, torch.device("cpu"), Ranks())
+    for step in range(2):
+        batches = steps[step]
+        if method.extras:
+            batches = [tuple(_with_evidence(scan, num_classes) for scan in pair) for pair in batches]
+        values = loop.one_step(batches)
+        assert values["loss_total"].isfinite()
+        assert values["loss_cross_entropy"] > 0
+    assert loop.skipped_steps == 0
+    moved = [name for name, value in method.student.state_dict().items() if not torch.equal(value, before[name])]
+    assert len(moved) > 0.9 * len(before)

@@ -1,0 +1,135 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ray_lidarseg.errors import RecipeError
+from ray_lidarseg.recipe.load import builtin_recipes, load_recipe, override, parse_recipe, with_method
+from ray_lidarseg.recipe.schema import Recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "method: {name: lasermix, confidance: 0.9}",
+            "unknown key 'method.confidance'; did you mean 'method.confidence'",
+        ),
+        ("modle: {}", "unknown key 'modle'; did you mean 'model'"),
+        ("model: {name: cylinder3d, refinement: yes}", "did you mean 'model.point_refinement'"),
+        ("model: {name: cylinder3d, height_m: [2, -4]}", "height_m is (lowest, highest)"),
+        ("model: {name: spvcnn, dropout_ratio: 1.0}", "model.spvcnn.dropout_ratio: Input should be less than 1"),
+        ("train: {stepz: 3}", "did you mean 'train.steps'"),
+        ("data: {sensor: {fov_up: 1}}", "did you mean 'data.sensor.fov_up_deg'"),
+        ("train: {steps: 0}", "train.steps: Input should be greater than or equal to 1"),
+        ("split: {ratio: 1.5}", "split.ratio"),
+        ("model: {name: pointnet}", "model"),
+        ("[1, 2]", "expected a mapping"),
+        ("train: {steps: 3", "is not YAML"),
+        ("workers: {num_workers: 3}", "does not divide by workers.num_workers=3"),
+        ("train: {labelled_per_step: 4}", "method lasermix pairs scans: train.labelled_per_step must equal"),
+        ("{method: {name: lasermix_pp}, train: {labelled_per_step: 4}}", "method lasermix_pp pairs scans"),
+        ("{method: {name: polarmix}, train: {labelled_per_step: 4}}", "method polarmix pairs scans"),
+        ("data: {dataset: cityscapes}", "model fidnet does not see cityscapes: model image_unet and the datasets"),
+        ("model: {name: image_unet}", "model image_unet does not see nuscenes"),
+        ("data: {image_size: [64, 128]}", "image_size is for the datasets cityscapes, world-images, not for nuscenes"),
+        ("image_augment: {flip_ratio: 0}", "image_augment has no effect on nuscenes: leave it out"),
+        ("{data: {dataset: cityscapes}, model: {name: image_unet}, augment: {flip_ratio: 0}}", "augment has no effect"),
+        ("data: {dataset: cityscapes, use_intensity: no}", "sensor, evidence and use_intensity are for scans"),
+        ("data: {dataset: world-images, evidence: auto}", "leave them out with world-images"),
+        ("method: {name: lasermix_pp, languge_weight: 0}", "did you mean 'method.language_weight'"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_says_what_and_what_to_do(text: str, message: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        parse_recipe(text)
+    assert message in str(error.value)
+
+
+def test_overrides_are_yaml_values_through_the_same_door() -> None:
+    recipe = parse_recipe("method: {name: lasermix}", ["method.confidence=0.5", "method.num_areas=[2, 3]"])
+    assert recipe.method.confidence == 0.5
+    assert recipe.method.num_areas == (2, 3)
+    with pytest.raises(RecipeError, match=r"did you mean 'method.confidence'"):
+        parse_recipe("", ["method.name=lasermix", "method.confidences=1"])
+    with pytest.raises(RecipeError, match=r"expected KEY\.KEY=VALUE"):
+        parse_recipe("", ["method.confidence"])
+    with pytest.raises(RecipeError, match="is a value, not a section"):
+        parse_recipe("", ["seed=3", "seed.x=1"])
+
+
+def test_switching_a_variant_drops_the_fields_of_the_other_one() -> None:
+    recipe = override(Recipe(), {"model.name": "minkunet", "model.depth": 14})
+    assert recipe.model.name == "minkunet"
+    assert recipe.model.depth == 14
+
+
+def test_a_recipe_is_frozen_and_survives_its_own_yaml() -> None:
+    recipe = parse_recipe("name: x\nseed: 3")
+    assert parse_recipe(recipe.to_yaml()) == recipe
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.seed = 4
+
+
+def test_the_fingerprint_follows_results_and_not_logistics() -> None:
+    base = Recipe()
+    assert (
+        override(base, {"name": "other", "workers.num_workers": 4, "train.log_every": 1}).fingerprint
+        == base.fingerprint
+    )
+    assert override(base, {"method.confidence": 0.5}).fingerprint != base.fingerprint
+    assert override(base, {"seed": 9}).fingerprint != base.fingerprint
+
+
+@pytest.mark.parametrize("name", sorted(builtin_recipes()))
+def test_every_built_in_recipe_loads_and_uses_only_known_keys(name: str) -> None:
+    recipe = load_recipe(name)
+    assert yaml.safe_load(recipe.to_yaml())["method"]["name"] == recipe.method.name
+
+
+def test_a_missing_recipe_names_the_built_in_ones() -> None:
+    with pytest.raises(RecipeError, match="demo"):
+        load_recipe("nothing-like-this")
+
+
+def test_naming_a_run_changes_nothing_else():
+    recipe = load_recipe("demo")
+    assert override(recipe, {"name": "mine"}) == recipe.model_copy(update={"name": "mine"})
+
+
+def test_another_optimiser_keeps_the_other_keys_of_its_section() -> None:
+    assert parse_recipe("optim: {lr: 0.5}", ["optim.name=sgd"]).optim.lr == 0.5
+
+
+def test_another_method_keeps_every_key_both_have() -> None:
+    recipe = parse_recipe("method: {name: lasermix, consistency_weight: 7, lovasz_weight: 3, confidence: 0.5}")
+    assert with_method(recipe, "mean_teacher").method.consistency_weight == 7
+    assert with_method(recipe, "supervised").method.model_dump() == {
+        "name": "supervised",
+        "cross_entropy_weight": 1.0,
+        "lovasz_weight": 3.0,
+    }
+    assert with_method(recipe, "lasermix") == recipe
+    assert with_method(recipe, "lasermix_pp").method.confidence == 0.5
+    assert with_method(recipe, "cbst").method.lovasz_weight == 3
+    with pytest.raises(RecipeError, match="no method 'fixmatch'"):
+        with_method(recipe, "fixmatch")
+
+
+@pytest.mark.parametrize("method", ["mean_teacher", "cbst", "cps", "cutmix_seg", "{name: polarmix, partner: labelled}"])
+def test_methods_that_pair_no_scans_take_any_batch(method: str) -> None:
+    section = method if method.startswith("{") else f"{{name: {method}}}"
+    assert parse_recipe(f"{{method: {section}, train: {{labelled_per_step: 4}}}}").train.unlabelled_per_step == 16
+
+
+@pytest.mark.parametrize(("text", "word"), [("off", "off"), ("'off'", "off"), ("auto", "auto")])
+def test_words_that_yaml_takes_for_booleans_stay_words(text: str, word: str) -> None:
+    assert parse_recipe(f"train: {{amp: {text}}}").train.amp == word
+    assert parse_recipe("", ["workers.use_gpu=no"]).workers.use_gpu == "no"
+    assert parse_recipe("workers: {use_gpu: yes}").workers.use_gpu == "yes"
+
+
+def test_a_folder_of_a_recipes_name_does_not_hide_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "demo").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe("demo").name == "demo"

@@ -1,0 +1,62 @@
+import errno
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from pyarrow import fs
+
+from ray_lidarseg.storage import whole_files
+from ray_lidarseg.storage.whole_files import files_in, remove_unfinished, write_whole
+
+LOCAL = fs.LocalFileSystem()
+
+
+def test_files_are_created_and_replaced_with_their_folders(tmp_path: Path) -> None:
+    path = f"{tmp_path}/a/b/file.gz"
+    for content in (b"first, and longer", b"second"):
+        write_whole(LOCAL, path, content)
+        assert Path(path).read_bytes() == content
+    assert files_in(LOCAL, f"{tmp_path}/a/b") == [path]
+    assert files_in(LOCAL, f"{tmp_path}/a") == files_in(LOCAL, f"{tmp_path}/none") == []
+
+
+@pytest.mark.parametrize("broken", ["fsync", "replace"])
+def test_a_failed_write_leaves_the_old_file_alone(tmp_path: Path, monkeypatch, broken: str) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "disk full")
+
+    path = f"{tmp_path}/file"
+    write_whole(LOCAL, path, b"old")
+    monkeypatch.setattr(whole_files.os, broken, full)
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(LOCAL, path, b"new")
+    assert Path(path).read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_readers_see_one_whole_file_or_the_other(tmp_path: Path) -> None:
+    path, versions = tmp_path / "file", (b"a" * 500_000, b"b" * 700_000)
+    write_whole(LOCAL, str(path), versions[0])
+    writer = threading.Thread(target=lambda: [write_whole(LOCAL, str(path), versions[i % 2]) for i in range(40)])
+    writer.start()
+    while writer.is_alive():
+        assert path.read_bytes() in versions
+    writer.join()
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path, monkeypatch) -> None:
+    write_whole(LOCAL, f"{tmp_path}/done", b"done")
+    monkeypatch.setattr(whole_files.os, "replace", lambda *_: None)
+    monkeypatch.setattr(whole_files.os, "remove", lambda _: None)  # a kill runs no clean-up
+    write_whole(LOCAL, f"{tmp_path}/lost", b"lost")
+    monkeypatch.undo()
+    assert len(os.listdir(tmp_path)) == 2
+    assert remove_unfinished(LOCAL, str(tmp_path)) == 1
+    assert os.listdir(tmp_path) == ["done"]
+
+
+def test_object_storage_gets_the_bytes_as_they_are(tmp_path: Path) -> None:
+    """A sub-tree is not a local disk to this writer: it takes the path that buckets take."""
+    write_whole(fs.SubTreeFileSystem(str(tmp_path), LOCAL), "plain.gz", b"not gzip")
+    assert (tmp_path / "plain.gz").read_bytes() == b"not gzip"

@@ -1,0 +1,62 @@
+import pytest
+import torch
+
+from ray_lidarseg import storage
+from ray_lidarseg.errors import RunError
+from ray_lidarseg.training import checkpoints
+
+
+def _write(run, step, data=None):
+    data = checkpoints.pack({"step": step, "weights": torch.arange(3)}) if data is None else data
+    storage.write_bytes(f"{run}/checkpoints/{checkpoints.folder_name(step)}/{checkpoints.FILE}", data)
+
+
+def test_round_trip():
+    state = checkpoints.unpack(checkpoints.pack({"step": 3, "x": torch.tensor([1.5]), "text": "a\n"}))
+    assert (state["step"], state["x"].tolist(), state["text"]) == (3, [1.5], "a\n")
+
+
+def test_a_checkpoint_runs_no_code():
+    class Evil:
+        def __reduce__(self):
+            return (print, ("code ran",))
+
+    with pytest.raises(RunError, match="not whole"):
+        checkpoints.unpack(checkpoints.pack({"evil": Evil()}))
+
+
+def test_a_checkpoint_of_another_version_is_refused():
+    with pytest.raises(RunError, match="version 99"):
+        checkpoints.unpack(checkpoints.pack({"version": 99}))
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, 400])
+def test_a_torn_file_is_noticed(keep):
+    with pytest.raises(RunError, match="not whole"):
+        checkpoints.unpack(checkpoints.pack({"x": torch.zeros(100)})[:keep])
+
+
+def test_the_newest_whole_checkpoint_counts(tmp_path):
+    run = str(tmp_path)
+    assert checkpoints.load_latest(run) is None
+    for step in (10, 20):
+        _write(run, step)
+    _write(run, 30, checkpoints.pack({"step": 30})[:-20])
+    storage.write_bytes(f"{run}/checkpoints/step_00000040/other", b"")
+    storage.write_bytes(f"{run}/checkpoints/checkpoint_manager_snapshot.json", b"{}")
+    assert checkpoints.steps(run) == [10, 20, 30, 40]
+    assert checkpoints.load_latest(run)["step"] == 20
+    assert checkpoints.load_latest(run, at_most=19)["step"] == 10
+
+
+def test_an_absent_step_lists_what_there_is(tmp_path):
+    _write(str(tmp_path), 10)
+    with pytest.raises(RunError, match="no checkpoint after 11 steps; there are: 10"):
+        checkpoints.load(str(tmp_path), 11)
+
+
+def test_prune_keeps_the_newest(tmp_path):
+    for step in (1, 2, 3):
+        _write(str(tmp_path), step)
+    checkpoints.prune(str(tmp_path), 2)
+    assert checkpoints.steps(str(tmp_path)) == [2, 3]

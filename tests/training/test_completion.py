@@ -1,0 +1,98 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pyarrow import fs
+
+from ray_lidarseg.datasets.evidence import TextEmbeddings
+from ray_lidarseg.datasets.layers import (
+    TEXT_FILE,
+    Layer,
+    features_columns,
+    layer_folder,
+    pairs_columns,
+    write_layer_catalog,
+    write_layer_shard,
+)
+from ray_lidarseg.datasets.shards import write_catalog, write_shard
+from ray_lidarseg.errors import DataError, RecipeError
+from ray_lidarseg.recipe.load import override
+from ray_lidarseg.recipe.schema import Recipe
+from ray_lidarseg.sample import Keyframe
+from ray_lidarseg.training import completion
+
+LOCAL = fs.LocalFileSystem()
+PAIRS = Layer("pairs", {}, ("masks-0",))
+FEATURES = Layer("features", {}, ("masks-0",), feature_dim=2)
+
+
+def prepared(folder: Path, there: list[str]) -> str:
+    frames = [Keyframe(f"f{n}", "nuscenes", "s", "train", n, "p", points=np.ones((1, 4), np.float32)) for n in (0, 1)]
+    write_shard(LOCAL, str(folder), frames)
+    write_catalog(LOCAL, str(folder))
+    columns = {
+        "pairs": pairs_columns(np.zeros(1, np.int8), np.zeros((1, 2), np.int16), np.ones(1, np.uint16)),
+        "features": features_columns({"CAM": np.ones((1, 2), np.float16)}),
+    }
+    for layer in (PAIRS, FEATURES):
+        path = Path(layer_folder(str(folder), layer.name))
+        path.mkdir(parents=True)
+        (path / "layer.json").write_bytes(layer.to_json())
+        write_layer_shard(LOCAL, str(path), there, [{"frame_id": name, **columns[layer.kind]} for name in there])
+        write_layer_catalog(LOCAL, str(path))
+    return str(folder)
+
+
+def recipe(folder: str, **data) -> Recipe:
+    return override(Recipe(), {"data.prepared": folder, "data.evidence": "auto", **data})
+
+
+def test_the_run_folder_says_which_layers_and_how_long(tmp_path: Path, capsys) -> None:
+    complete = completion.complete_evidence(recipe(prepared(tmp_path, ["f0"])))
+    assert complete.data.evidence == f"{FEATURES.name}/{PAIRS.name}"
+    assert complete.data.evidence_dim == 2
+    assert "1 of 2 frames are not in it; their points are unpaired" in capsys.readouterr().out
+    assert completion.complete_evidence(complete) == complete
+
+
+def test_a_recipe_without_evidence_stays_as_it_is() -> None:
+    plain = Recipe()
+    assert completion.complete_evidence(plain) is plain
+
+
+def test_another_length_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"data.evidence_dim=3, but features-\w+/pairs-\w+ has features of length 2"):
+        completion.complete_evidence(recipe(prepared(tmp_path, ["f0"]), **{"data.evidence_dim": 3}))
+
+
+def test_a_layer_of_other_frames_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"holds none of the 2 frames"):
+        completion.complete_evidence(recipe(prepared(tmp_path, ["x"])))
+
+
+@pytest.mark.parametrize("data", [{"data.evidence": ""}, {"data.evidence": "", "data.evidence_dim": 2}])
+def test_a_method_that_reads_evidence_is_refused_without_a_layer(tmp_path: Path, data) -> None:
+    wanted = recipe(prepared(tmp_path, ["f0"]), **{"method.name": "lasermix_pp", **data})
+    with pytest.raises(RecipeError, match=r"lasermix_pp reads image evidence .*set data\.evidence=auto"):
+        completion.complete_evidence(wanted)
+    without = {"method.distillation_weight": 0.0, "method.language_weight": 0.0}
+    assert completion.complete_evidence(override(wanted, without)).data.evidence == ""
+
+
+def test_language_is_refused_where_the_layer_has_no_words(tmp_path: Path) -> None:
+    wanted = recipe(prepared(tmp_path, ["f0", "f1"]), **{"method.name": "lasermix_pp"})
+    with pytest.raises(RecipeError, match=r"no text embeddings.*--features clip"):
+        completion.complete_evidence(wanted)
+    assert completion.complete_evidence(override(wanted, {"method.language_weight": 0.0})).data.evidence_dim == 2
+    text = TextEmbeddings(np.eye(2, dtype=np.float32), np.zeros(2, np.int64), ("car", "van"))
+    Path(layer_folder(wanted.data.prepared, FEATURES.name), TEXT_FILE).write_bytes(text.to_bytes())
+    assert completion.complete_evidence(wanted).data.evidence_dim == 2
+
+
+def test_the_driver_refuses_before_it_makes_a_run_folder(tmp_path: Path) -> None:
+    from ray_lidarseg.train import train
+
+    wanted = recipe(prepared(tmp_path / "prepared", ["f0"]), **{"method.name": "lasermix_pp", "data.evidence": ""})
+    with pytest.raises(RecipeError, match="reads image evidence"):
+        train(wanted, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
