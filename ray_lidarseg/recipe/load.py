@@ -67,7 +67,7 @@ def with_method(recipe: Recipe, name: str) -> Recipe:
     Raises:
         RecipeError: No such method.
     """
-    sections = _variants("method")
+    sections = variants("method")
     if name not in sections:
         raise RecipeError(f"no method {name!r}: expected one of {', '.join(sections)}")
     kept = {key: value for key, value in recipe.method if key in sections[name].model_fields}
@@ -85,7 +85,7 @@ _UNIONS = {"model": Model, "method": MethodRecipe}
 _VARIANT_KEYS = tuple(f"{part}.name" for part in _UNIONS)
 
 
-def _variants(part: str) -> dict[str, type[Section]]:
+def variants(part: str) -> dict[str, type[Section]]:
     """The sections a part of the recipe chooses from, by name, in the order of the union."""
     union = get_args(_UNIONS[part])[0]
     return {section.model_fields["name"].default: section for section in get_args(union)}
@@ -113,7 +113,7 @@ def _explain(problem: Any) -> str:
 
 
 def _without_variant(dotted: str) -> str:
-    variants = {name for part in _UNIONS for name in _variants(part)}
+    variants = {name for part in _UNIONS for name in variants(part)}
     return ".".join(part for part in dotted.split(".") if part not in variants)
 
 
@@ -123,5 +123,5 @@ def _known_keys() -> set[str]:
         **{f"{name}.": [type(value)] for name, value in Recipe() if isinstance(value, Section)},
         "data.sensor.": [Sensor],
     }
-    sections |= {f"{part}.{name}.": [variant] for part in _UNIONS for name, variant in _variants(part).items()}
+    sections |= {f"{part}.{name}.": [variant] for part in _UNIONS for name, variant in variants(part).items()}
     return {prefix + key for prefix, models in sections.items() for model in models for key in model.model_fields}

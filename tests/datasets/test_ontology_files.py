@@ -13,6 +13,7 @@ from ray_lidarseg.recipe.ontology import Ontology, parse_ontology
 from ray_lidarseg.recipe.schema import Data, Recipe
 from ray_lidarseg.sample import Keyframe
 from ray_lidarseg.storage.files import write_bytes
+from ray_lidarseg.training import completion
 
 
 def ontology(**changes: object) -> Ontology:

@@ -9,7 +9,7 @@ from ray_lidarseg.methods.lasermix_pp import LaserMixPP
 from ray_lidarseg.methods.mean_teacher import MeanTeacher
 from ray_lidarseg.methods.polarmix import PolarMix
 from ray_lidarseg.methods.supervised import Supervised
-from ray_lidarseg.recipe import schema
+from ray_lidarseg.recipe import load, schema
 
 METHODS = {
     Supervised: schema.Supervised(),
@@ -40,7 +40,7 @@ def test_weights_of_the_student_do_not_depend_on_the_method(build, expected):
 
 def test_every_method_of_the_recipe_is_built_here():
     names = {type(recipe).model_fields["name"].default for recipe in METHODS.values()}
-    assert names == set(schema._variants("method"))
+    assert names == set(load.variants("method"))
 
 
 def test_polarmix_pastes_the_things_of_the_data_set(build):

@@ -110,7 +110,7 @@ def test_object_storage_errors_say_what_to_do(tmp_path, monkeypatch, message, ad
         def get_file_info(self, _):
             raise OSError(message)
 
-    monkeypatch.setattr(storage, "resolve", lambda _: (Broken(), "b/k"))
+    monkeypatch.setattr(storage.files, "resolve", lambda _: (Broken(), "b/k"))
     with pytest.raises(StorageError, match=advice):
         storage.exists("s3://b/k")
 
