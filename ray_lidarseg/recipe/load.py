@@ -113,8 +113,8 @@ def _explain(problem: Any) -> str:
 
 
 def _without_variant(dotted: str) -> str:
-    variants = {name for part in _UNIONS for name in variants(part)}
-    return ".".join(part for part in dotted.split(".") if part not in variants)
+    names = {name for part in _UNIONS for name in variants(part)}
+    return ".".join(part for part in dotted.split(".") if part not in names)
 
 
 def _known_keys() -> set[str]:
