@@ -23,3 +23,12 @@ COLOURS: Final = "colours"
 
 IS_PAIRED: Final = "is_paired"
 """Extra: [P] bool, whether the point has a segment with a feature."""
+
+RAY_CAMERA: Final = "ray_camera"
+"""Extra of a ``RayBatch``: [R] int64, place of the ray's camera in ``Keyframe.cameras``, -1 for a LiDAR's ray."""
+
+RAY_SEGMENT: Final = "ray_segment"
+"""Extra of a ``RayBatch``: [R] int64, image segment the ray's pixel lies in: ``segment_id``; 0 none."""
+
+POINT_SEGMENT: Final = "point_segment"
+"""Extra of a ``PointBatch``: [P] int64, image segment a point falls on: ``segment_id``; 0 none."""

@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 
-from ray_lidarseg.sample import CameraImage, Keyframe, PointBatch
+from ray_lidarseg.geometry.mixing import exchange
+from ray_lidarseg.geometry.polar_mix import paste
+from ray_lidarseg.sample import CameraImage, Keyframe, PointBatch, RayBatch
 from ray_lidarseg.types import IGNORE
 
 
@@ -82,3 +86,47 @@ def test_pack_refuses_what_does_not_fit_together() -> None:
         PointBatch.pack([_batch(2), PointBatch.of_scan(torch.zeros(2, 4))])
     with pytest.raises(ValueError, match="at least one"):
         PointBatch.pack([])
+
+
+def _rays(*sizes: int) -> RayBatch:
+    bundles = []
+    for size in sizes:
+        rows = torch.arange(3.0 * size).reshape(size, 3)
+        flat, whole = torch.arange(float(size)), torch.arange(size)
+        zeros = torch.zeros_like(whole)
+        bundles.append(RayBatch(rows, rows, zeros, flat, flat + 1, 1, flat, whole, {"pixel": rows[:, :2]}))
+    return RayBatch.pack(bundles)
+
+
+def test_rays_pack_and_unpack_with_their_scans_also_where_a_scan_has_none() -> None:
+    batch = PointBatch.pack(
+        [replace(scan, rays=_rays(size)) for scan, size in zip(_batch(3, 0, 2).scans(), (2, 1, 0), strict=True)]
+    )
+    assert batch.rays.num_scans == 3
+    assert batch.rays.scan_idx.tolist() == [0, 0, 1]
+    assert [len(scan.rays) for scan in batch.scans()] == [2, 1, 0]
+    again = PointBatch.pack(batch.scans())
+    for name in ("origins", "directions", "scan_idx", "near_m", "far_m", "depth_m", "labels"):
+        assert torch.equal(getattr(again.rays, name), getattr(batch.rays, name))
+    assert torch.equal(again.rays.extras["pixel"], batch.rays.extras["pixel"])
+
+
+def test_choosing_points_leaves_the_rays_and_hiding_labels_hides_theirs_too() -> None:
+    batch = replace(_batch(4), rays=_rays(3))
+    assert batch.select(batch.labels > 1).rays is batch.rays
+    assert (batch.unlabelled().rays.labels == IGNORE).all()
+    assert torch.equal(batch.unlabelled().rays.depth_m, batch.rays.depth_m)
+    assert len(batch.to("cpu").rays) == 3
+    assert batch.rays.select(torch.tensor([0, 2])).labels.tolist() == [0, 2]
+
+
+def test_rays_in_some_batches_only_are_refused() -> None:
+    with pytest.raises(ValueError, match="1 of 2 batches have rays"):
+        PointBatch.pack([replace(_batch(2), rays=_rays(1)), _batch(2)])
+
+
+def test_a_mixed_scan_has_no_rays() -> None:
+    a, b = (replace(_batch(3), rays=_rays(2)) for _ in range(2))
+    swap = torch.tensor([True, False, True])
+    assert exchange(a, b, swap, swap).rays is None
+    assert paste(a, b, [1], torch.zeros(1, 1)).rays is None

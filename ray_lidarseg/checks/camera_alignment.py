@@ -237,8 +237,8 @@ def _look_up(
     turned = np.einsum("gij,pj->gpi", turns, in_camera, optimize=True)
     depth = np.maximum(turned[..., 2], 0.1)
     height, width = maps.shape[1:]
-    column = np.rint(intrinsics[0, 0] * turned[..., 0] / depth + intrinsics[0, 2]).astype(np.int32)
-    row = np.rint(intrinsics[1, 1] * turned[..., 1] / depth + intrinsics[1, 2]).astype(np.int32)
+    column = np.floor(intrinsics[0, 0] * turned[..., 0] / depth + intrinsics[0, 2]).astype(np.int32)
+    row = np.floor(intrinsics[1, 1] * turned[..., 1] / depth + intrinsics[1, 2]).astype(np.int32)
     inside = (turned[..., 2] > 0.5) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
     values = maps[is_level.astype(np.int64)[None], np.clip(row, 0, height - 1), np.clip(column, 0, width - 1)]
     return np.where(inside, values, 0.0)

@@ -1,6 +1,7 @@
 """Rigid augmentation of whole scans: flips, rotation about z, scale and shift, one draw a scan."""
 
 import math
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -11,7 +12,7 @@ from ray_lidarseg.sample import PointBatch
 
 
 def augment(batch: PointBatch, spec: schema.Augment, generator: torch.Generator) -> PointBatch:
-    """Moves each scan by its own draw: x' = s R F x + t.
+    """Moves each scan, and its rays with it, by its own draw: x' = s R F x + t.
 
     F flips x and y independently, R turns about z, s scales, t is normal per axis. Intensity, labels and extras stay.
     Every scan consumes the same number of random numbers whatever the settings.
@@ -25,11 +26,12 @@ def augment(batch: PointBatch, spec: schema.Augment, generator: torch.Generator)
     """
     uniform = torch.rand(batch.num_scans, 4, generator=generator)
     normal = torch.randn(batch.num_scans, 3, generator=generator)
-    linear = _linear(uniform, spec).to(batch.device)[batch.scan_idx]
-    shift_m = (normal * spec.translation_std_m).to(batch.device)[batch.scan_idx]
-    xyz = torch.einsum("pij,pj->pi", linear, batch.points[:, :3]) + shift_m
+    linear = _linear(uniform, spec).to(batch.device)
+    shift_m = (normal * spec.translation_std_m).to(batch.device)
+    xyz = torch.einsum("pij,pj->pi", linear[batch.scan_idx], batch.points[:, :3]) + shift_m[batch.scan_idx]
     points = torch.cat([xyz, batch.points[:, 3:]], dim=1)
-    return PointBatch(points, batch.scan_idx, batch.labels, batch.num_scans, batch.extras)
+    rays = None if batch.rays is None else batch.rays.moved(linear, shift_m)
+    return replace(batch, points=points, rays=rays)
 
 
 def _linear(uniform: Float[Tensor, "B 4"], spec: schema.Augment) -> Float[Tensor, "B 3 3"]:

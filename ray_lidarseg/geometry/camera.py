@@ -1,9 +1,16 @@
-"""LiDAR points in camera images: the ego-motion compensated pose chain, pin-hole projection and a z-buffer."""
+"""LiDAR points in camera images: the ego-motion compensated pose chain, pin-hole projection and a z-buffer.
+
+Image coordinates, here and everywhere: pixel (column, row) covers [column, column + 1) x [row, row + 1), its centre is
+at (column + 0.5, row + 0.5), and a point lies in the pixel that its coordinates' floor names. So an image scaled by a
+factor has its intrinsics scaled by it, which is what the world writes, what RenderOcc and OccNeRF assume of nuScenes'
+calibration, and what pairing points with pixels measured better with (94.9 % against 93.8 % on a pixel of their class,
+``foundation.pairing``). A calibration that puts integers at the centres is half a pixel off: 0.02° at nuScenes' size.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Integer
 
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.geometry.pose import compose, inverse, require_rigid, transform
@@ -14,7 +21,7 @@ class Projection:
     """Where points fall in one image.
 
     Attributes:
-        pixels: [P, 2] u (right) and v (down), pixels, 0 at the centre of the first; meaningless where not inside.
+        pixels: [P, 2] u (right) and v (down), pixels, 0 at the image's edge; meaningless where not inside.
         depth_m: [P] distance along the optical axis, metres, negative behind the camera.
         is_inside: [P] whether the point is in front of the camera and inside the image.
     """
@@ -25,8 +32,13 @@ class Projection:
 
     @property
     def pixel_idx(self) -> Int[np.ndarray, "P 2"]:
-        """[P, 2] column and row of the pixel, rounded; -1 where the point is not inside."""
-        return np.where(self.is_inside[:, None], np.rint(self.pixels), -1).astype(np.int64)
+        """[P, 2] column and row of the pixel each point lies in; -1 where the point is not inside."""
+        return np.where(self.is_inside[:, None], np.floor(self.pixels), -1).astype(np.int64)
+
+
+def pixel_centres(pixel_idx: Integer[np.ndarray, "P 2"]) -> Float[np.ndarray, "P 2"]:
+    """Image coordinates (u, v) of the centres of pixels, given as (column, row)."""
+    return pixel_idx + 0.5
 
 
 def chain(
@@ -90,6 +102,8 @@ def project(
     min_depth_m: float = 1.0,
 ) -> Projection:
     """Projects LiDAR points: ``(u, v) = K (R p + t) / depth``; inside is ``0 < u < W - 1`` and ``0 < v < H - 1``.
+
+    The rule is the nuScenes devkit's and SLidR's; with our pixels it leaves a margin of one at the right and below.
 
     Args:
         points: [P, D], x, y, z first, metres, LiDAR frame.

@@ -89,14 +89,14 @@ def exchange(a: PointBatch, b: PointBatch, leaves_a: Bool[Tensor, "P"], leaves_b
 
     Returns:
         2B scans: pair i gives scans 2i (what stays of ``a``, then what leaves ``b``) and 2i + 1 (what leaves ``a``,
-        then what stays of ``b``).
+        then what stays of ``b``). They have no rays: no camera saw what they show.
 
     Raises:
         ValueError: Different numbers of scans, or extras that differ.
     """
     if a.num_scans != b.num_scans:
         raise ValueError(f"exchange: expected as many scans in a as in b, got {a.num_scans} and {b.num_scans}")
-    both = PointBatch.pack([a, b])
+    both = PointBatch.pack([replace(a, rays=None), replace(b, rays=None)])
     target_scan = torch.cat([2 * a.scan_idx + leaves_a, 2 * b.scan_idx + ~leaves_b])
     scan_idx, order = torch.sort(target_scan, stable=True)
     return replace(both.select(order), scan_idx=scan_idx, num_scans=2 * a.num_scans)

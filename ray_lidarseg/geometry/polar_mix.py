@@ -53,7 +53,7 @@ def paste(
     """Scan i with the points of scan i of ``donors`` whose label is in ``classes``, once for each of its K angles.
 
     A copy is turned about z by its angle; intensity, label and extras are those of the point it is a copy of. IGNORE is
-    no class. The points of scan i come first, then copy by copy.
+    no class. The points of scan i come first, then copy by copy. The result has no rays.
 
     Args:
         scans: B scans.
@@ -71,7 +71,7 @@ def paste(
         )
     instances = donors.select(torch.isin(donors.labels, torch.tensor(classes, dtype=torch.int64, device=donors.device)))
     copies = [_turned(instances, angle_rad) for angle_rad in angles_rad.unbind(1)]
-    everything = PointBatch.pack([scans, *copies])
+    everything = PointBatch.pack([replace(part, rays=None) for part in (scans, *copies)])
     scan_idx, order = torch.sort(everything.scan_idx % max(scans.num_scans, 1), stable=True)
     return replace(everything.select(order), scan_idx=scan_idx, num_scans=scans.num_scans)
 

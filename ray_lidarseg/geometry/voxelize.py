@@ -7,6 +7,7 @@ also on a GPU: sums go segment by segment, never through atomics.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float, Float32, Int
@@ -63,9 +64,20 @@ class CartesianGrid:
         side = math.ceil(2 * range_m / voxel_size_m / multiple) * multiple
         return CartesianGrid((-0.5 * side * voxel_size_m,) * 3, voxel_size_m, (side,) * 3)
 
+    @property
+    def periods(self) -> tuple[int, int, int]:
+        """Cells after which an axis begins anew; 0 where it does not."""
+        return 0, 0, 0
+
+    @property
+    def faithful(self) -> tuple[tuple[int, int], ...]:
+        """By axis, the first cell and the end of those that hold only points inside them; ``cells`` fills the rest."""
+        x, y, z = ((1, cells - 1) for cells in self.shape)
+        return x, y, z
+
     def positions(self, points: Float[Tensor, "P _"]) -> Float[Tensor, "P 3"]:
         """Where each point lies, in cells from the lower corner; not clamped."""
-        return (points[:, :3] - points.new_tensor(self.origin_m)) / self.voxel_size_m
+        return (points[:, :3] - _row(self.origin_m, points)) / self.voxel_size_m
 
     def cells(self, points: Float[Tensor, "P _"]) -> Int[Tensor, "P 3"]:
         """Cell of each point; a point outside the grid gets the nearest border cell."""
@@ -100,20 +112,45 @@ class CylinderGrid:
         radius, azimuth, height = (cells - 1 for cells in self.shape)
         return self.radius_m / radius, 2 * math.pi / azimuth, (self.height_m[1] - self.height_m[0]) / height
 
+    @property
+    def periods(self) -> tuple[int, int, int]:
+        """Cells after which an axis begins anew; 0 where it does not. The last azimuth cell is the first once more."""
+        return 0, self.shape[1] - 1, 0
+
+    @property
+    def faithful(self) -> tuple[tuple[int, int], ...]:
+        """By axis, the first cell and the end of those that hold only points inside them; ``cells`` fills the rest."""
+        radius, azimuth, height = (cells - 1 for cells in self.shape)
+        return (0, radius), (0, azimuth), (1, height)
+
     def polar(self, points: Float[Tensor, "P _"]) -> Float[Tensor, "P 3"]:
         """(radius, azimuth, height) of each point: metres, radians in [-π, π], metres; not clamped."""
         x, y, z = points[:, 0], points[:, 1], points[:, 2]
         return torch.stack([torch.hypot(x, y), torch.atan2(y, x), z], 1)
 
+    def positions(self, points: Float[Tensor, "P _"]) -> Float[Tensor, "P 3"]:
+        """Where each point lies, in cells (radius, azimuth, height) from the lower corner; not clamped."""
+        polar = self.polar(points)
+        return (polar - _row(self.origin, polar)) / _row(self.step, polar)
+
     def cells(self, points: Float[Tensor, "P _"]) -> Int[Tensor, "P 3"]:
         """Cell (radius, azimuth, height) of each point; a point outside the grid gets the nearest border cell."""
-        polar = self.polar(points)
-        return _clamp((polar - polar.new_tensor(self.origin)) / polar.new_tensor(self.step), self.shape)
+        return _clamp(self.positions(points), self.shape)
 
     def centres(self, cells: Int[Tensor, "P 3"]) -> Float32[Tensor, "P 3"]:
         """Centre (radius, azimuth, height) of each cell: metres, radians, metres."""
         step, origin = torch.tensor([self.step, self.origin], device=cells.device)
         return (cells + 0.5) * step + origin
+
+
+def _row(values: tuple[float, ...], like: Tensor) -> Tensor:
+    return _kept_row(values, like.dtype, like.device)
+
+
+@lru_cache(maxsize=64)
+def _kept_row(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A constant that is brought to the device once: each time anew, the host would wait for the device."""
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 def _clamp(position: Tensor, shape: tuple[int, int, int]) -> Tensor:

@@ -29,6 +29,7 @@ from ray_lidarseg.sample import PointBatch
 from ray_lidarseg.sparse.backend import SparseBackend, load_backend
 from ray_lidarseg.sparse.geometry import VoxelGeometry
 from ray_lidarseg.sparse.modules import SparseConv3d, VoxelNorm
+from ray_lidarseg.sparse.volume import Volume
 
 HEIGHTS_M = {"semantickitti": (-4.0, 2.0), "nuscenes": (-5.0, 3.0)}
 """Lowest and highest z of each data set's grid (authors' code)."""
@@ -86,6 +87,8 @@ class Cylinder3D(Segmentor):
         backend: Computes the convolutions.
     """
 
+    is_spatial = True
+
     def __init__(
         self,
         grid: CylinderGrid,
@@ -105,6 +108,11 @@ class Cylinder3D(Segmentor):
         self.refinement = _Refinement(self.network.channels_out, widths[-1], num_classes) if point_refinement else None
         self.feature_dim = widths[-1] if point_refinement else self.network.channels_out
 
+    @property
+    def cell_feature_dim(self) -> int:
+        """Channels of the network over cells, also where points are refined."""
+        return self.network.channels_out
+
     @torch.no_grad()
     def represent(self, batch: PointBatch) -> Cells:
         """See ``Segmentor.represent``; a cell's target is its points' majority."""
@@ -114,7 +122,8 @@ class Cylinder3D(Segmentor):
         inputs = torch.cat([polar - centres, polar, batch.points[:, :2], batch.points[:, 3:]], 1)
         geometry = VoxelGeometry(voxels.keys, self.grid.shape, COARSENINGS)
         targets = batch.labels if self.refinement else None
-        return Cells(voxels.point_cell, voxels.vote(batch.labels), CylinderInput(geometry, voxels, inputs), targets)
+        seen, volume = CylinderInput(geometry, voxels, inputs), Volume(voxels.keys, self.grid, batch.num_scans)
+        return Cells(voxels.point_cell, voxels.vote(batch.labels), seen, targets, volume)
 
     def forward(self, batch: PointBatch, cells: Cells | None = None) -> Output:
         """See ``Segmentor.forward``."""
@@ -126,7 +135,7 @@ class Cylinder3D(Segmentor):
         point_features, point_logits = (_rows(values, cells.point_cell) for values in (features, logits))
         if self.refinement:
             point_features, point_logits = self.refinement(of_points, features, cells.point_cell)
-        return Output(point_logits, point_features, logits, cells)
+        return Output(point_logits, point_features, logits, cells, lambda: features)
 
 
 class _Refinement(nn.Module):

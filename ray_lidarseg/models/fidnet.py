@@ -90,7 +90,7 @@ class FIDNet(Segmentor):
         view = cast(RangeView, cells.geometry)
         features = self.head(self._pixel_features(view))
         logits = self.classifier(features).float()
-        return Output(logits[cells.point_cell], features[cells.point_cell], logits, cells)
+        return Output(logits[cells.point_cell], features[cells.point_cell], logits, cells, lambda: features)
 
     def _pixel_features(self, view: RangeView) -> Float[Tensor, "V F"]:
         image = self.stem(view.images.paint(view.channels))

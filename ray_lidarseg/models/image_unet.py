@@ -80,7 +80,7 @@ class ImageUNet(Segmentor):
         view = cast(ImageView, cells.geometry)
         features = view.images.gather(self._feature_map(view.images.paint(4 * view.colours - 2)))
         logits = self.classifier(features).float()
-        return Output(logits[cells.point_cell], features[cells.point_cell], logits, cells)
+        return Output(logits[cells.point_cell], features[cells.point_cell], logits, cells, lambda: features)
 
     def _feature_map(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F H W"]:
         maps = [self.stem(image)]

@@ -22,6 +22,7 @@ from ray_lidarseg.sample import PointBatch, SensorSpec
 from ray_lidarseg.sparse.backend import SparseBackend, load_backend
 from ray_lidarseg.sparse.geometry import VoxelGeometry
 from ray_lidarseg.sparse.modules import SparseConv3d, VoxelNorm
+from ray_lidarseg.sparse.volume import Volume
 
 _STEM = 32
 _ENCODER = (32, 64, 128, 256)
@@ -86,6 +87,7 @@ class MinkUNet(Segmentor):
     """Voxels in, scores of each point's voxel out."""
 
     input_scale: Tensor
+    is_spatial = True
 
     def __init__(self, grid: CartesianGrid, range_m: float, network: "SparseUNet", num_classes: int) -> None:
         super().__init__()
@@ -102,7 +104,8 @@ class MinkUNet(Segmentor):
         voxels = find_voxels(self.grid.cells(batch.points), batch.scan_idx)
         features = voxels.mean(batch.points) * self.input_scale
         geometry = VoxelGeometry(voxels.keys, self.grid.shape)
-        return Cells(voxels.point_cell, voxels.vote(batch.labels), VoxelInput(geometry, features))
+        volume = Volume(voxels.keys, self.grid, batch.num_scans)
+        return Cells(voxels.point_cell, voxels.vote(batch.labels), VoxelInput(geometry, features), volume=volume)
 
     def forward(self, batch: PointBatch, cells: Cells | None = None) -> Output:
         """See ``Segmentor.forward``."""
@@ -115,6 +118,7 @@ class MinkUNet(Segmentor):
             point_features=of_points(cells.point_cell, features),
             cell_logits=logits,
             cells=cells,
+            make_cell_features=lambda: features,
         )
 
 

@@ -1,13 +1,17 @@
 """The contract of every model: packed points in, per-point logits and features out; voxels and pixels stay inside."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ray_lidarseg.errors import RecipeError
 from ray_lidarseg.sample import PointBatch
+from ray_lidarseg.sparse.volume import Volume
 
 
 @dataclass(frozen=True)
@@ -21,12 +25,28 @@ class Cells:
         targets: [V] class id of each cell from the batch's labels, IGNORE where no labelled point decides.
         geometry: What the model needs besides (kernel maps, pixel indices, input features).
         point_targets: [P] class id of each point, of models that are trained on their points' scores, too; else None.
+        volume: Where the cells lie in space; None where they are pixels of an image.
     """
 
     point_cell: Int[Tensor, "P"]
     targets: Int[Tensor, "V"]
     geometry: Any
     point_targets: Int[Tensor, "P"] | None = None
+    volume: Volume | None = None
+
+    @property
+    def in_space(self) -> Volume:
+        """Where the cells lie in space.
+
+        Raises:
+            RecipeError: They do not: the model sees scans as images.
+        """
+        if self.volume is None:
+            raise RecipeError(
+                "only features of cells in space can be sampled at any position, and this model's cells are pixels of "
+                "an image: set model.name to cylinder3d, minkunet or spvcnn"
+            )
+        return self.volume
 
 
 @dataclass(frozen=True)
@@ -38,12 +58,34 @@ class Output:
         point_features: [P, F] features before the classifier.
         cell_logits: [V, C] scores at representation level; what the published losses are computed on.
         cells: The representation the scores belong to.
+        make_cell_features: Gives ``cell_features``; called when they are asked for, so that nobody else pays.
     """
 
     point_logits: Float[Tensor, "P C"]
     point_features: Float[Tensor, "P F"]
     cell_logits: Float[Tensor, "V C"]
     cells: Cells
+    make_cell_features: Callable[[], Float[Tensor, "V G"]]
+
+    @cached_property
+    def cell_features(self) -> Float[Tensor, "V G"]:
+        """[V, G] features of the cells before the classifier, G the model's ``cell_feature_dim``."""
+        return self.make_cell_features()
+
+    def sample(self, points: Float[Tensor, "S _"], scan_idx: Int[Tensor, "S"]) -> Float[Tensor, "S G"]:
+        """Cell features at any position of the sensor frames, differentiable: see ``Volume``.
+
+        Trilinear between cell centres, empty space counts as zero, azimuth wraps on cylinders, border cells that hold
+        points from outside the grid are left out.
+
+        Args:
+            points: [S, 3], x, y, z first, metres.
+            scan_idx: [S] scan of the batch each position belongs to.
+
+        Raises:
+            RecipeError: The model sees scans as images.
+        """
+        return self.cells.in_space.sample(self.cell_features, points, scan_idx)
 
 
 class Segmentor(nn.Module, ABC):
@@ -52,10 +94,17 @@ class Segmentor(nn.Module, ABC):
     Attributes:
         num_classes: C.
         feature_dim: F, the width of ``point_features``.
+        is_spatial: Whether cells lie in space, so that ``Output.sample`` works; else they are pixels of an image.
     """
 
     num_classes: int
     feature_dim: int
+    is_spatial: bool = False
+
+    @property
+    def cell_feature_dim(self) -> int:
+        """G, the width of ``Output.cell_features``; F unless the model says otherwise."""
+        return self.feature_dim
 
     @abstractmethod
     def represent(self, batch: PointBatch) -> Cells:

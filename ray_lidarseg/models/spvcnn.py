@@ -29,6 +29,7 @@ from ray_lidarseg.sparse.backend import SparseBackend, load_backend
 from ray_lidarseg.sparse.geometry import VoxelGeometry
 from ray_lidarseg.sparse.interpolation import Corners, trilinear
 from ray_lidarseg.sparse.modules import VoxelNorm
+from ray_lidarseg.sparse.volume import Volume
 
 _BOTTOM, _HALF_WAY = NUM_LEVELS, NUM_LEVELS // 2
 
@@ -85,6 +86,7 @@ class SPVCNN(Segmentor):
     """Points and voxels in, scores of each point out."""
 
     input_scale: Tensor
+    is_spatial = True
 
     def __init__(self, grid: CartesianGrid, range_m: float, network: "_PointVoxelUNet", num_classes: int) -> None:
         super().__init__()
@@ -108,14 +110,16 @@ class SPVCNN(Segmentor):
             for level in (0, _HALF_WAY, _BOTTOM)
         }
         features = voxels.mean(batch.points) * self.input_scale
-        return Cells(voxels.point_cell, voxels.vote(batch.labels), PointVoxelInput(geometry, features, exchanges))
+        seen, volume = PointVoxelInput(geometry, features, exchanges), Volume(voxels.keys, self.grid, batch.num_scans)
+        return Cells(voxels.point_cell, voxels.vote(batch.labels), seen, volume=volume)
 
     def forward(self, batch: PointBatch, cells: Cells | None = None) -> Output:
-        """See ``Segmentor.forward``."""
+        """See ``Segmentor.forward``; a voxel's features are the mean of its points'."""
         cells = cells or self.represent(batch)
         features = self.network(cells.geometry)
         logits = self.head(features)
-        return Output(logits, features, cells.geometry.exchanges[0].to_voxels(logits), cells)
+        to_voxels = cells.geometry.exchanges[0].to_voxels
+        return Output(logits, features, to_voxels(logits), cells, lambda: to_voxels(features))
 
 
 class _PointVoxelUNet(nn.Module):

@@ -1,9 +1,16 @@
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ray_lidarseg.datasets.augment import augment
+from ray_lidarseg.geometry.camera import project
+from ray_lidarseg.geometry.pose import from_quaternion
+from ray_lidarseg.geometry.rays import joined, lidar_rays, pixel_rays
 from ray_lidarseg.recipe.schema import Augment
 from ray_lidarseg.sample import PointBatch
 
@@ -81,3 +88,39 @@ def test_the_generator_decides() -> None:
 def test_no_scans_is_legal() -> None:
     empty = PointBatch(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), 0)
     assert len(augment(empty, Augment(), torch.Generator())) == 0
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.integers(0, 2**31),
+    st.floats(0.0, 1.0),
+    st.tuples(st.floats(-180, 180), st.floats(-180, 180)),
+    st.floats(0.5, 2.0),
+    st.floats(0.0, 2.0),
+)
+def test_returns_stay_on_their_rays_and_points_on_their_pixels_rays(seed, flip, rotation, scale, std) -> None:
+    """Whatever is drawn: within 1 mm, before and after, for a LiDAR's beams and for the rays of a camera's pixels."""
+    generator = np.random.default_rng(seed)
+    points = generator.uniform(-30, 30, (40, 4)).astype(np.float32)
+    points[:, :2] += np.sign(points[:, :2]) * 2
+    cam_SE3_lidar = from_quaternion([0.5, 0.5, -0.5, 0.5], generator.normal(0, 1, 3))
+    intrinsics = np.array([[1266.0, 0, 816.3], [0, 1266.0, 491.5], [0, 0, 1]])
+    seen = project(points, cam_SE3_lidar, intrinsics, 1600, 900)
+    front = np.flatnonzero(seen.depth_m > 1)
+    beams = lidar_rays(points, (1.0, 50.0))
+    pixels = pixel_rays(seen.pixels[front], intrinsics, cam_SE3_lidar, (1.0, 50.0))
+    before = replace(PointBatch.of_scan(torch.from_numpy(points)), rays=joined([beams, pixels]))
+    spec = {"flip_ratio": flip, "rotation_deg": tuple(sorted(rotation)), "scale": (scale, scale)}
+    after = augment(before, Augment(**{**STILL, **spec, "translation_std_m": std}), torch.Generator().manual_seed(seed))
+    for batch in (before, after):
+        xyz, rays = batch.points[:, :3].double(), batch.rays
+        origins, directions = rays.origins.double(), rays.directions.double()
+        ends = origins[:40] + rays.depth_m[:40, None].double() * directions[:40]
+        assert (ends - xyz).norm(dim=1).max() < 1e-3
+        offset = xyz[torch.from_numpy(front)] - origins[40:]
+        along = (offset * directions[40:]).sum(1)
+        assert (along > 0).all()
+        away = (offset - along[:, None] * directions[40:]).norm(dim=1)
+        assert (away < 1e-3).all()
+    torch.testing.assert_close(after.rays.far_m, before.rays.far_m * scale)
+    assert torch.equal(after.rays.labels, before.rays.labels)

@@ -14,7 +14,12 @@ TARGETS = torch.tensor([0, 0, 255])
 
 
 def output() -> Output:
-    return Output(LOGITS, torch.zeros(3, 1), LOGITS, Cells(torch.arange(3), TARGETS, None))
+    return said(LOGITS, LOGITS, Cells(torch.arange(3), TARGETS, None))
+
+
+def said(point_logits: torch.Tensor, cell_logits: torch.Tensor, cells: Cells) -> Output:
+    features = torch.zeros(len(point_logits), 1)
+    return Output(point_logits, features, cell_logits, cells, lambda: features)
 
 
 def test_terms_carry_the_weights_of_the_recipe_and_of_the_caller():
@@ -28,7 +33,7 @@ def test_a_model_that_refines_points_is_trained_on_their_scores_too():
     scores, labels = torch.tensor([[3.0, 0.0], [0.0, 1.0]]), torch.tensor([1, 255])
     cells = Cells(torch.tensor([0, 1]), TARGETS, None, labels)
     recipe = schema.Supervised(cross_entropy_weight=2.0, lovasz_weight=0.0)
-    terms = segmentation_terms(Output(scores, torch.zeros(2, 1), LOGITS, cells), recipe, "mix_", 0.5)
+    terms = segmentation_terms(said(scores, LOGITS, cells), recipe, "mix_", 0.5)
     assert set(terms) == {"mix_cross_entropy", "mix_point_cross_entropy"}
     assert float(terms["mix_point_cross_entropy"]) == pytest.approx(math.log(1 + math.exp(3.0)))
 
@@ -45,13 +50,9 @@ def test_ramp_up():
 
 
 def test_agreement_counts_every_cell_alike():
-    student = [
-        Output(logits, torch.zeros(len(logits), 1), logits, Cells(torch.arange(len(logits)), TARGETS, None))
-        for logits in (LOGITS, LOGITS[:1])
-    ]
+    student = [said(logits, logits, Cells(torch.arange(len(logits)), TARGETS, None)) for logits in (LOGITS, LOGITS[:1])]
     teacher = [
-        Output(logits + 1, torch.zeros(len(logits), 1), 0 * logits, Cells(torch.arange(len(logits)), TARGETS, None))
-        for logits in (LOGITS, LOGITS[:1])
+        said(logits + 1, 0 * logits, Cells(torch.arange(len(logits)), TARGETS, None)) for logits in (LOGITS, LOGITS[:1])
     ]
     probability = torch.cat([LOGITS, LOGITS[:1]]).softmax(1)
     torch.testing.assert_close(agreement(student, teacher), (probability - 0.5).square().mean())

@@ -31,7 +31,7 @@ class ByIntensity(Segmentor):
         cells = cells or self.represent(batch)
         wanted = (batch.points[:, 3] * 10).round().long()
         logits = nn.functional.one_hot(wanted, CLASSES).float()
-        return Output(logits, batch.points[:, :1], logits[cells.geometry], cells)
+        return Output(logits, batch.points[:, :1], logits[cells.geometry], cells, lambda: logits[cells.geometry])
 
 
 def frame_of(said: list[int], truth: list[int]) -> Keyframe:

@@ -34,7 +34,7 @@ class ByHeight(Segmentor):
         logits = nn.functional.one_hot(height, self.num_classes) * self.sharpness
         cell_logits = torch.zeros(len(cells.targets), self.num_classes)
         cell_logits[cells.point_cell] = logits
-        return Output(logits, batch.points[:, :1], cell_logits, cells)
+        return Output(logits, batch.points[:, :1], cell_logits, cells, lambda: cell_logits)
 
 
 def frame_of(rows: list[list[float]], labels: list[int] | None = None, frame_id: str = "a") -> Keyframe:

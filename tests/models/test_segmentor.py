@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from ray_lidarseg.errors import RecipeError
 from ray_lidarseg.models.build import build_segmentor
 from ray_lidarseg.models.segmentor import Segmentor
 from ray_lidarseg.recipe import schema
@@ -125,3 +126,34 @@ def test_half_precision_trains_and_is_near_full_precision(model):
     assert all(
         parameter.grad.dtype == torch.float32 and parameter.grad.isfinite().all() for parameter in model.parameters()
     )
+
+
+def test_features_of_the_cells_are_those_before_the_classifier_and_can_be_sampled_anywhere(model):
+    """At a point whose cell has no neighbour the sample is the cell's feature, faded by the distance to its centre."""
+    batch = PointBatch.pack([scan(300), scan(200, seed=1)])
+    output = model(batch)
+    assert output.cell_features.shape == (len(output.cells.targets), model.cell_feature_dim)
+    if not model.is_spatial:
+        with pytest.raises(RecipeError, match=r"set model\.name to cylinder3d, minkunet or spvcnn"):
+            output.sample(batch.points, batch.scan_idx)
+        return
+    found = output.sample(batch.points, batch.scan_idx)
+    assert found.shape == (500, model.cell_feature_dim)
+    volume = output.cells.in_space
+    corners = volume.corners(batch.points, batch.scan_idx)
+    is_readable = corners.weights.sum(1) > 0
+    assert is_readable.float().mean() > 0.7  # a point's own cell counts, unless it is a border cell
+    expected = (corners.weights[..., None] * output.cell_features[corners.rows]).sum(1)
+    torch.testing.assert_close(found, expected)
+    beyond = torch.tensor([[200.0, 0.0, 0.0], [0.0, 0.0, 60.0]])
+    assert not output.sample(beyond, torch.zeros(2, dtype=torch.int64)).any()
+    found.sum().backward()
+    assert any(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["minkunet", "spvcnn"])  # Cylinder3D's last layer is a convolution
+def test_the_cells_scores_are_the_classifiers_of_their_features(name):
+    torch.manual_seed(0)
+    model = build_segmentor(schema.Recipe(model=MODELS[name]), SENSOR, 3)
+    output = model(scan(300))
+    torch.testing.assert_close(model.head(output.cell_features), output.cell_logits, atol=1e-5, rtol=1e-4)
