@@ -76,7 +76,7 @@ def _list_manifest(uri: str, ontology: Ontology) -> list[Keyframe]:
 
 def _compare(frame: Keyframe, ontology: Ontology) -> None:
     """Says what the first scan makes of the ontology: cheaper now than after a night of training."""
-    decoded = manifest.decode(frame, storage.read_bytes, ontology)
+    decoded = manifest.decode(frame, ontology)
     for doubt in doubts(decoded, ontology):
         print(f"warning: {frame.points_uri}: {doubt}")
 

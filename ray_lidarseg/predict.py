@@ -201,8 +201,8 @@ class _Labeller:
             return self.frames[row["position"]]
         if row["dataset"]:
             frame = Keyframe(row["frame_id"], row["dataset"], "", "", 0, row["points_uri"])
-            return decode(frame, storage.read_bytes, self.job.read_as)
-        return decode_scan(row["points_uri"], storage.read_bytes, row["columns"])
+            return decode(frame, self.job.read_as)
+        return decode_scan(row["points_uri"], row["columns"])
 
     def _label(self, frames: dict[str, Keyframe]) -> Iterator[tuple[str, ScanLabels | Exception]]:
         try:

@@ -64,7 +64,7 @@ class _Source:
         frame = self.frames[position]
         if isinstance(self.frames, PreparedFrames):
             return frame
-        return decode(frame, storage.read_bytes, self.ontology)
+        return decode(frame, self.ontology)
 
 
 def validate(data: str, sample: int = 50, seed: int = 0, json_out: str = "") -> int:
@@ -191,7 +191,7 @@ def _measure_some(source: _Source, positions: range) -> Results:
 
 def _measure_one(source: _Source, position: int) -> FrameMeasures | tuple[str, str]:
     try:
-        return measure(source.read(position), source.sensor, storage.read_bytes)
+        return measure(source.read(position), source.sensor)
     except LidarSegError as error:
         return source.frame_ids[position], str(error)
     except Exception as error:  # whatever is wrong with one frame must not cost the others

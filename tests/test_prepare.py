@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from ray_lidarseg import storage
 from ray_lidarseg.datasets.decode import decode
 from ray_lidarseg.datasets.shards import PreparedFrames, read_catalog, shard_entries, write_shard
 from ray_lidarseg.errors import DataError, StorageError
@@ -48,7 +47,7 @@ def source(tmp_path: Path) -> str:
 @pytest.fixture
 def out(source: str, tmp_path: Path) -> str:
     """All five frames in two shards, no catalog yet: what a driver leaves that was killed at its last line."""
-    frames = [decode(Keyframe.from_row(row), storage.read_bytes) for row in pq.read_table(source).to_pylist()]
+    frames = [decode(Keyframe.from_row(row)) for row in pq.read_table(source).to_pylist()]
     for part in (frames[:3], frames[3:]):
         write_shard(LOCAL, str(tmp_path / "out"), part)
     return str(tmp_path / "out")

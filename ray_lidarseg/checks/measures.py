@@ -1,12 +1,12 @@
 """What one key-frame says about itself: small numbers that checks compare with the sensor and with other frames."""
 
 import io
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from PIL import Image
 
+from ray_lidarseg import storage
 from ray_lidarseg.checks.camera_alignment import DepthEdges, depth_edges, rearranged_scores, scores
 from ray_lidarseg.checks.upright import Upright, upright
 from ray_lidarseg.datasets.points import num_nonfinite, usable
@@ -96,13 +96,12 @@ class FrameMeasures:
     cameras: tuple[CameraMeasures, ...] = ()
 
 
-def measure(frame: Keyframe, sensor: SensorSpec, read: Callable[[str], bytes]) -> FrameMeasures:
+def measure(frame: Keyframe, sensor: SensorSpec) -> FrameMeasures:
     """Measures a decoded key-frame.
 
     Args:
-        frame: Points decoded; images by URI or as bytes.
+        frame: Points decoded; images by URI or as bytes. One that cannot be read becomes that camera's problem.
         sensor: What the LiDAR should be.
-        read: Bytes of a URI; what it raises for an image becomes that camera's problem.
     """
     points = frame.points
     is_usable = usable(points, sensor)
@@ -120,7 +119,7 @@ def measure(frame: Keyframe, sensor: SensorSpec, read: Callable[[str], bytes]) -
     if not is_usable.any():
         return measured
     seen = points[is_usable]
-    cameras, covered_ratio = _cameras(frame, seen, sensor, read)
+    cameras, covered_ratio = _cameras(frame, seen, sensor)
     return replace(
         _with_extent(measured, seen, sensor),
         num_beams=_num_beams(frame, seen),
@@ -182,14 +181,12 @@ def _column_length(points: np.ndarray) -> float:
     return float(np.percentile(np.diff(starts), _FULL_PERCENT)) if len(starts) >= _MIN_COLUMNS else float("nan")
 
 
-def _cameras(
-    frame: Keyframe, points: np.ndarray, sensor: SensorSpec, read: Callable[[str], bytes]
-) -> tuple[tuple[CameraMeasures, ...], float]:
+def _cameras(frame: Keyframe, points: np.ndarray, sensor: SensorSpec) -> tuple[tuple[CameraMeasures, ...], float]:
     if not frame.cameras:
         return (), 0.0
     edges = depth_edges(points, sensor)
     covered = np.zeros(len(points), bool)
-    measured = tuple(_camera(frame, camera, points, edges, covered, read) for camera in frame.cameras)
+    measured = tuple(_camera(frame, camera, points, edges, covered) for camera in frame.cameras)
     return measured, float(covered.mean())
 
 
@@ -199,9 +196,8 @@ def _camera(
     points: np.ndarray,
     edges: DepthEdges,
     covered: np.ndarray,
-    read: Callable[[str], bytes],
 ) -> CameraMeasures:
-    image, problem = _image(camera, read)
+    image, problem = _image(camera)
     measured = CameraMeasures(
         name=camera.name,
         offset_us=camera.timestamp_us - frame.timestamp_us,
@@ -226,10 +222,10 @@ def _camera(
     )
 
 
-def _image(camera: CameraImage, read: Callable[[str], bytes]) -> tuple[Image.Image | None, str]:
+def _image(camera: CameraImage) -> tuple[Image.Image | None, str]:
     """The decoded image, or why there is none; truncated files only show when all of it is decoded."""
     try:
-        image = Image.open(io.BytesIO(camera.image or read(camera.uri)))
+        image = Image.open(io.BytesIO(camera.image or storage.read_bytes(camera.uri)))
         return image.convert("L"), ""
     except LidarSegError as error:
         return None, str(error)

@@ -1,10 +1,10 @@
 """Raw files to decoded key-frames: every check that the bytes are what the format promises."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ray_lidarseg import storage
 from ray_lidarseg.datasets import image_scans as images
 from ray_lidarseg.datasets import manifest
 from ray_lidarseg.datasets.ontology_taxonomy import MANIFEST
@@ -41,14 +41,13 @@ _FORMATS = {
 }
 
 
-def decode(frame: Keyframe, read: Callable[[str], bytes], ontology: Ontology | None = None) -> Keyframe:
+def decode(frame: Keyframe, ontology: Ontology | None = None) -> Keyframe:
     """Reads and checks a key-frame's scan and labels.
 
     Non-finite points stay (they belong to the file; training drops them). Intensity is scaled to [0, 1].
 
     Args:
         frame: An index row.
-        read: Bytes of a URI.
         ontology: What the files of own logs hold (``datasets.manifest``); the built-in data sets need none.
 
     Returns:
@@ -56,32 +55,39 @@ def decode(frame: Keyframe, read: Callable[[str], bytes], ontology: Ontology | N
         none); of an image data set, with its image and ``labels`` (``datasets.images``).
 
     Raises:
-        DataError: A file is missing, empty, truncated, of another layout, its labels do not fit its points, or an id
-            is unknown. The message names the file.
+        DataError: A file is empty, truncated, of another layout, its labels do not fit its points, or an id is unknown.
+            The message names the file.
+        StorageError: A file is missing or cannot be read.
     """
     if frame.dataset == MANIFEST:
         if ontology is None:
             raise DataError(
                 f"frame {frame.frame_id} comes from a manifest: its scan cannot be read without an ontology"
             )
-        return manifest.decode(frame, read, ontology)
+        return manifest.decode(frame, ontology)
+    scan, labels = storage.read_bytes(frame.points_uri), _read_if_any(frame.labels_uri)
     if frame.dataset in IMAGE_DATASETS:
-        truth = _content(read, frame.labels_uri) if frame.labels_uri else b""
-        return images.decode(frame, _content(read, frame.points_uri), truth)
+        return images.decode(frame, scan, labels)
+    return decode_binary(frame, scan, labels)
+
+
+def decode_binary(frame: Keyframe, scan: bytes, labels: bytes = b"") -> Keyframe:
+    """A nuScenes or SemanticKITTI frame from the content of its files; ``labels`` counts where ``labels_uri`` is set.
+
+    Raises:
+        DataError: See ``decode``.
+    """
     scale = sensor_of(frame.dataset).intensity_scale
     layout = _FORMATS[frame.dataset]
-    columns = _columns(_content(read, frame.points_uri), layout, frame)
+    columns = _columns(scan, layout, frame)
     points = columns[:, :4].copy()
     points[:, 3] *= scale
-    labels = _labels(_content(read, frame.labels_uri), len(points), layout, frame) if frame.labels_uri else frame.labels
-    return replace(frame, points=points, labels=labels, ring=_ring(columns, frame))
+    train = _labels(labels, len(points), layout, frame) if frame.labels_uri else frame.labels
+    return replace(frame, points=points, labels=train, ring=_ring(columns, frame))
 
 
-def _content(read: Callable[[str], bytes], uri: str) -> bytes:
-    try:
-        return read(uri)
-    except OSError as error:
-        raise DataError(f"{uri} cannot be read: {error}") from error
+def _read_if_any(uri: str) -> bytes:
+    return storage.read_bytes(uri) if uri else b""
 
 
 def _columns(content: bytes, layout: _Format, frame: Keyframe) -> np.ndarray:

@@ -41,7 +41,7 @@ together when they are read (``ontology.py``).
 
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -50,6 +50,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from ray_lidarseg import storage
 from ray_lidarseg.datasets.ontology_taxonomy import MANIFEST, taxonomy
 from ray_lidarseg.datasets.point_files import FORMATS, Columns, column, format_of, load_npy, read_columns
 from ray_lidarseg.errors import DataError
@@ -147,21 +148,22 @@ def index(content: bytes, uri: str, ontology: Ontology) -> list[Keyframe]:
     return frames
 
 
-def decode(frame: Keyframe, read: Callable[[str], bytes], ontology: Ontology) -> Keyframe:
+def decode(frame: Keyframe, ontology: Ontology) -> Keyframe:
     """Reads a key-frame's scan and labels: x forward, y left, z up in metres, intensity in 0 … 1 (0 without one).
 
     Raises:
-        DataError: A file is missing, empty, truncated or corrupt, has no intensity although the ontology gives its
-            range, its labels do not fit its points, or an id is not in the ontology. The message names the file.
+        DataError: A file is empty, truncated or corrupt, has no intensity although the ontology gives its range, its
+            labels do not fit its points, or an id is not in the ontology. The message names the file.
+        StorageError: A file is missing or cannot be read.
     """
     uri, _, point_format = frame.points_uri.rpartition("#")
     uri, point_format = (uri, point_format) if point_format in FORMATS else (frame.points_uri, "")
-    columns = read_columns(_content(read, uri), point_format or format_of(uri), uri)
+    columns = read_columns(storage.read_bytes(uri), point_format or format_of(uri), uri)
     points = np.empty((len(columns["x"]), 4), np.float32)
     for row, (axis, sign) in enumerate(_turned_axes(ontology)):
         points[:, row] = columns["xyz"[axis]] * np.float32(sign)
     points[:, 3] = _intensity(columns, ontology, uri)
-    labels = _labels(frame, read, columns, ontology) if frame.labels_uri else frame.labels
+    labels = _labels(frame, columns, ontology) if frame.labels_uri else frame.labels
     return replace(frame, points=points, labels=labels, ring=_ring(columns, uri))
 
 
@@ -266,13 +268,6 @@ def _resolve(path: str, manifest_uri: str) -> str:
     return f"{folder}{slash}{path}"
 
 
-def _content(read: Callable[[str], bytes], uri: str) -> bytes:
-    try:
-        return read(uri)
-    except OSError as error:
-        raise DataError(f"{uri} cannot be read: {error}") from error
-
-
 def _turned_axes(ontology: Ontology) -> list[tuple[int, float]]:
     """Which column of the file, with which sign, is x, y and z inside: exact, and a NaN stays in its own coordinate."""
     return [next((axis, sign) for axis, sign in enumerate(row) if sign) for row in ontology.sensor.rotation]
@@ -304,12 +299,12 @@ def _ring(columns: Columns, uri: str) -> np.ndarray:
     return ring.astype(np.uint8)
 
 
-def _labels(frame: Keyframe, read: Callable[[str], bytes], columns: Columns, ontology: Ontology) -> np.ndarray:
+def _labels(frame: Keyframe, columns: Columns, ontology: Ontology) -> np.ndarray:
     uri = frame.labels_uri
     if uri.startswith("#"):
         place, raw = f"{frame.points_uri}, column {uri[1:]}", _label_column(columns, uri[1:], frame.points_uri)
     else:
-        place, raw = uri, _label_file(_content(read, uri), len(columns["x"]), uri)
+        place, raw = uri, _label_file(storage.read_bytes(uri), len(columns["x"]), uri)
     if raw.dtype.kind not in "ui":
         raise DataError(f"{place} holds {raw.dtype}: expected integers, one raw id per point")
     if raw.shape != columns["x"].shape:

@@ -1,9 +1,9 @@
 """Scan files given one by one, without a data set around them: which layout they have, and what they are called."""
 
-from collections.abc import Callable
 from pathlib import PurePosixPath
 
-from ray_lidarseg.datasets.decode import decode
+from ray_lidarseg import storage
+from ray_lidarseg.datasets.decode import decode_binary
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.sample import Keyframe
 
@@ -12,21 +12,21 @@ _FLOAT_BYTES = 4
 _NUSCENES_SUFFIX = ".pcd.bin"
 
 
-def decode_scan(uri: str, read: Callable[[str], bytes], columns: int = 0) -> Keyframe:
+def decode_scan(uri: str, columns: int = 0) -> Keyframe:
     """Reads a scan of 4 float32 columns (x, y, z, remission in [0, 1]) or 5 (x, y, z, intensity in [0, 255], ring).
 
     Args:
         uri: The file.
-        read: Bytes of a URI.
         columns: 4 or 5; 0 takes 5 for ``*.pcd.bin``, else the one that the size and the values allow.
 
     Returns:
         A key-frame whose ``dataset`` is the format's, not the taxonomy of a model.
 
     Raises:
-        DataError: The file is missing, empty or truncated, fits no layout, or fits both and ``columns`` is 0.
+        DataError: The file is empty or truncated, fits no layout, or fits both and ``columns`` is 0.
+        StorageError: It is missing or cannot be read.
     """
-    content = _content(uri, read)
+    content = storage.read_bytes(uri)
     if columns:
         return _decode(uri, content, columns)
     if uri.endswith(_NUSCENES_SUFFIX):
@@ -65,11 +65,4 @@ def _decode(uri: str, content: bytes, columns: int) -> Keyframe:
     if columns not in _FORMAT_OF_COLUMNS:
         raise DataError(f"--columns {columns}: expected 4 (x, y, z, remission) or 5 (x, y, z, intensity, ring)")
     frame = Keyframe(scan_id(uri), _FORMAT_OF_COLUMNS[columns], "", "test", 0, uri)
-    return decode(frame, lambda _: content)
-
-
-def _content(uri: str, read: Callable[[str], bytes]) -> bytes:
-    try:
-        return read(uri)
-    except OSError as error:
-        raise DataError(f"{uri} cannot be read: {error}") from error
+    return decode_binary(frame, content)

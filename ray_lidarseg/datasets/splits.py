@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from pyarrow import fs
 
+from ray_lidarseg import storage
 from ray_lidarseg.datasets.shards import Catalog
-from ray_lidarseg.errors import SplitError
+from ray_lidarseg.errors import SplitError, StorageError
 from ray_lidarseg.recipe import schema
 
 
@@ -212,10 +212,8 @@ def _refuse(listed: Sequence[str], allowed: Iterable[str], problem: str, hint: s
 
 
 def _read_list(uri: str) -> list[str]:
-    filesystem, path = fs.FileSystem.from_uri(uri) if "://" in uri else (fs.LocalFileSystem(), uri)
     try:
-        with filesystem.open_input_stream(path) as stream:
-            lines = stream.read().decode().splitlines()
-    except OSError as error:
+        lines = storage.read_bytes(uri).decode().splitlines()
+    except (StorageError, UnicodeDecodeError) as error:
         raise SplitError(f"split.file {uri} cannot be read: {error}") from error
     return [line.strip() for line in lines if line.strip()]

@@ -130,7 +130,7 @@ def _prepare_rows(rows: pa.Table, out: str, ontology: Ontology | None) -> pa.Tab
     errors: dict[str, str] = {}
     for row in rows.to_pylist():
         try:
-            frames.append(decode(Keyframe.from_row(row), storage.read_bytes, ontology))
+            frames.append(decode(Keyframe.from_row(row), ontology))
         except Exception as error:  # whatever is wrong with one frame must not cost the others
             errors[row["frame_id"]] = reason(error)
     ids = rows.column("frame_id").to_pylist()

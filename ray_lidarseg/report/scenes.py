@@ -129,5 +129,5 @@ def _scan(summary: dict[str, Any], example: dict[str, Any]) -> Keyframe:
     if example["dataset"]:
         row = Keyframe(example["frame_id"], example["dataset"], "", "", 0, example["points_uri"])
         ontology = Ontology.model_validate(summary["read_as"]) if summary["read_as"] else None
-        return decode(row, storage.read_bytes, ontology)
-    return decode_scan(example["points_uri"], storage.read_bytes, example["columns"])
+        return decode(row, ontology)
+    return decode_scan(example["points_uri"], example["columns"])

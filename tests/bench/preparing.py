@@ -134,7 +134,7 @@ class _Groups(torch.utils.data.Dataset):
     def __getitem__(self, number: int) -> dict[str, float]:
         models = self._models  # built before the clock runs, as in an actor
         began, models.clock.seconds = time.perf_counter(), 0.0
-        frames = [decode(Keyframe.from_row(row), storage.read_bytes) for row in self.groups[number]]
+        frames = [decode(Keyframe.from_row(row)) for row in self.groups[number]]
         rows: dict[str, list[dict[str, Any]]] = {kind: [] for kind in self.folders}
         for frame in frames:
             for kind, row in models.layers_of(frame).items():

@@ -19,7 +19,6 @@ from ray_lidarseg.datasets import nuscenes
 from ray_lidarseg.datasets.decode import decode
 from ray_lidarseg.datasets.sensor import sensor_of
 from ray_lidarseg.datasets.taxonomy import taxonomy_of
-from ray_lidarseg.errors import StorageError
 from ray_lidarseg.geometry.camera import split_projection
 from ray_lidarseg.geometry.pose import inverse
 from ray_lidarseg.sample import CameraImage, Keyframe, SensorSpec
@@ -39,7 +38,7 @@ def frames(tmp_path_factory) -> list[Keyframe]:
     cv2.setNumThreads(1)
     root, preset = tmp_path_factory.mktemp("world"), PRESETS["tiny"]
     write_tables(root, preset, 0, [write_scene(root, Scene(preset, 0, index)) for index in range(NUM_SCENES)])
-    found = [decode(frame, read) for frame in nuscenes.index(str(root))]
+    found = [decode(frame) for frame in nuscenes.index(str(root))]
     return [with_cameras(frame, lambda camera: replace(camera, image=read(camera.uri))) for frame in found]
 
 
@@ -47,16 +46,12 @@ def read(uri: str) -> bytes:
     return Path(uri).read_bytes()
 
 
-def no_file(uri: str) -> bytes:
-    raise StorageError(f"cannot read {uri}: no such file or folder")
-
-
 def with_cameras(frame: Keyframe, change: Callable[[CameraImage], CameraImage]) -> Keyframe:
     return replace(frame, cameras=tuple(change(camera) for camera in frame.cameras))
 
 
 def measured(frames: Sequence[Keyframe], sensor: SensorSpec = SENSOR) -> list[FrameMeasures]:
-    return [measure(frame, sensor, no_file) for frame in frames]
+    return [measure(frame, sensor) for frame in frames]
 
 
 def verdict(frames: Sequence[Keyframe], sensor: SensorSpec = SENSOR, **failures: str) -> list[Finding]:
@@ -325,7 +320,7 @@ def test_too_many_and_too_few_beams(frames, stated, severity) -> None:
 
 def test_images_that_cannot_be_read(frames) -> None:
     torn = with_cameras(frames[0], lambda c: replace(c, image=c.image[: len(c.image) // 2]))
-    missing = with_cameras(frames[1], lambda c: replace(c, image=b""))
+    missing = with_cameras(frames[1], lambda c: replace(c, image=b"", uri=f"{c.uri}.lost"))
     found = one(verdict([torn, missing]), "images")
     assert found.severity == "error"
     assert "12 of 12 cannot be read" in found.measured
@@ -399,7 +394,6 @@ def semantickitti_frames(folder: Path) -> list[Keyframe]:
                 points_uri=str(scan),
                 labels_uri=str(sequence / "labels" / f"{scan.stem}.label"),
             ),
-            read,
         )
         for number, scan in enumerate(sorted((sequence / "velodyne").glob("*.bin")))
     ]
@@ -422,7 +416,7 @@ def nuscenes_frames(folder: Path) -> list[Keyframe]:
     )
     scan, time_us = folder / info["lidar_points"]["lidar_path"], round(info["timestamp"] * 1e6)
     frame = Keyframe(info["token"], "nuscenes", "scene-0061", "train", time_us, str(scan), cameras=cameras)
-    return [decode(frame, read)]
+    return [decode(frame)]
 
 
 def kitti_frames(folder: Path) -> list[Keyframe]:
@@ -439,7 +433,7 @@ def kitti_frames(folder: Path) -> list[Keyframe]:
         pose = cam_SE3_rectified @ rectified_SE3_cam0 @ cam0_SE3_lidar
         camera = CameraImage("image_2", str(image), intrinsics, pose, number, *Image.open(image).size)
         frame = Keyframe(scan.stem, "semantickitti", "object", "train", number, str(scan), cameras=(camera,))
-        found.append(decode(frame, read))
+        found.append(decode(frame))
     return found
 
 
@@ -447,9 +441,7 @@ def kitti_frames(folder: Path) -> list[Keyframe]:
 def test_real_recordings_pass(samples, load) -> None:
     frames = load(samples)
     sensor = sensor_of(frames[0].dataset)
-    findings = check_all(
-        [measure(f, sensor, read) for f in frames], {}, sensor, taxonomy_of(frames[0].dataset).class_names
-    )
+    findings = check_all([measure(f, sensor) for f in frames], {}, sensor, taxonomy_of(frames[0].dataset).class_names)
     assert [f for f in findings if f.severity != "ok" and f.check != "classes"] == []
     assert 1.7 < float(one(findings, "ground").measured.split()[0]) < 1.85
 
@@ -457,6 +449,6 @@ def test_real_recordings_pass(samples, load) -> None:
 def test_a_real_key_frame_with_a_turned_lidar_fails(samples) -> None:
     frames = [with_cameras(frame, lambda c: turn(c, (0, 0, -4))) for frame in nuscenes_frames(samples)]
     sensor = sensor_of("nuscenes")
-    found = one(check_all([measure(f, sensor, read) for f in frames], {}, sensor, CLASSES), "alignment")
+    found = one(check_all([measure(f, sensor) for f in frames], {}, sensor, CLASSES), "alignment")
     assert found.severity == "error"
     assert "turned by about -4 deg about the LiDAR's z axis" in found.measured

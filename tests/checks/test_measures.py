@@ -26,7 +26,7 @@ def raster(stagger_deg: float = 0.0) -> np.ndarray:
 def num_beams(points: np.ndarray, ring: np.ndarray | None = None) -> float:
     frame = Keyframe("a", "manifest", "s", "train", 0, "a.bin", points=points.reshape(-1, 4))
     frame = frame if ring is None else replace(frame, ring=ring)
-    return measure(frame, SENSOR, lambda uri: b"").num_beams
+    return measure(frame, SENSOR).num_beams
 
 
 def test_rings_one_after_the_other_are_turns() -> None:

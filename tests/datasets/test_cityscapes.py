@@ -5,13 +5,9 @@ import pytest
 
 from ray_lidarseg.datasets import cityscapes
 from ray_lidarseg.datasets.decode import decode
-from ray_lidarseg.errors import DataError
+from ray_lidarseg.errors import DataError, StorageError
 from ray_lidarseg.types import IGNORE
 from tests.datasets import image_trees
-
-
-def read(uri: str) -> bytes:
-    return Path(uri).read_bytes()
 
 
 def test_images_are_listed_with_city_split_and_labels_and_those_of_test_without(tmp_path):
@@ -32,10 +28,10 @@ def test_images_are_listed_with_city_split_and_labels_and_those_of_test_without(
 )
 def test_both_kinds_of_label_files_give_the_same_19_classes(tmp_path, kind, ids):
     frame = next(cityscapes.index(str(image_trees.cityscapes(tmp_path, 1, kind, ids))))
-    decoded = decode(frame, read)
+    decoded = decode(frame)
     assert decoded.labels.tolist() == [0, 10, 10, 13, IGNORE, 2]
     assert (decoded.cameras[0].height_px, decoded.cameras[0].width_px) == (2, 3)
-    assert decoded.cameras[0].image == read(frame.points_uri)
+    assert decoded.cameras[0].image == Path(frame.points_uri).read_bytes()
 
 
 def test_files_as_downloaded_win_over_train_ids(tmp_path):
@@ -74,17 +70,17 @@ def test_labels_that_do_not_fit_are_named(tmp_path, labels, message):
     frame = next(cityscapes.index(str(image_trees.cityscapes(tmp_path, 1))))
     image_trees.write_png(Path(frame.labels_uri), labels)
     with pytest.raises(DataError, match=message):
-        decode(frame, read)
+        decode(frame)
 
 
 def test_files_that_are_no_images_are_named(tmp_path):
     frame = next(cityscapes.index(str(image_trees.cityscapes(tmp_path, 1))))
     Path(frame.labels_uri).write_bytes(b"")
     with pytest.raises(DataError, match=r"labelIds.png is no image: expected a PNG"):
-        decode(frame, read)
-    Path(frame.points_uri).write_bytes(read(frame.points_uri)[:40])
+        decode(frame)
+    Path(frame.points_uri).write_bytes(Path(frame.points_uri).read_bytes()[:40])
     with pytest.raises(DataError, match=r"leftImg8bit.png is empty or no image"):
-        decode(frame, read)
+        decode(frame)
     Path(frame.points_uri).unlink()
-    with pytest.raises(DataError, match=r"leftImg8bit.png cannot be read"):
-        decode(frame, read)
+    with pytest.raises(StorageError, match=r"cannot read .*leftImg8bit.png: no such file"):
+        decode(frame)

@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from ray_lidarseg import storage
 from ray_lidarseg.datasets import manifest
-from ray_lidarseg.errors import DataError
+from ray_lidarseg.errors import DataError, StorageError
 from ray_lidarseg.recipe.ontology import Ontology, parse_ontology
 from ray_lidarseg.sample import Keyframe
 from ray_lidarseg.types import IGNORE
@@ -205,10 +206,12 @@ def decode(files: dict[str, bytes], **changes: Any) -> Keyframe:
 
     def read(uri: str) -> bytes:
         if uri not in files:
-            raise FileNotFoundError(uri)
+            raise StorageError(f"cannot read {uri}: no such file or folder")
         return files[uri]
 
-    return manifest.decode(frame, read, ontology(**sensor))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage, "read_bytes", read)
+        return manifest.decode(frame, ontology(**sensor))
 
 
 SCAN, LABELS = "/logs/scans/0.bin", "/logs/labels/0.label"
@@ -283,8 +286,6 @@ def test_no_intensity_gives_zeros_with_and_without_a_column() -> None:
 @pytest.mark.parametrize(
     ("files", "changes", "message"),
     [
-        ({}, {}, "/logs/scans/0.bin cannot be read"),
-        ({SCAN: POINTS.tobytes()}, {}, "/logs/labels/0.label cannot be read"),
         ({SCAN: POINTS.tobytes(), LABELS: b"\0" * 7}, {}, "7 bytes for 3 points: expected 1, 2 or 4 bytes a point"),
         ({SCAN: POINTS.tobytes(), LABELS: b"\0" * 9}, {}, "9 bytes for 3 points"),
         (
@@ -302,6 +303,13 @@ def test_no_intensity_gives_zeros_with_and_without_a_column() -> None:
 def test_bad_files_are_named(files: dict[str, bytes], changes: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         decode(files, **changes)
+
+
+def test_missing_files_are_named() -> None:
+    with pytest.raises(StorageError, match=r"cannot read /logs/scans/0.bin: no such file"):
+        decode({})
+    with pytest.raises(StorageError, match=r"cannot read /logs/labels/0.label: no such file"):
+        decode({SCAN: POINTS.tobytes()})
 
 
 def test_labels_of_another_length_in_npy(tmp_path: Path) -> None:

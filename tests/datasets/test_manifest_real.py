@@ -22,7 +22,7 @@ def load(record: dict[str, Any], ontology_text: str, folder: Path) -> tuple[Keyf
     file.write_text(json.dumps(record) + "\n")
     ontology = parse_ontology(ontology_text)
     (frame,) = manifest.index(file.read_bytes(), str(file), ontology)
-    return manifest.decode(frame, lambda uri: Path(uri).read_bytes(), ontology), ontology
+    return manifest.decode(frame, ontology), ontology
 
 
 def test_rellis_points_and_pixels_carry_the_same_label(samples: Path, tmp_path: Path) -> None:

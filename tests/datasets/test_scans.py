@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -16,18 +18,24 @@ def nuscenes_bytes(num_points: int) -> bytes:
     return np.column_stack(columns).astype("<f4").tobytes()
 
 
-def read(content: bytes):
-    return lambda _: content
+@pytest.fixture(autouse=True)
+def _in_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def written(name: str, content: bytes) -> str:
+    Path(name).write_bytes(content)
+    return name
 
 
 def test_the_size_decides_where_it_can():
-    assert decode_scan("a.bin", read(kitti_bytes(7))).dataset == "semantickitti"
-    assert decode_scan("a.bin", read(nuscenes_bytes(7))).dataset == "nuscenes"
+    assert decode_scan(written("a.bin", kitti_bytes(7))).dataset == "semantickitti"
+    assert decode_scan(written("a.bin", nuscenes_bytes(7))).dataset == "nuscenes"
 
 
 def test_the_values_decide_where_the_size_fits_both():
-    assert len(decode_scan("a.bin", read(kitti_bytes(20))).points) == 20
-    frame = decode_scan("a.bin", read(nuscenes_bytes(16)))
+    assert len(decode_scan(written("a.bin", kitti_bytes(20))).points) == 20
+    frame = decode_scan(written("a.bin", nuscenes_bytes(16)))
     assert len(frame.points) == 16
     assert frame.points[:, 3].max() <= 1.0
 
@@ -35,30 +43,30 @@ def test_the_values_decide_where_the_size_fits_both():
 def test_a_file_that_fits_both_needs_columns():
     zeros = np.zeros(20, "<f4").tobytes()
     with pytest.raises(DataError, match="4 and with 5 columns: say which with --columns"):
-        decode_scan("a.bin", read(zeros))
-    assert len(decode_scan("a.bin", read(zeros), columns=5).points) == 4
+        decode_scan(written("a.bin", zeros))
+    assert len(decode_scan(written("a.bin", zeros), columns=5).points) == 4
 
 
 def test_the_name_says_five_columns():
-    assert decode_scan("a.pcd.bin", read(np.zeros(20, "<f4").tobytes())).dataset == "nuscenes"
+    assert decode_scan(written("a.pcd.bin", np.zeros(20, "<f4").tobytes())).dataset == "nuscenes"
     with pytest.raises(DataError, match="truncated"):
-        decode_scan("a.pcd.bin", read(kitti_bytes(7)))
+        decode_scan(written("a.pcd.bin", kitti_bytes(7)))
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 35])
 def test_empty_and_truncated_files_are_named(content):
     with pytest.raises(DataError, match=r"a\.bin is empty or truncated"):
-        decode_scan("a.bin", read(content))
+        decode_scan(written("a.bin", content))
 
 
 def test_a_file_of_other_content_says_why_each_layout_fails():
     with pytest.raises(DataError, match=r"fits no layout; .*remission reaches"):
-        decode_scan("a.bin", read(np.full(28, -5.0, "<f4").tobytes()))
+        decode_scan(written("a.bin", np.full(28, -5.0, "<f4").tobytes()))
 
 
 def test_three_columns_are_no_layout():
     with pytest.raises(DataError, match="--columns 3: expected 4"):
-        decode_scan("a.bin", read(kitti_bytes(4)), columns=3)
+        decode_scan(written("a.bin", kitti_bytes(4)), columns=3)
 
 
 @pytest.mark.parametrize(

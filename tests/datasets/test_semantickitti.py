@@ -8,7 +8,6 @@ from ray_lidarseg.datasets import semantickitti
 from ray_lidarseg.datasets.decode import decode
 from ray_lidarseg.datasets.taxonomy import SEMANTICKITTI
 from ray_lidarseg.errors import DataError
-from ray_lidarseg.storage.files import read_bytes
 
 # Focal length 100 px, principal point (60, 20), the camera 0.5 m left of camera 0; LiDAR x forward, y left, z up.
 P2 = "P2: 100 0 60 50 0 100 20 0 0 0 1 0"
@@ -143,7 +142,7 @@ def rings(points: np.ndarray) -> np.ndarray:
 def test_real_scans(samples: Path) -> None:
     frames = list(semantickitti.index(str(samples / "semantickitti_seq00")))
     assert [frame.frame_id for frame in frames] == ["00/000000", "00/000001", "00/000002"]
-    decoded = [decode(frame, read_bytes) for frame in frames]
+    decoded = [decode(frame) for frame in frames]
     assert [len(frame.points) for frame in decoded] == [124_668, 124_605, 124_478]
     assert len(np.unique(rings(decoded[0].points))) == 64
     counts = np.bincount(decoded[0].labels[decoded[0].labels < 255], minlength=19)

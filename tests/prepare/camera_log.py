@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 from pyarrow import fs
 
-from ray_lidarseg import storage
 from ray_lidarseg.datasets.decode import decode
 from ray_lidarseg.datasets.shards import keyframe_table, parquet_bytes, write_shard
 from ray_lidarseg.prepare import pipeline, stages
@@ -57,7 +56,7 @@ def decoded(index: str, out: str) -> None:
     """All frames of the index in shards of ``out``, by hand: the decode stage has nothing left to do."""
     import pyarrow.parquet as pq
 
-    frames = [decode(Keyframe.from_row(row), storage.read_bytes) for row in pq.read_table(index).to_pylist()]
+    frames = [decode(Keyframe.from_row(row)) for row in pq.read_table(index).to_pylist()]
     for first in range(0, len(frames), 3):
         write_shard(fs.LocalFileSystem(), out, frames[first : first + 3])
 

@@ -22,7 +22,6 @@ from ray_lidarseg.predict import predict
 from ray_lidarseg.recipe.load import override
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.sample import Keyframe, PointBatch
-from ray_lidarseg.storage.files import read_bytes
 from ray_lidarseg.synthetic import nuscenes_writer, semantickitti_writer
 from ray_lidarseg.synthetic.options import with_options
 from ray_lidarseg.synthetic.presets import PRESETS
@@ -48,7 +47,7 @@ def hardly_trained(folder: Path, dataset: str, num_classes: int, scan: Keyframe)
     run = RunFolder(str(folder))
     torch.manual_seed(2)
     method = build_method(recipe, resolve_sensor(recipe.data), num_classes)
-    taught = decode(scan, read_bytes)
+    taught = decode(scan)
     is_seen = torch.from_numpy(np.linalg.norm(taught.points[:, :3], axis=1) > 3.0)
     batch = PointBatch.of_scan(torch.from_numpy(taught.points)[is_seen])
     labels = torch.from_numpy(taught.labels).long()[is_seen]
@@ -66,7 +65,7 @@ def hardly_trained(folder: Path, dataset: str, num_classes: int, scan: Keyframe)
 
 def prepared(frames: list[Keyframe], folder: Path) -> str:
     local = fs.LocalFileSystem()
-    write_shard(local, str(folder), [decode(frame, read_bytes) for frame in frames])
+    write_shard(local, str(folder), [decode(frame) for frame in frames])
     write_catalog(local, str(folder))
     return str(folder)
 
@@ -121,7 +120,7 @@ def test_perfect_predictions_score_one_in_every_class_there_is(kitti_root, tmp_p
     present = set()
     for frame in semantickitti.index(str(kitti_root)):
         if frame.split == "val":
-            labels = decode(frame, read_bytes).labels
+            labels = decode(frame).labels
             file = tmp_path / "sequences" / "08" / "predictions" / Path(frame.labels_uri).name
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(label_bytes(labels, SEMANTICKITTI, "label"))

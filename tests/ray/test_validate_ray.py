@@ -78,7 +78,7 @@ def test_the_command_fails_where_the_lidar_is_turned_and_files_are_gone(local_ra
 
 def test_a_prepared_folder_is_read_from_its_shards(local_ray, listed, tmp_path) -> None:
     folder, local = str(tmp_path / "prepared"), fs.LocalFileSystem()
-    decoded = [decode(frame, storage.read_bytes) for frame in listed[:3]]
+    decoded = [decode(frame) for frame in listed[:3]]
     write_shard(local, folder, [replace(frame, points_uri="moved away") for frame in decoded])
     write_catalog(local, folder)
     report = str(tmp_path / "report.json")

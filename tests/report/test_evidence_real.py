@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 from pyarrow import fs
 
-from ray_lidarseg import storage
 from ray_lidarseg.datasets import ontology_files
 from ray_lidarseg.datasets.decode import decode
 from ray_lidarseg.datasets.shards import write_shard
@@ -46,7 +45,7 @@ def prepared(root: Path, record: dict[str, Any], ontology: str, masks: Path) -> 
     index("manifest", str(root / "log.jsonl"), listed, ontology=str(root / "log.yaml"))
     read_as = ontology_files.of_index(listed)
     ontology_files.keep(read_as, out)
-    frames = [decode(Keyframe.from_row(row), storage.read_bytes, read_as) for row in pq.read_table(listed).to_pylist()]
+    frames = [decode(Keyframe.from_row(row), read_as) for row in pq.read_table(listed).to_pylist()]
     write_shard(fs.LocalFileSystem(), out, frames)
     prepare(listed, out, teachers=Teachers.of("files", "clip", [f"masks.folder={masks}"]))
     return out

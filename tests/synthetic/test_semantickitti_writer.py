@@ -8,7 +8,6 @@ from ray_lidarseg.datasets import semantickitti
 from ray_lidarseg.datasets.decode import decode
 from ray_lidarseg.datasets.taxonomy import SEMANTICKITTI
 from ray_lidarseg.metrics.confusion import Confusion
-from ray_lidarseg.storage.files import read_bytes
 from ray_lidarseg.synthetic import semantickitti_writer as writer
 from ray_lidarseg.synthetic.kitti_rig import elevations, picture
 from ray_lidarseg.synthetic.options import with_options
@@ -95,7 +94,7 @@ def test_the_sensor_is_173_cm_above_the_road_and_sees_neither_itself_nor_gaps(ro
 def test_the_reader_and_the_official_ids_accept_everything(root):
     frames = list(semantickitti.index(str(root)))
     assert [(frame.scene, frame.split) for frame in frames] == [("00", "train")] * 3 + [("08", "val")] * 3
-    decoded = [decode(frame, read_bytes) for frame in frames]
+    decoded = [decode(frame) for frame in frames]
     truth = np.concatenate([frame.labels for frame in decoded])
     assert len(truth) == sum(len(frame.points) for frame in decoded)
     confusion = Confusion(19)
