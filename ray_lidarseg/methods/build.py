@@ -25,6 +25,8 @@ def build_method(recipe: schema.Recipe, sensor: SensorSpec, num_classes: int) ->
         ResourceError: The sparse backend the recipe asks for is not installed.
     """
     student, method = build_segmentor(recipe, sensor, num_classes), recipe.method
+    if isinstance(method, schema.WithTeacher):  # methods know no schedule: a memory in its shares becomes a decay here
+        method = method.model_copy(update={"ema_decay": method.decay_over(recipe.train.steps)})
     # most specific first: a section may extend the one after it
     if isinstance(method, schema.LaserMixPP):
         return LaserMixPP(student, method, sensor, recipe.data.evidence_dim)

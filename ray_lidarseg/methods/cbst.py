@@ -1,7 +1,6 @@
 """CBST on the step loop: pseudo-labels of a teacher, with a confidence threshold for each class."""
 
 import torch
-import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
@@ -9,6 +8,7 @@ from ray_lidarseg.losses.softmax import class_probabilities
 from ray_lidarseg.methods.method import Losses, Method
 from ray_lidarseg.methods.objective import ramp_up, segmentation_terms
 from ray_lidarseg.methods.pseudo_label import balanced_pseudo_labels, class_thresholds, keep_ratio
+from ray_lidarseg.methods.step_notes import StepNotes
 from ray_lidarseg.models.ema import EMATeacher
 from ray_lidarseg.models.segmentor import Segmentor
 from ray_lidarseg.recipe import schema
@@ -39,9 +39,9 @@ class CBST(Method):
     def __init__(self, student: Segmentor, recipe: schema.CBST) -> None:
         super().__init__()
         self.student, self.recipe = student, recipe
-        self.teacher = EMATeacher(student, recipe.ema_decay, recipe.ema_buffers)
+        self.teacher = EMATeacher(student, recipe.ema_decay, recipe.ema_buffers, recipe.ema_warm_up)
         self.register_buffer("thresholds", torch.zeros(student.num_classes))  # 0: the class was never predicted
-        self._seen: list[tuple[float, Tensor, Tensor]] = []
+        self._notes = StepNotes()
 
     def step(self, labelled: PointBatch, unlabelled: PointBatch, progress: float, generator: torch.Generator) -> Losses:
         """See ``Method.step``."""
@@ -62,8 +62,7 @@ class CBST(Method):
         """Those of before this step, the batch's own for a class never predicted; notes these for ``after_step``."""
         first, last = self.recipe.portion
         found, count = class_thresholds(probability, first + (last - first) * progress)
-        # a step that was skipped leaves its notes behind: only those of this step count
-        self._seen = [note for note in self._seen if note[0] == progress] + [(progress, found, count)]
+        self._notes.add(progress, torch.stack([found * count, count]))
         return torch.where(self.thresholds > 0, self.thresholds, found)
 
     def after_step(self, progress: float) -> None:
@@ -71,14 +70,11 @@ class CBST(Method):
         self.teacher.update(self.student)
         if not self.recipe.self_training_weight:
             return
-        total = torch.stack([torch.stack([found * count, count]) for _, found, count in self._seen]).sum(dim=0)
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(total)
+        total = self._notes.total()
         found = total[0] / total[1].clamp(min=1)
         decay = torch.where(self.thresholds > 0, self.recipe.threshold_decay, 0.0)
         moved = decay * self.thresholds + (1 - decay) * found
         self.thresholds.copy_(torch.where(total[1] > 0, moved, self.thresholds))
-        self._seen = []
 
     def segmentors(self) -> dict[str, Segmentor]:
         """Student and teacher; the teacher is the one to deploy, as with the other methods that have one."""

@@ -36,7 +36,7 @@ class CutMixSeg(Method):
     def __init__(self, student: Segmentor, recipe: schema.CutMixSeg, sensor: SensorSpec) -> None:
         super().__init__()
         self.student, self.recipe, self.sensor = student, recipe, sensor
-        self.teacher = EMATeacher(student, recipe.ema_decay, recipe.ema_buffers)
+        self.teacher = EMATeacher(student, recipe.ema_decay, recipe.ema_buffers, recipe.ema_warm_up)
 
     def step(self, labelled: PointBatch, unlabelled: PointBatch, progress: float, generator: torch.Generator) -> Losses:
         """See ``Method.step``."""

@@ -5,7 +5,7 @@ import torch
 from ray_lidarseg.geometry.mixing import mix_pairs
 from ray_lidarseg.methods.method import Losses, Method
 from ray_lidarseg.methods.objective import agreement, ramp_up, segmentation_terms
-from ray_lidarseg.methods.pseudo_label import keep_ratio, pseudo_labels
+from ray_lidarseg.methods.pseudo_label import PseudoLabeller, keep_ratio
 from ray_lidarseg.models.ema import EMATeacher
 from ray_lidarseg.models.segmentor import Segmentor
 from ray_lidarseg.recipe import schema
@@ -31,7 +31,8 @@ class LaserMix(Method):
     def __init__(self, student: Segmentor, recipe: schema.LaserMix, sensor: SensorSpec) -> None:
         super().__init__()
         self.student, self.recipe, self.sensor = student, recipe, sensor
-        self.teacher = EMATeacher(student, recipe.ema_decay, recipe.ema_buffers)
+        self.teacher = EMATeacher(student, recipe.ema_decay, recipe.ema_buffers, recipe.ema_warm_up)
+        self.labeller = PseudoLabeller(student.num_classes, recipe)
 
     def step(self, labelled: PointBatch, unlabelled: PointBatch, progress: float, generator: torch.Generator) -> Losses:
         """See ``Method.step``; as many unlabelled scans as labelled ones."""
@@ -42,7 +43,7 @@ class LaserMix(Method):
         # ŷ_u: the teacher's confident points of the unlabelled scans x_u
         cells_u = self.student.represent(unlabelled)
         teacher_u = self.teacher(unlabelled, cells_u)
-        pseudo_u = pseudo_labels(teacher_u.point_logits, recipe.confidence)
+        pseudo_u = self.labeller(teacher_u.point_logits, labelled.labels, progress)
         # L_mix: student on both mixed scans of each pair, labels mixed alike
         if recipe.mix_weight:
             mixed = mix_pairs(labelled, unlabelled.with_labels(pseudo_u), self.sensor, recipe.num_areas, generator)
@@ -57,6 +58,7 @@ class LaserMix(Method):
     def after_step(self, progress: float) -> None:
         """Moves the teacher towards the student."""
         self.teacher.update(self.student)
+        self.labeller.after_step()
 
     def segmentors(self) -> dict[str, Segmentor]:
         """Student and teacher; the teacher is the one to deploy, as in the authors' code."""

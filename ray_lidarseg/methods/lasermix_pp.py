@@ -12,7 +12,7 @@ from ray_lidarseg.losses.alignment import centred, cosine_distance
 from ray_lidarseg.losses.softmax import class_probabilities
 from ray_lidarseg.methods.method import Losses, Method
 from ray_lidarseg.methods.objective import agreement, ramp_up, segmentation_terms
-from ray_lidarseg.methods.pseudo_label import keep_ratio, pseudo_labels
+from ray_lidarseg.methods.pseudo_label import PseudoLabeller, keep_ratio
 from ray_lidarseg.models.ema import EMATeacher
 from ray_lidarseg.models.segmentor import Output, Segmentor
 from ray_lidarseg.recipe import schema
@@ -79,7 +79,8 @@ class LaserMixPP(Method):
     ) -> None:
         super().__init__()
         self.student, self.recipe, self.sensor = student, recipe, sensor
-        self.teacher = EMATeacher(student, recipe.ema_decay, recipe.ema_buffers)
+        self.teacher = EMATeacher(student, recipe.ema_decay, recipe.ema_buffers, recipe.ema_warm_up)
+        self.labeller = PseudoLabeller(student.num_classes, recipe)
         require_evidence(recipe, evidence_dim)
         if recipe.distillation_weight:
             self.head = nn.Linear(student.feature_dim, evidence_dim)
@@ -94,7 +95,7 @@ class LaserMixPP(Method):
         # ŷ_u: the teacher's confident points of the unlabelled scans x_u
         cells_u = self.student.represent(unlabelled)
         teacher_u = self.teacher(unlabelled, cells_u)
-        pseudo_u = pseudo_labels(teacher_u.point_logits, recipe.confidence)
+        pseudo_u = self.labeller(teacher_u.point_logits, labelled.labels, progress)
         # L_mix: student on both mixed scans of each pair; labels and evidence mixed alike
         if recipe.mix_weight or self._mixes_evidence:
             x_l, x_u = self._to_mix(labelled), self._to_mix(unlabelled.with_labels(pseudo_u))
@@ -175,6 +176,7 @@ class LaserMixPP(Method):
     def after_step(self, progress: float) -> None:
         """Moves the teacher towards the student."""
         self.teacher.update(self.student)
+        self.labeller.after_step()
 
     def segmentors(self) -> dict[str, Segmentor]:
         """Student and teacher, without the head; the teacher is the one to deploy, as in LaserMix."""

@@ -34,7 +34,7 @@ class MeanTeacher(Method):
                 "batch-norm statistics would stay those of step 0; set ema_buffers to average or copy"
             )
         self.student, self.recipe = student, recipe
-        self.teacher = EMATeacher(student, recipe.ema_decay, recipe.ema_buffers)
+        self.teacher = EMATeacher(student, recipe.ema_decay, recipe.ema_buffers, recipe.ema_warm_up)
 
     def step(self, labelled: PointBatch, unlabelled: PointBatch, progress: float, generator: torch.Generator) -> Losses:
         """See ``Method.step``."""

@@ -9,7 +9,7 @@ from ray_lidarseg.errors import RecipeError
 from ray_lidarseg.geometry.polar_mix import polar_mix
 from ray_lidarseg.methods.method import Losses, Method
 from ray_lidarseg.methods.objective import agreement, ramp_up, segmentation_terms
-from ray_lidarseg.methods.pseudo_label import keep_ratio, pseudo_labels
+from ray_lidarseg.methods.pseudo_label import PseudoLabeller, keep_ratio
 from ray_lidarseg.models.ema import EMATeacher
 from ray_lidarseg.models.segmentor import Segmentor
 from ray_lidarseg.recipe import schema
@@ -51,7 +51,8 @@ class PolarMix(Method):
                 "ema_buffers=own its batch-norm statistics stay those of step 0; set ema_buffers to average or copy"
             )
         self.student, self.recipe, self.instance_classes = student, recipe, tuple(instance_classes)
-        self.teacher = EMATeacher(student, recipe.ema_decay, recipe.ema_buffers)
+        self.teacher = EMATeacher(student, recipe.ema_decay, recipe.ema_buffers, recipe.ema_warm_up)
+        self.labeller = PseudoLabeller(student.num_classes, recipe)
 
     def step(self, labelled: PointBatch, unlabelled: PointBatch, progress: float, generator: torch.Generator) -> Losses:
         """See ``Method.step``; with unlabelled partners, as many of them as labelled scans."""
@@ -65,8 +66,8 @@ class PolarMix(Method):
         # L_polar: student on both mixed scans of each pair, labels mixed alike
         if recipe.mix_weight:
             partners, weight = _next_scans(labelled), recipe.mix_weight
-            if recipe.partner == "unlabelled":
-                pseudo_u = pseudo_labels(teacher_u.point_logits, recipe.confidence)
+            if self._labels_partners:
+                pseudo_u = self.labeller(teacher_u.point_logits, labelled.labels, progress)
                 stats["pseudo_keep_ratio"] = keep_ratio(pseudo_u)
                 partners, weight = unlabelled.with_labels(pseudo_u), weight * unlabelled_weight
             terms |= segmentation_terms(
@@ -87,10 +88,16 @@ class PolarMix(Method):
     def after_step(self, progress: float) -> None:
         """Moves the teacher towards the student."""
         self.teacher.update(self.student)
+        if self._labels_partners:
+            self.labeller.after_step()
 
     def segmentors(self) -> dict[str, Segmentor]:
         """Student and teacher; the teacher is the one to deploy, as with LaserMix."""
         return {"student": self.student, "teacher": self.teacher.model}
+
+    @property
+    def _labels_partners(self) -> bool:
+        return bool(self.recipe.mix_weight and self.recipe.partner == "unlabelled")
 
     @property
     def uses_unlabelled(self) -> bool:

@@ -2,9 +2,11 @@
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from ray_lidarseg.losses.softmax import class_probabilities
+from ray_lidarseg.methods.step_notes import StepNotes
+from ray_lidarseg.recipe import schema
 from ray_lidarseg.types import IGNORE
 
 
@@ -22,8 +24,13 @@ def pseudo_labels(point_logits: Float[Tensor, "P C"], confidence: float) -> Int[
 
     Source: LaserMix authors' code, which also keeps a probability equal to the threshold.
     """
-    probability, label = class_probabilities(point_logits).max(dim=1)
-    return torch.where(probability > confidence, label, IGNORE)
+    return pseudo_labels_of(class_probabilities(point_logits), confidence)
+
+
+def pseudo_labels_of(probability: Float[Tensor, "P C"], confidence: float) -> Int[Tensor, "P"]:
+    """As ``pseudo_labels``, of probabilities."""
+    most, label = probability.max(dim=1)
+    return torch.where(most > confidence, label, IGNORE)
 
 
 def class_thresholds(
@@ -72,3 +79,102 @@ def balanced_pseudo_labels(probability: Float[Tensor, "P C"], thresholds: Float[
 def keep_ratio(labels: Int[Tensor, "P"]) -> Float[Tensor, ""]:
     """Share of the points that got a pseudo-label, in [0, 1]; 0 without points."""
     return torch.count_nonzero(labels != IGNORE) / max(len(labels), 1)
+
+
+class PseudoLabeller(nn.Module):
+    """Which of a teacher's points become labels, by one of four rules; τ is the recipe's ``confidence``.
+
+    One threshold for all classes keeps what the teacher finds easy: road and buildings, seldom a pedestrian, so that
+    training on the kept labels teaches what is known already. The other rules give each class its own chance:
+
+    - ``confidence``: the most probable class c where ``p_c > τ``. LaserMix; no state.
+    - ``flexmatch``: ``p_c > τ β_c / (2 - β_c)`` with ``β_c = σ_c / max(max σ, 1 - Σ σ)``, where σ_c is the share of the
+      unlabelled points that are c with more than τ. FlexMatch (Zhang et al., NeurIPS 2021), its convex mapping and
+      warm-up; it counts the last prediction of every sample, which a stream of scans has not: σ is an exponential
+      average over steps (ours).
+    - ``quantile``: ``p_c > min(τ, q_c)``, q_c the confidence that ``pseudo_portion`` of the points predicted as c reach
+      (exponential average over steps): of each class at least that share is kept. After CBST (Zou et al., ECCV 2018)
+      and DARS (He et al., ICCV 2021); the minimum with τ is ours.
+    - ``alignment``: p is first multiplied by (class shares of the labelled points) / (mean of p over the unlabelled
+      ones) and normalised, both exponential averages; then ``p_c > τ``. ReMixMatch (Berthelot et al., ICLR 2020).
+
+    The statistics move in ``after_step``, over all ranks; before the first one a batch's own count.
+
+    Args:
+        num_classes: C.
+        recipe: Rule, confidence, memory and portion.
+    """
+
+    statistics: Tensor
+
+    def __init__(self, num_classes: int, recipe: schema.PseudoLabelling) -> None:
+        super().__init__()
+        self.recipe, self._notes = recipe, StepNotes()
+        if recipe.pseudo_rule != "confidence":
+            # two rows of running sums: numerators and denominators decay alike, so their ratio is an average
+            self.register_buffer("statistics", torch.zeros(4, num_classes))
+
+    def forward(
+        self, point_logits: Float[Tensor, "P C"], labels: Int[Tensor, "Q"], progress: float
+    ) -> Int[Tensor, "P"]:
+        """Labels of unlabelled points.
+
+        Args:
+            point_logits: [P, C] the teacher's scores of the unlabelled points.
+            labels: [Q] labels of the labelled points beside them, IGNORE allowed; rule ``alignment`` counts them.
+            progress: Of the step, which tells its notes from those of a step that was skipped.
+
+        Returns:
+            [P] int64 class ids or IGNORE.
+        """
+        if self.recipe.pseudo_rule == "confidence":
+            return pseudo_labels(point_logits, self.recipe.confidence)
+        probability = class_probabilities(point_logits)
+        found = self._found(probability, labels)
+        self._notes.add(progress, found)
+        # before the first step ends there is no average: the batch speaks for itself
+        return self._labels(probability, torch.where(self.statistics.any(), self.statistics, found))
+
+    def preview(self, point_logits: Float[Tensor, "P C"]) -> Int[Tensor, "P"]:
+        """What the rule would say now; changes nothing (for diagnosis)."""
+        if self.recipe.pseudo_rule == "confidence":
+            return pseudo_labels(point_logits, self.recipe.confidence)
+        return self._labels(class_probabilities(point_logits), self.statistics)
+
+    def after_step(self) -> None:
+        """Moves the statistics towards those of this step on all ranks, every one of which must call it."""
+        if self.recipe.pseudo_rule != "confidence":
+            self.statistics.mul_(self.recipe.pseudo_memory).add_(
+                self._notes.total(), alpha=1 - self.recipe.pseudo_memory
+            )
+
+    def _found(self, probability: Float[Tensor, "P C"], labels: Int[Tensor, "Q"]) -> Float[Tensor, "4 C"]:
+        """Numerators and denominators of one batch: two rows each."""
+        num_classes = probability.shape[1]
+        ones, zeros = (probability.new_full((num_classes,), value) for value in (1.0, 0.0))
+        if self.recipe.pseudo_rule == "flexmatch":
+            sure = pseudo_labels_of(probability, self.recipe.confidence)
+            return torch.stack([_count(sure, num_classes), ones * len(probability), zeros, zeros])
+        if self.recipe.pseudo_rule == "quantile":
+            threshold, count = class_thresholds(probability, self.recipe.pseudo_portion)
+            return torch.stack([threshold * count, count, zeros, zeros])
+        of_labels = _count(labels, num_classes)
+        return torch.stack([probability.sum(dim=0), ones * len(probability), of_labels, ones * of_labels.sum()])
+
+    def _labels(self, probability: Float[Tensor, "P C"], statistics: Float[Tensor, "4 C"]) -> Int[Tensor, "P"]:
+        share = statistics[0] / statistics[1].clamp(min=1e-12)
+        confidence, label = probability.max(dim=1)
+        if self.recipe.pseudo_rule == "flexmatch":
+            beta = share / torch.maximum(share.max(), 1 - share.sum()).clamp(min=1e-12)
+            return torch.where(confidence > (self.recipe.confidence * beta / (2 - beta))[label], label, IGNORE)
+        if self.recipe.pseudo_rule == "quantile":
+            threshold = torch.where(statistics[1] > 0, share, 1.0).clamp(max=self.recipe.confidence)
+            return torch.where(confidence > threshold[label], label, IGNORE)
+        prior = statistics[2] / statistics[3].clamp(min=1e-12)
+        aligned = probability * prior / share.clamp(min=1e-6)  # a class the teacher never names has a bounded factor
+        return pseudo_labels_of(aligned / aligned.sum(dim=1, keepdim=True).clamp(min=1e-12), self.recipe.confidence)
+
+
+def _count(labels: Int[Tensor, "P"], num_classes: int) -> Float[Tensor, "C"]:
+    known = torch.where(labels == IGNORE, num_classes, labels)  # IGNORE in a bin of its own, which is dropped
+    return torch.bincount(known, minlength=num_classes + 1)[:num_classes].to(torch.float32)

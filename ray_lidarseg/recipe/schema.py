@@ -6,7 +6,7 @@ authors' code, or "ours" where both are silent.
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -176,21 +176,56 @@ class Supervised(Section):
         return False
 
 
-class MeanTeacher(Supervised):
+class WithTeacher(Supervised):
+    """What every method with an EMA teacher says of it."""
+
+    ema_decay: Ratio = 0.99  # LaserMix: best on nuScenes and SemanticKITTI, and the authors' code
+    ema_memory_ratio: Ratio = 0.0  # ours: above 0 the teacher remembers this share of the steps, instead of ema_decay
+    ema_warm_up: bool = False  # Mean Teacher's code: update k moves by min(decay, 1 - 1/k); LaserMix: none
+    ema_buffers: Literal["average", "copy", "own"] = "average"  # ours; authors' code is "own" (teacher in train mode)
+
+    @model_validator(mode="after")
+    def _one_memory(self) -> Self:
+        if self.ema_memory_ratio and "ema_decay" in self.model_fields_set and self.ema_decay != 0.99:
+            raise ValueError("ema_memory_ratio and ema_decay both say how long the teacher remembers: leave one out")
+        return self
+
+    def decay_over(self, steps: int) -> float:
+        """The decay of each update in a run of so many steps: a memory of m updates is ``1 - 1 / m``."""
+        return 1 - 1 / max(1.0, self.ema_memory_ratio * steps) if self.ema_memory_ratio else self.ema_decay
+
+
+class MeanTeacher(WithTeacher):
     """Supervised plus consistency with an EMA teacher."""
 
     name: Literal["mean_teacher"] = "mean_teacher"  # type: ignore[assignment]
-    ema_decay: Ratio = 0.99  # LaserMix: best on nuScenes and SemanticKITTI, and the authors' code
-    ema_buffers: Literal["average", "copy", "own"] = "average"  # ours; authors' code is "own" (teacher in train mode)
     consistency_weight: NonNegative = 500.0  # authors' nuScenes code; 250 Cylinder3D and 200 MinkUNet on SemanticKITTI
     ramp_up_ratio: Ratio = 0.0  # share of the schedule over which unlabelled terms grow; authors: none
 
 
-class LaserMix(MeanTeacher):
+class PseudoLabelling(MeanTeacher):
+    """What every method says of the points whose labels come from its teacher."""
+
+    confidence: Ratio = 0.95  # LaserMix authors' nuScenes code; paper's plots are best at 0.9
+    pseudo_rule: Literal["confidence", "flexmatch", "quantile", "alignment"] = (
+        "confidence"  # LaserMix; see pseudo_label
+    )
+    pseudo_memory: Ratio = 0.99  # ours: share of the other rules' statistics that stays in a step
+    pseudo_portion: Ratio = 0.5  # rule quantile: share of each class's points that is kept at least; CBST ends there
+
+    @model_validator(mode="after")
+    def _pseudo_keys_have_an_effect(self) -> Self:
+        unused = {"pseudo_memory": self.pseudo_rule == "confidence", "pseudo_portion": self.pseudo_rule != "quantile"}
+        for key, is_unused in unused.items():
+            if is_unused and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} has no effect with pseudo_rule {self.pseudo_rule}: leave it out")
+        return self
+
+
+class LaserMix(PseudoLabelling):
     """Mean teacher plus mixing of laser bands between a labelled and an unlabelled scan."""
 
     name: Literal["lasermix"] = "lasermix"  # type: ignore[assignment]
-    confidence: Ratio = 0.95  # authors' nuScenes code; paper's plots are best at 0.9
     num_areas: tuple[Count, ...] = (3, 4, 5, 6)  # authors' nuScenes code; 4-8 Cylinder3D on SemanticKITTI
     mix_weight: NonNegative = 1.0  # authors' code
 
@@ -218,15 +253,13 @@ class LaserMixPP(LaserMix):
     multimodal_mix_ramp_up_ratio: Ratio = 0.0  # ours: none
 
 
-class CBST(Supervised):
+class CBST(WithTeacher):
     """Class-balanced self-training: each class has its own confidence threshold."""
 
     name: Literal["cbst"] = "cbst"  # type: ignore[assignment]
     self_training_weight: NonNegative = 1.0  # CBST: pseudo-labels count as labels
     portion: tuple[Ratio, Ratio] = (0.2, 0.5)  # CBST: share of each class's points kept in the first and last round
     threshold_decay: Ratio = 0.9  # ours: the paper ranks all points at once between its rounds
-    ema_decay: Ratio = 0.99  # ours: as LaserMix's teacher
-    ema_buffers: Literal["average", "copy", "own"] = "average"  # ours
     ramp_up_ratio: Ratio = 0.0  # CBST: none
 
 
@@ -238,24 +271,21 @@ class CPS(Supervised):
     ramp_up_ratio: Ratio = 0.0  # CPS: none
 
 
-class CutMixSeg(Supervised):
+class CutMixSeg(WithTeacher):
     """Consistency with an EMA teacher on unlabelled scans that exchanged a rectangle of directions."""
 
     name: Literal["cutmix_seg"] = "cutmix_seg"  # type: ignore[assignment]
     cutmix_weight: NonNegative = 1.0  # CutMix-Seg
     confidence: Ratio = 0.97  # CutMix-Seg: the share of points above it scales the term
     area_ratio: Annotated[float, Field(gt=0.0, le=1.0)] = 0.5  # CutMix-Seg: the rectangle's share of the image
-    ema_decay: Ratio = 0.99  # CutMix-Seg
-    ema_buffers: Literal["average", "copy", "own"] = "average"  # ours
-    ramp_up_ratio: Ratio = 0.0  # CutMix-Seg: none
+    ramp_up_ratio: Ratio = 0.0  # CutMix-Seg: none; its EMA, buffers too, is 0.99, as here by default
 
 
-class PolarMix(MeanTeacher):
+class PolarMix(PseudoLabelling):
     """Mean teacher plus PolarMix: a sector of azimuth exchanged, instances pasted at several angles."""
 
     name: Literal["polarmix"] = "polarmix"  # type: ignore[assignment]
     partner: Literal["unlabelled", "labelled"] = "unlabelled"  # labelled: the augmentation as published
-    confidence: Ratio = 0.95  # of pseudo-labels, where the partner is unlabelled; LaserMix authors' nuScenes code
     mix_weight: NonNegative = 1.0  # ours: as LaserMix
     swap_ratio: Ratio = 0.5  # mmdetection3d: share of the pairs that exchange a sector
     sector_deg: Annotated[float, Field(gt=0.0, le=360.0)] = 180.0  # PolarMix

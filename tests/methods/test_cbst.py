@@ -32,19 +32,11 @@ def test_thresholds_follow_the_batches_and_unseen_classes_keep_theirs(build, lab
     method = build(schema.CBST(threshold_decay=0.75))
     method.thresholds.copy_(torch.tensor([0.4, 0.4, 0.4, 0.4]))
     found = torch.tensor([0.8, 0.6, 1.0, 0.2])
-    method._seen = [(0.5, found, torch.tensor([1.0, 3.0, 0.0, 2.0])), (0.5, found + 0.1, torch.tensor([3.0, 1, 0, 2]))]
+    for thresholds, count in ((found, torch.tensor([1.0, 3, 0, 2])), (found + 0.1, torch.tensor([3.0, 1, 0, 2]))):
+        method._notes.add(0.5, torch.stack([thresholds * count, count]))
     method.after_step(0.5)
     expected = [0.3 + 0.25 * (0.8 + 0.3 / 4), 0.3 + 0.25 * (0.6 + 0.1 / 4), 0.4, 0.3 + 0.25 * 0.25]
     assert method.thresholds.tolist() == pytest.approx(expected)
-    assert method._seen == []
-
-
-def test_micro_batches_of_one_step_count_together_and_a_skipped_step_not_at_all(build, labelled, unlabelled):
-    method = build(schema.CBST())
-    method(labelled, unlabelled, 0.1, torch.Generator())  # this step is skipped: no after_step
-    method(labelled, unlabelled, 0.2, torch.Generator())
-    method(labelled, unlabelled, 0.2, torch.Generator())
-    assert [note[0] for note in method._seen] == [0.2, 0.2]
 
 
 def test_the_portion_grows_with_progress(build, labelled, unlabelled):
@@ -79,7 +71,7 @@ def test_nothing_unlabelled_is_no_error(build, labelled):
 
 def test_thresholds_are_over_the_points_of_all_ranks(build, monkeypatch):
     method = build(schema.CBST())
-    method._seen = [(0.0, torch.tensor([0.8, 0.6, 1.0, 1.0]), torch.tensor([1.0, 3.0, 0.0, 0.0]))]
+    method._notes.add(0.0, torch.tensor([[0.8, 0.6 * 3, 0.0, 0.0], [1.0, 3.0, 0.0, 0.0]]))
     elsewhere = torch.tensor([[0.4 * 3, 0.0, 0.5 * 2, 0.0], [3.0, 0.0, 2.0, 0.0]])  # sums and counts of another rank
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
     monkeypatch.setattr("torch.distributed.all_reduce", lambda total: total.add_(elsewhere))

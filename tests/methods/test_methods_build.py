@@ -47,3 +47,12 @@ def test_polarmix_pastes_the_things_of_the_data_set(build):
     with pytest.raises(RecipeError, match=r"method.instance_classes \[4, 5, 6, 7, 8, 9\]: expected class ids below 4"):
         build(schema.PolarMix())  # nuScenes has ten, the model of this test four classes
     assert build(schema.PolarMix(paste_ratio=0.0)).instance_classes == ()
+
+
+def test_a_memory_in_shares_of_the_schedule_becomes_a_decay(build):
+    method = build(schema.MeanTeacher(ema_memory_ratio=0.001))  # of 60,000 steps
+    assert method.teacher.decay == pytest.approx(1 - 1 / 60)
+    assert schema.MeanTeacher(ema_memory_ratio=0.01).decay_over(20) == 0.0  # less than one step: the student itself
+    assert schema.MeanTeacher(ema_decay=0.9).decay_over(20) == 0.9
+    with pytest.raises(ValueError, match="leave one out"):
+        schema.MeanTeacher(ema_memory_ratio=0.01, ema_decay=0.9)

@@ -96,3 +96,31 @@ def test_state_survives_a_checkpoint(tmp_path):
     fresh = EMATeacher(tiny(), 0.5, "average")
     fresh.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert all(torch.equal(p, torch.full_like(p, 2.0)) for p in fresh.parameters())
+
+
+def test_a_teacher_that_warms_up_is_the_mean_of_all_students_until_its_memory_is_full():
+    student = tiny()
+    set_all(student, 100.0)  # what it starts from is forgotten by the first update
+    teacher = EMATeacher(student, 0.75, "average", warm_up=True)
+    said = []
+    for value in (1.0, 3.0, 5.0, 7.0, 7.0):
+        set_all(student, value)
+        teacher.update(student)
+        said.append(float(next(teacher.model.parameters()).flatten()[0]))
+    # 1, (1+3)/2, (1+3+5)/3, (1+3+5+7)/4, then 3/4 of the last and 1/4 of 7
+    assert said == pytest.approx([1.0, 2.0, 3.0, 4.0, 4.75])
+
+
+def test_warming_up_goes_on_after_a_checkpoint():
+    student = tiny()
+    teachers = [EMATeacher(student, 0.99, "average", warm_up=True) for _ in range(2)]
+    for value in (1.0, 3.0):
+        set_all(student, value)
+        teachers[0].update(student)
+    teachers[1].load_state_dict(teachers[0].state_dict())
+    set_all(student, 8.0)
+    for teacher in teachers:
+        teacher.update(student)
+        assert all(torch.equal(p, torch.full_like(p, p.flatten()[0])) for p in teacher.parameters())
+        assert float(next(teacher.model.parameters()).flatten()[0]) == pytest.approx(4.0)
+    assert "num_updates" not in EMATeacher(student, 0.99, "average").state_dict()
