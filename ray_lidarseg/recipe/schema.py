@@ -352,6 +352,16 @@ MethodRecipe = Annotated[
 ]
 
 
+_LATER_KEYS = {
+    ("method", "ema_memory_ratio"): 0.0,
+    ("method", "ema_warm_up"): False,
+    ("method", "pseudo_rule"): "confidence",
+    ("method", "pseudo_memory"): 0.99,
+    ("method", "pseudo_portion"): 0.5,
+}
+"""Keys younger than the first runs, and the value that changes nothing: with it a fingerprint stays what it was."""
+
+
 class Recipe(Section):
     """A whole run."""
 
@@ -406,6 +416,9 @@ class Recipe(Section):
             content["data"] = {key: value for key, value in content["data"].items() if not key.startswith("evidence")}
         for key in ("log_every", "checkpoint_every", "keep_checkpoints", "evaluate_batch"):
             content["train"].pop(key)
+        for (section, key), without_effect in _LATER_KEYS.items():
+            if content[section].get(key) == without_effect:
+                content[section].pop(key)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
     def to_yaml(self) -> str:

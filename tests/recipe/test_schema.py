@@ -78,6 +78,7 @@ def test_the_fingerprint_follows_results_and_not_logistics() -> None:
         == base.fingerprint
     )
     assert override(base, {"method.confidence": 0.5}).fingerprint != base.fingerprint
+    assert override(base, {"method.ema_warm_up": True}).fingerprint != base.fingerprint
     assert override(base, {"seed": 9}).fingerprint != base.fingerprint
 
 
@@ -133,3 +134,7 @@ def test_a_folder_of_a_recipes_name_does_not_hide_it(tmp_path: Path, monkeypatch
     (tmp_path / "demo").mkdir()
     monkeypatch.chdir(tmp_path)
     assert load_recipe("demo").name == "demo"
+
+
+def test_fingerprints_of_runs_older_than_some_keys_stay_what_they_were() -> None:
+    assert Recipe().fingerprint == "f01f3870"  # as at 6209cd2
