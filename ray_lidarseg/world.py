@@ -8,12 +8,13 @@ from typing import Any
 import cv2
 import ray
 
+from ray_lidarseg import storage
 from ray_lidarseg.errors import StorageError
 from ray_lidarseg.runtime.cluster import connect, worker_environment
 from ray_lidarseg.runtime.progress import progress
 from ray_lidarseg.synthetic import nuscenes_writer, semantickitti_writer
 from ray_lidarseg.synthetic.frequencies import frequency_table
-from ray_lidarseg.synthetic.nuscenes_writer import Rows, dataset_id, write_atomically, write_tables
+from ray_lidarseg.synthetic.nuscenes_writer import Rows, dataset_id, write_tables
 from ray_lidarseg.synthetic.options import with_options
 from ray_lidarseg.synthetic.presets import Preset, preset_named
 from ray_lidarseg.synthetic.scene import Scene
@@ -66,21 +67,27 @@ def _claim(root: Path, preset: Preset, seed: int) -> None:
     """Checks that the folder can be written and belongs to this world; a new one is marked."""
     mine = {"id": dataset_id(preset, seed), "preset": preset.name, "seed": seed, "options": dict(preset.options)}
     marker = root / _MARKER
+    if marker.exists():
+        found = _read_marker(marker)
+        if found.get("id") != mine["id"]:
+            raise StorageError(
+                f"{root} holds the world {found.get('id')!r}, not {mine['id']!r}; it was made with "
+                f"{_described(found)}: choose another --out folder, or the same --preset, --seed and --set"
+            )
+        return
+    if any((root / name).exists() for name in (preset.version, "sequences")):
+        raise StorageError(f"{root} holds a data set that this command did not make: choose another --out folder")
+    storage.write_bytes(str(marker), json.dumps(mine, indent=1).encode())
+
+
+def _read_marker(marker: Path) -> dict[str, Any]:
     try:
-        if marker.exists():
-            found = json.loads(marker.read_text())
-            if found.get("id") != mine["id"]:
-                raise StorageError(
-                    f"{root} holds the world {found.get('id')!r}, not {mine['id']!r}; "
-                    f"it was made with {_described(found)}: "
-                    "choose another --out folder, or the same --preset, --seed and --set"
-                )
-            return
-        if any((root / name).exists() for name in (preset.version, "sequences")):
-            raise StorageError(f"{root} holds a data set that this command did not make: choose another --out folder")
-        write_atomically(marker, json.dumps(mine, indent=1).encode())
-    except (OSError, json.JSONDecodeError) as error:
-        raise StorageError(f"cannot write a world to {root}: choose a folder that can be written ({error})") from error
+        found = json.loads(storage.read_bytes(str(marker)))
+    except ValueError as error:
+        raise StorageError(f"{marker} is not JSON ({error}): choose another --out folder") from error
+    if not isinstance(found, dict):
+        raise StorageError(f"{marker} is not what this command writes: choose another --out folder")
+    return found
 
 
 def _described(marker: dict[str, Any]) -> str:
@@ -125,4 +132,5 @@ def _scene_task(root: str, preset: Preset, seed: int, index: int) -> Rows:
 def _clear(error: "ray.exceptions.RayTaskError", root: Path) -> Exception:
     """A full or lost disk in a task reads like one, not like a traceback of Ray."""
     cause = error.cause
-    return StorageError(f"cannot write a world to {root}: {cause}") if isinstance(cause, OSError) else error
+    is_storage = isinstance(cause, OSError | StorageError)
+    return StorageError(f"cannot write a world to {root}: {cause}") if is_storage else error

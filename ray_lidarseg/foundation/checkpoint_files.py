@@ -2,15 +2,14 @@
 
 import hashlib
 import os
-import shutil
 import tempfile
-import uuid
 from functools import lru_cache
 from pathlib import Path
 
 from pyarrow import fs
 
-from ray_lidarseg.errors import DataError, StorageError
+from ray_lidarseg import storage
+from ray_lidarseg.errors import DataError
 
 _CHUNK_BYTES = 1 << 20
 _CACHE_FOLDER = "ray-lidarseg-checkpoints"
@@ -26,18 +25,14 @@ def local_file(uri: str) -> Path:
         DataError: There is no such file, or it is a folder.
         StorageError: The URI is malformed or the store does not answer.
     """
-    filesystem, path = resolve(uri)
-    try:
-        info = filesystem.get_file_info(path)
-    except OSError as error:
-        raise StorageError(f"cannot read checkpoint {uri}: {error}; check the address and the credentials") from error
+    info = storage.info_of(uri)
     if info.type != fs.FileType.File:
         found = "a folder" if info.type == fs.FileType.Directory else "nothing"
         raise DataError(
             f"no checkpoint file at {uri} (found {found}): nothing is downloaded for you; download the weights "
             "yourself and give the file's path or URI"
         )
-    return Path(path) if isinstance(filesystem, fs.LocalFileSystem) else _fetched(filesystem, info, uri)
+    return Path(storage.absolute(uri)) if storage.is_local(uri) else _fetched(uri, info)
 
 
 def file_sha256(path: Path) -> str:
@@ -55,35 +50,12 @@ def _sha256(path: str, size: int, modified_ns: int) -> str:
     return digest.hexdigest()
 
 
-def resolve(uri: str) -> tuple[fs.FileSystem, str]:
-    """The file system a path or URI lies on, and the path in it.
-
-    Raises:
-        StorageError: The URI is malformed or its scheme unknown.
-    """
-    if "://" not in uri:
-        return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
-    try:
-        return fs.FileSystem.from_uri(uri)
-    except (ValueError, OSError, NotImplementedError) as error:
-        raise StorageError(f"cannot use {uri!r}: expected a path, file://… or s3://BUCKET/… ({error})") from error
-
-
-def _fetched(filesystem: fs.FileSystem, info: fs.FileInfo, uri: str) -> Path:
+def _fetched(uri: str, info: fs.FileInfo) -> Path:
     """Local copy; its name holds address, size and time stamp of the object, so another upload is fetched anew."""
     version = hashlib.sha256(f"{uri}\n{info.size}\n{info.mtime_ns}".encode()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"{_CACHE_FOLDER}-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     copy = folder / f"{version}-{os.path.basename(info.path)}"
-    if copy.is_file() and copy.stat().st_size == info.size:
-        return copy
-    unfinished = folder / f"{uuid.uuid4().hex}.unfinished"
-    try:
-        with filesystem.open_input_stream(info.path) as source, open(unfinished, "wb") as target:
-            shutil.copyfileobj(source, target, _CHUNK_BYTES)
-        os.replace(unfinished, copy)
-    except OSError as error:
-        raise StorageError(f"cannot fetch checkpoint {uri}: {error}; check credentials and free disk space") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+    if not (copy.is_file() and copy.stat().st_size == info.size):
+        storage.fetch(uri, str(copy))
     return copy

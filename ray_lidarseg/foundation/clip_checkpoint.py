@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from pyarrow import fs
 
+from ray_lidarseg import storage
 from ray_lidarseg.errors import DataError
-from ray_lidarseg.foundation.checkpoint_files import local_file, resolve
+from ray_lidarseg.foundation.checkpoint_files import local_file
 from ray_lidarseg.foundation.image_tensors import Preprocess
 from ray_lidarseg.foundation.settings import MINIATURE, ClipFeatures
 from ray_lidarseg.recipe.ontology import nearest
@@ -65,8 +66,7 @@ def clip_files(settings: ClipFeatures) -> tuple[Path, ...]:
             f"features.checkpoint={settings.checkpoint} would download: nothing is downloaded for you; download the "
             f"repository's files yourself and give features.checkpoint={LOCAL_FOLDER}FOLDER"
         )
-    filesystem, path = resolve(settings.checkpoint)
-    if filesystem.get_file_info(path).type == fs.FileType.Directory:
+    if storage.info_of(settings.checkpoint).type == fs.FileType.Directory:
         raise DataError(
             f"features.checkpoint={settings.checkpoint} is a folder; with a {CONFIG_FILE} in it, give "
             f"features.checkpoint={LOCAL_FOLDER}{settings.checkpoint}"
@@ -95,17 +95,14 @@ def _preprocess(given: dict[str, Any]) -> Preprocess:
 
 
 def _files_of_folder(folder: str) -> tuple[Path, ...]:
-    filesystem, path = resolve(folder)
-    found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
-    names = {info.base_name for info in found if info.type == fs.FileType.File}
-    weights = [name for name in _WEIGHT_FILES if name in names]
-    if CONFIG_FILE not in names or not weights:
+    there = [name for name in (CONFIG_FILE, *_WEIGHT_FILES) if storage.exists(storage.join(folder, name))]
+    weights = [name for name in there if name != CONFIG_FILE]
+    if CONFIG_FILE not in there or not weights:
         raise DataError(
             f"{LOCAL_FOLDER}{folder}: expected {CONFIG_FILE} and one of {', '.join(_WEIGHT_FILES)}, got "
-            f"{sorted(names) or 'no file'}; download both into one folder"
+            f"{there or 'neither'}; download both into one folder"
         )
-    base, mark, query = folder.partition("?") if "://" in folder else (folder, "", "")
-    return tuple(local_file(f"{base.rstrip('/')}/{name}{mark}{query}") for name in (CONFIG_FILE, weights[0]))
+    return tuple(local_file(storage.join(folder, name)) for name in (CONFIG_FILE, weights[0]))
 
 
 def _read_config(path: Path) -> dict[str, Any]:

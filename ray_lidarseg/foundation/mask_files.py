@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import UInt16
 from pyarrow import fs
 
-from ray_lidarseg.errors import DataError, StorageError
-from ray_lidarseg.foundation.checkpoint_files import resolve
+from ray_lidarseg import storage
+from ray_lidarseg.errors import DataError
 from ray_lidarseg.foundation.segment_maps import decode_index_image, renumbered, require_ids
 from ray_lidarseg.foundation.settings import FileMasks
 from ray_lidarseg.foundation.teachers import Batch, as_objects
@@ -38,8 +38,8 @@ class MaskFiles:
 
     def __init__(self, settings: FileMasks, device: str = "cpu") -> None:
         self.settings = settings
-        self._filesystem, self._folder = resolve(settings.folder)
-        if self._filesystem.get_file_info(self._folder).type != fs.FileType.Directory:
+        self._filesystem, self._folder = storage.resolve(settings.folder)
+        if storage.info_of(settings.folder).type != fs.FileType.Directory:
             raise DataError(f"masks.folder: there is no folder {settings.folder}; give the one that holds the masks")
 
     def __call__(self, batch: Batch) -> dict[str, np.ndarray]:
@@ -74,7 +74,9 @@ class MaskFiles:
 
     def _find(self, uri: str) -> str:
         candidates = _candidates(uri, self._folder, self.settings.suffix)
-        for info in self._filesystem.get_file_info(candidates):
+        with storage.explained("look for masks in", self._folder):
+            found = self._filesystem.get_file_info(candidates)
+        for info in found:
             if info.type == fs.FileType.File:
                 return str(info.path)
         raise DataError(
@@ -83,11 +85,8 @@ class MaskFiles:
         )
 
     def _read(self, path: str) -> np.ndarray:
-        try:
-            with self._filesystem.open_input_file(path) as file:
-                data = file.read()
-        except OSError as error:
-            raise StorageError(f"cannot read mask {path}: {error}") from error
+        with storage.explained("read mask", path), self._filesystem.open_input_file(path) as file:
+            data = file.read()
         return _load_npy(data, path) if self.settings.suffix == ".npy" else decode_index_image(data, path)
 
 

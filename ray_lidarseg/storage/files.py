@@ -15,7 +15,7 @@ from pyarrow import fs
 
 from ray_lidarseg.errors import StorageError
 from ray_lidarseg.storage import object_store
-from ray_lidarseg.storage.whole_files import create_whole, patiently, write_whole
+from ray_lidarseg.storage.whole_files import create_whole, fetch_whole, patiently, write_whole
 
 _S3 = "s3://"
 _S3_ATTEMPTS = 8  # ours: with the SDK's waits, some ten seconds
@@ -100,6 +100,28 @@ def read_bytes(uri: str) -> bytes:
         return patiently(filesystem, read)
 
 
+def fetch(uri: str, path: str) -> None:
+    """Copies a file of any size to a local path; it is there whole or not at all.
+
+    Raises:
+        StorageError: There is no such file, it cannot be read, or ``path`` cannot be written.
+    """
+    filesystem, source = resolve(uri)
+    with explained("fetch", uri):
+        patiently(filesystem, lambda: fetch_whole(filesystem, source, path))
+
+
+def info_of(uri: str) -> fs.FileInfo:
+    """Kind, size and time of a file or folder, or that there is none.
+
+    Raises:
+        StorageError: The storage does not answer, or denies access.
+    """
+    filesystem, path = resolve(uri)
+    with explained("look up", uri):
+        return patiently(filesystem, lambda: filesystem.get_file_info(path))
+
+
 def write_bytes(uri: str, data: bytes) -> None:
     """Creates or replaces a file as a whole; missing folders are created.
 
@@ -137,9 +159,7 @@ def exists(uri: str) -> bool:
     Raises:
         StorageError: The storage does not answer, or denies access.
     """
-    filesystem, path = resolve(uri)
-    with explained("look up", uri):
-        return patiently(filesystem, lambda: filesystem.get_file_info(path)).type != fs.FileType.NotFound
+    return info_of(uri).type != fs.FileType.NotFound
 
 
 def list_files(uri: str) -> list[str]:

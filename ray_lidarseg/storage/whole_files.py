@@ -1,15 +1,17 @@
 """Files that are there whole or not at all, whatever kills the writer: the one way this package writes them."""
 
 import os
+import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from pyarrow import fs
 
 _TEMPORARY_PREFIX = ".unfinished-"
+_CHUNK_BYTES = 1 << 20
 _WAITS_S = (0.2, 0.5, 1.0, 2.0, 4.0)  # ours
 _TRANSIENT = (
     *("slow", "busy", "internal_failure", "internal failure", "unavailable", "timeout", "timed out", "throttl"),
@@ -30,7 +32,7 @@ def write_whole(filesystem: fs.FileSystem, path: str, data: bytes) -> None:
     if not isinstance(filesystem, fs.LocalFileSystem):
         patiently(filesystem, lambda: _upload(filesystem, path, data))
         return
-    with _beside(path, data) as unfinished:
+    with _beside(path, lambda file: file.write(data)) as unfinished:
         os.replace(unfinished, path)
 
 
@@ -45,7 +47,7 @@ def create_whole(path: str, data: bytes) -> bool:
     Raises:
         OSError: The folder cannot be written, or the disk is full.
     """
-    with _beside(path, data) as unfinished:
+    with _beside(path, lambda file: file.write(data)) as unfinished:
         try:
             os.link(unfinished, path)
         except FileExistsError:
@@ -53,15 +55,30 @@ def create_whole(path: str, data: bytes) -> bool:
     return True
 
 
+def fetch_whole(filesystem: fs.FileSystem, source: str, path: str) -> None:
+    """Copies a file of any size to a local path, as a whole.
+
+    Raises:
+        OSError: The file cannot be read, the folder cannot be written, or the disk is full.
+    """
+
+    def copy(file: BinaryIO) -> None:
+        with filesystem.open_input_stream(source, compression=None) as stream:
+            shutil.copyfileobj(stream, file, _CHUNK_BYTES)
+
+    with _beside(path, copy) as unfinished:
+        os.replace(unfinished, path)
+
+
 @contextmanager
-def _beside(path: str, data: bytes) -> Iterator[str]:
-    """A temporary file in the same folder that holds the data, on the device; gone afterwards."""
+def _beside(path: str, fill: Callable[[BinaryIO], object]) -> Iterator[str]:
+    """A temporary file in the same folder with its content, on the device; gone afterwards."""
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
     unfinished = os.path.join(folder, f"{_TEMPORARY_PREFIX}{name}-{uuid.uuid4().hex[:8]}")
     try:
         with open(unfinished, "wb") as file:
-            file.write(data)
+            fill(file)
             file.flush()
             os.fsync(file.fileno())
         yield unfinished
@@ -90,9 +107,11 @@ def patiently(filesystem: fs.FileSystem, ask: Callable[[], Answer]) -> Answer:
     return ask()
 
 
-def remove_unfinished(filesystem: fs.FileSystem, folder: str) -> int:
-    """Deletes what killed writers left behind; returns how many files."""
-    leftovers = [path for path in files_in(filesystem, folder) if _TEMPORARY_PREFIX in os.path.basename(path)]
+def remove_unfinished(filesystem: fs.FileSystem, folder: str, of: Collection[str] | None = None) -> int:
+    """Deletes what killed writers left behind, of any file or of those named; returns how many files."""
+    found = {path: os.path.basename(path).partition(_TEMPORARY_PREFIX) for path in files_in(filesystem, folder)}
+    written = {path: name.rpartition("-")[0] for path, (_, prefix, name) in found.items() if prefix}
+    leftovers = [path for path, name in written.items() if of is None or name in of]
     for path in leftovers:
         filesystem.delete_file(path)
     return len(leftovers)

@@ -5,16 +5,17 @@ Frame files first, each under a temporary name and then renamed, the tables last
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from pyarrow import fs
 
+from ray_lidarseg import storage
 from ray_lidarseg.datasets import world_images
+from ray_lidarseg.storage.whole_files import remove_unfinished
 from ray_lidarseg.synthetic.cameras import RIG, Mounting, exposure_s, intrinsics, picture, stated_ego_SE3_camera
 from ray_lidarseg.synthetic.lidar import ego_SE3_lidar, scan
 from ray_lidarseg.synthetic.presets import Preset
@@ -34,9 +35,6 @@ CATEGORIES = (
     "vehicle.ego",
 )  # fmt: skip
 """Fine categories; the position is the index in the label files."""
-
-PART_PREFIX = ".part-"
-"""A file that is still being written; a killed writer leaves it behind."""
 
 _JPEG_QUALITY = 92
 _FIRST_TIMESTAMP_US = 1_600_000_000_000_000
@@ -66,19 +64,18 @@ def write_scene(root: Path, scene: Scene) -> Rows:
 
 def _remove_left_over(root: Path, scene: Scene) -> None:
     frames = range(scene.preset.num_frames)
-    own = {file for frame in frames for file in frame_files(root, scene.preset, scene.seed, scene.index, frame)}
+    own = [file for frame in frames for file in frame_files(root, scene.preset, scene.seed, scene.index, frame)]
+    names = {file.name for file in own}  # other scenes are being written to the same folders
     for folder in {file.parent for file in own}:
-        for part in folder.glob(f"{PART_PREFIX}*"):  # other scenes are being written to the same folders
-            if folder / part.name.removeprefix(PART_PREFIX).rpartition("-")[0] in own:
-                part.unlink(missing_ok=True)
+        remove_unfinished(fs.LocalFileSystem(), str(folder), names)
 
 
 def _write_frame(root: Path, scene: Scene, light: Light, frame: int) -> None:
     points, labels = root / _file(scene, frame, LIDAR_CHANNEL), root / _label_file(scene, frame)
     if not (points.exists() and labels.exists()):
         sweep = scan(scene, frame)
-        write_atomically(points, sweep.points.tobytes())
-        write_atomically(labels, sweep.labels.tobytes())
+        storage.write_bytes(str(points), sweep.points.tobytes())
+        storage.write_bytes(str(labels), sweep.labels.tobytes())
     files = {mounting: _image_files(root, scene, frame, mounting) for mounting in RIG}
     missing = [mounting for mounting in RIG if not all(file.exists() for file in files[mounting])]
     lighting = light.at(frame * scene.preset.frame_interval_s) if missing else None
@@ -88,27 +85,13 @@ def _write_frame(root: Path, scene: Scene, light: Light, frame: int) -> None:
         _, image = cv2.imencode(".jpg", seen.colour[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
         _, truth = cv2.imencode(".png", seen.labels)
         for file, encoded in zip(files[mounting], (image, truth), strict=False):
-            write_atomically(file, encoded.tobytes())
+            storage.write_bytes(str(file), encoded.tobytes())
 
 
 def _image_files(root: Path, scene: "Scene | _FrameName", frame: int, mounting: Mounting) -> list[Path]:
     """The image, and its label image where the preset asks for them."""
     image = _file(scene, frame, mounting.channel)
     return [root / image, *([root / world_images.label_file(image)] if scene.preset.label_images else [])]
-
-
-def write_atomically(file: Path, content: bytes) -> None:
-    """Writes under a temporary name and renames: nobody sees half a file."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f"{PART_PREFIX}{file.name}-")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, file)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def files(root: Path, preset: Preset, seed: int) -> Iterator[Path]:
@@ -293,11 +276,11 @@ def write_tables(root: Path, preset: Preset, seed: int, scenes: list[Rows]) -> N
         }
     ]
     _, blank = cv2.imencode(".png", np.zeros((16, 16), np.uint8))
-    write_atomically(root / "maps" / "blank.png", blank.tobytes())
+    storage.write_bytes(str(root / "maps" / "blank.png"), blank.tobytes())
     splits = {"synth_train": list(preset.train_scenes), "synth_val": list(preset.val_scenes)}
-    write_atomically(root / preset.version / "splits.json", _json(splits))
+    storage.write_bytes(str(root / preset.version / "splits.json"), _json(splits))
     for table, content in sorted(tables.items(), key=lambda item: item[0] == "scene"):  # scene.json marks completion
-        write_atomically(root / preset.version / f"{table}.json", _json(content))
+        storage.write_bytes(str(root / preset.version / f"{table}.json"), _json(content))
 
 
 def _json(content: object) -> bytes:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from pyarrow import fs
 
+from ray_lidarseg import storage
+from ray_lidarseg.storage.whole_files import remove_unfinished
 from ray_lidarseg.synthetic.kitti_rig import ego_SE3_lidar, kitti_scan, picture, projection, stated_cam0_SE3_lidar
-from ray_lidarseg.synthetic.nuscenes_writer import PART_PREFIX, write_atomically
 from ray_lidarseg.synthetic.presets import Preset
 from ray_lidarseg.synthetic.scene import Scene
 from ray_lidarseg.synthetic.scribbles import scribble
@@ -23,8 +25,9 @@ _SCRIBBLES = 2000  # in the place of a frame number
 
 def write_scene(root: Path, scene: Scene) -> None:
     """Writes the missing files of a sequence, and removes what a killed writer of it left half written."""
-    for left_over in _folder(root, scene.preset, scene.index).rglob(f"{PART_PREFIX}*"):
-        left_over.unlink(missing_ok=True)
+    own = _scene_files(root, scene.preset, scene.index)
+    for folder in {file.parent for file in own}:
+        remove_unfinished(fs.LocalFileSystem(), str(folder))
     light = Light(scene)
     for frame in range(scene.preset.num_frames):
         _write_frame(root, scene, light, frame)
@@ -36,9 +39,13 @@ def write_scene(root: Path, scene: Scene) -> None:
 def files(root: Path, preset: Preset, seed: int) -> Iterator[Path]:
     """Every file of the data set; names do not depend on the seed."""
     for index in range(len(preset.scenes)):
-        yield from sequence_files(root, preset, index)
-        for frame in range(preset.num_frames):
-            yield from frame_files(root, preset, index, frame)
+        yield from _scene_files(root, preset, index)
+
+
+def _scene_files(root: Path, preset: Preset, index: int) -> Iterator[Path]:
+    yield from sequence_files(root, preset, index)
+    for frame in range(preset.num_frames):
+        yield from frame_files(root, preset, index, frame)
 
 
 def frame_files(root: Path, preset: Preset, index: int, frame: int) -> list[Path]:
@@ -63,11 +70,11 @@ def _write_frame(root: Path, scene: Scene, light: Light, frame: int) -> None:
     points, labels, image, *_ = frame_files(root, scene.preset, scene.index, frame)
     if not (points.exists() and labels.exists()):
         turn = kitti_scan(scene, frame)
-        write_atomically(points, turn.points.tobytes())
-        write_atomically(labels, turn.labels.tobytes())
+        storage.write_bytes(str(points), turn.points.tobytes())
+        storage.write_bytes(str(labels), turn.labels.tobytes())
     if not image.exists():
         _, encoded = cv2.imencode(".png", picture(scene, light, frame).colour[..., ::-1])
-        write_atomically(image, encoded.tobytes())
+        storage.write_bytes(str(image), encoded.tobytes())
 
 
 def _write_scribbles(root: Path, scene: Scene, frames: range) -> None:
@@ -83,7 +90,7 @@ def _write_scribbles(root: Path, scene: Scene, frames: range) -> None:
     marked = scribble(np.concatenate(positions), semantic, rng)
     ends = np.cumsum([len(part) for part in labels])
     for file, part, chosen in zip(targets, labels, np.split(marked, ends[:-1]), strict=True):
-        write_atomically(file, np.where(chosen, part, np.uint32(0)).tobytes())
+        storage.write_bytes(str(file), np.where(chosen, part, np.uint32(0)).tobytes())
 
 
 def _placed(scene: Scene, frame: int, file: Path) -> np.ndarray:
@@ -103,9 +110,10 @@ def _write_sequence(folder: Path, scene: Scene) -> None:
     matrices["Tr"] = stated[:3]
     lines = [f"{name}: {_numbers(matrix)}" for name, matrix in matrices.items()]
     frames = range(scene.preset.num_frames)
-    write_atomically(folder / "calib.txt", _text(lines))
-    write_atomically(folder / "poses.txt", _text([_numbers(cam0_pose(scene, stated, frame)[:3]) for frame in frames]))
-    write_atomically(folder / "times.txt", _text([f"{frame * scene.preset.frame_interval_s:.6e}" for frame in frames]))
+    poses = [_numbers(cam0_pose(scene, stated, frame)[:3]) for frame in frames]
+    times = [f"{frame * scene.preset.frame_interval_s:.6e}" for frame in frames]
+    for name, text in (("calib.txt", lines), ("poses.txt", poses), ("times.txt", times)):
+        storage.write_bytes(str(folder / name), _text(text))
 
 
 def cam0_pose(scene: Scene, stated: np.ndarray, frame: int) -> np.ndarray:

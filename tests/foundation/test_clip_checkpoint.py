@@ -84,12 +84,12 @@ def test_truncated_weights(folder, tmp_path, name):
 
 
 def test_folder_without_config_or_weights(tmp_path, folder):
-    with pytest.raises(DataError, match=r"expected open_clip_config.json and one of .* got no file"):
+    with pytest.raises(DataError, match=r"expected open_clip_config.json and one of .* got neither"):
         load_clip(from_folder(tmp_path))
     (tmp_path / "open_clip_config.json").write_text(json.dumps(VIT))
     with pytest.raises(DataError, match=r"got \['open_clip_config.json'\]; download both into one folder"):
         load_clip(from_folder(tmp_path))
-    with pytest.raises(DataError, match="got no file"):
+    with pytest.raises(DataError, match="got neither"):
         load_clip(from_folder(tmp_path / "absent"))
 
 

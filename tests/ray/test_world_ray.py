@@ -53,17 +53,18 @@ def test_a_foreign_data_set_is_refused(tmp_path):
 
 def test_a_broken_marker_and_a_folder_that_is_a_file_are_storage_errors(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="cannot write a world to"):
+    with pytest.raises(StorageError, match=r"cannot write .*a part of the path is a file, not a folder"):
         generate("tiny", str(tmp_path / "file"))
-    (tmp_path / "world.json").write_text("{")
-    with pytest.raises(StorageError, match="cannot write a world to"):
-        generate("tiny", str(tmp_path))
+    for content, message in (("{", "is not JSON"), ("[]", "is not what this command writes")):
+        (tmp_path / "world.json").write_text(content)
+        with pytest.raises(StorageError, match=message):
+            generate("tiny", str(tmp_path))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")
 def test_a_read_only_folder_is_a_storage_error(tmp_path):
     tmp_path.chmod(0o500)
-    with pytest.raises(StorageError, match="choose a folder that can be written"):
+    with pytest.raises(StorageError, match="choose a folder this user may use"):
         generate("tiny", str(tmp_path / "world"))
 
 

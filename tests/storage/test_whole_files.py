@@ -7,7 +7,7 @@ import pytest
 from pyarrow import fs
 
 from ray_lidarseg.storage import whole_files
-from ray_lidarseg.storage.whole_files import files_in, remove_unfinished, write_whole
+from ray_lidarseg.storage.whole_files import fetch_whole, files_in, remove_unfinished, write_whole
 
 LOCAL = fs.LocalFileSystem()
 
@@ -54,6 +54,24 @@ def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path, m
     assert len(os.listdir(tmp_path)) == 2
     assert remove_unfinished(LOCAL, str(tmp_path)) == 1
     assert os.listdir(tmp_path) == ["done"]
+
+
+def test_only_what_writers_of_the_named_files_left_is_removed(tmp_path: Path) -> None:
+    for name in (".unfinished-a-b.bin-0123abcd", ".unfinished-c.bin-0123abcd", "a-b.bin"):
+        (tmp_path / name).write_bytes(b"half")
+    assert remove_unfinished(LOCAL, str(tmp_path), {"a-b.bin", "d.bin"}) == 1
+    assert sorted(os.listdir(tmp_path)) == [".unfinished-c.bin-0123abcd", "a-b.bin"]
+
+
+def test_a_fetched_file_is_whole_or_not_there(tmp_path: Path, monkeypatch) -> None:
+    store = fs.SubTreeFileSystem(str(tmp_path), LOCAL)
+    (tmp_path / "big").write_bytes(bytes(range(256)) * 9000)  # more than two chunks
+    fetch_whole(store, "big", f"{tmp_path}/copies/big")
+    assert (tmp_path / "copies/big").read_bytes() == (tmp_path / "big").read_bytes()
+    monkeypatch.setattr(whole_files.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        fetch_whole(store, "big", f"{tmp_path}/other/big")
+    assert os.listdir(tmp_path / "other") == []
 
 
 def test_object_storage_gets_the_bytes_as_they_are(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ _WRITER = """
 import os, signal, sys
 from importlib import import_module
 from pathlib import Path
-from ray_lidarseg.synthetic import nuscenes_writer
 from ray_lidarseg.synthetic.options import with_options
 from ray_lidarseg.synthetic.presets import PRESETS
 from ray_lidarseg.synthetic.scene import Scene
@@ -26,7 +25,7 @@ def rename_or_die(*names):
         os.kill(os.getpid(), signal.SIGKILL)
     rename(*names)
 
-nuscenes_writer.os.replace = rename_or_die
+os.replace = rename_or_die
 options = dict(text.split("=") for text in sys.argv[5:])
 scene = Scene(with_options(PRESETS[preset], options), 0, 0)
 import_module(f"ray_lidarseg.synthetic.{layout}_writer").write_scene(Path(root), scene)
@@ -48,4 +47,4 @@ def files(root: Path) -> dict[Path, bytes]:
 
 def is_part(file: Path) -> bool:
     """Whether this is a half-written file, under its temporary name."""
-    return file.name.startswith(".part-")
+    return file.name.startswith(".unfinished-")
