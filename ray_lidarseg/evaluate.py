@@ -19,9 +19,10 @@ from ray_lidarseg.errors import DataError, LidarSegError
 from ray_lidarseg.metrics.confusion import Confusion
 from ray_lidarseg.metrics.scoring import Scores, score
 from ray_lidarseg.recipe.schema import Recipe
-from ray_lidarseg.runtime import doctor, pool
+from ray_lidarseg.runtime import pool
 from ray_lidarseg.runtime.cluster import connect
 from ray_lidarseg.runtime.progress import progress
+from ray_lidarseg.training.environment import git_commit
 from ray_lidarseg.training.run_folder import RunFolder, load_method
 
 _FOLDER = "evaluation"
@@ -170,7 +171,7 @@ def _result(folder: RunFolder, recipe: Recipe, scores: dict[str, Scores], split:
         "dataset": dataset_name(recipe.data),
         "class_names": list(taxonomy_for(recipe.data).class_names),
         "absent_rule": rule,
-        "commit": doctor.versions().get("git_commit", ""),
+        "commit": git_commit(),
         "fingerprint": recipe.fingerprint,
         "models": {
             name: {level: _numbers(getattr(part, level), rule) for level in _LEVELS} for name, part in scores.items()

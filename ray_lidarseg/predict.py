@@ -36,10 +36,11 @@ from ray_lidarseg.errors import DataError, LidarSegError, RunError
 from ray_lidarseg.models.inference import ScanLabels, label_frames
 from ray_lidarseg.recipe.ontology import Ontology
 from ray_lidarseg.recipe.schema import Data
-from ray_lidarseg.runtime import doctor, pool
+from ray_lidarseg.runtime import pool
 from ray_lidarseg.runtime.cluster import connect
 from ray_lidarseg.runtime.progress import progress as progress_bar
 from ray_lidarseg.sample import Keyframe
+from ray_lidarseg.training.environment import git_commit
 from ray_lidarseg.training.run_folder import RunFolder, load_method
 
 SUMMARY_NAME = "predictions.json"
@@ -320,7 +321,7 @@ def _claim(job: _Job, rows: list[dict[str, Any]], prepared: str) -> dict[str, An
         "data": job.data.model_dump(mode="json"),
         "read_as": job.read_as.model_dump(mode="json") if job.read_as else None,
         "class_names": list(taxonomy_for(job.data).class_names),
-        "commit": doctor.versions().get("git_commit", ""),
+        "commit": git_commit(),
         "num_scans": len(rows),
         "num_points": there.get("num_points", {}),
         "prepared": storage.absolute(prepared) if prepared else "",

@@ -1,11 +1,10 @@
 """The verb ``train``: a recipe on Ray Train, one process per worker, resumable by the same call.
 
-The driver checks everything that can be checked before a worker starts; the workers run ``runtime.loop``, which knows
-nothing of Ray. What a worker of this package raises on purpose ends the run at once and reaches the caller as itself;
-a worker that dies is replaced, and all continue from the last whole checkpoint.
+The driver checks everything that can be checked before a worker starts; each worker runs ``training.trainer.Trainer``,
+which knows nothing of Ray. What a worker of this package raises on purpose ends the run at once and reaches the caller
+as itself; a worker that dies is replaced, and all continue from the last whole checkpoint.
 """
 
-import json
 import logging
 import math
 import os
@@ -14,8 +13,6 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -34,48 +31,21 @@ from ray.train import (
 )
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback as _Cleaner
-from torch.utils.data import DataLoader
 
 from ray_lidarseg import storage
-from ray_lidarseg.datasets.ontology_taxonomy import taxonomy_for
-from ray_lidarseg.datasets.sensor import resolve_sensor
-from ray_lidarseg.datasets.shards import Catalog, PreparedFrames, read_catalog
-from ray_lidarseg.datasets.splits import LabelSplit, make_split
-from ray_lidarseg.datasets.stream import TrainSteps
-from ray_lidarseg.errors import LidarSegError, RecipeError, RunError
-from ray_lidarseg.methods.build import build_method
+from ray_lidarseg.errors import LidarSegError, RunError
 from ray_lidarseg.recipe.schema import Recipe
-from ray_lidarseg.runtime import cluster, doctor
+from ray_lidarseg.runtime import cluster
 from ray_lidarseg.training import checkpoints, completion
-from ray_lidarseg.training.loop import Hooks, Ranks, StepLoop, run, synchronise_batch_norm
+from ray_lidarseg.training.loop import Ranks
 from ray_lidarseg.training.run_folder import RunFolder
-from ray_lidarseg.training.tracking import Tracker, lines_until
-from ray_lidarseg.training.validation import Validation
+from ray_lidarseg.training.trainer import Plan, Trainer, make_plan
 
 _RAY_SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # Ray's 2 s is also how long a report may wait
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",  # importing torch on a loaded machine takes more than Ray's 60 s
 }
 _START_ATTEMPTS = 5  # of Ray's controller; without a limit it waits for lost resources for ever
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What the driver decided and every worker is told.
-
-    Attributes:
-        recipe: The run.
-        run: Absolute URI of the run folder.
-        prepared: Absolute URI of the shards.
-        split: Labelled and unlabelled training frames.
-        num_threads: Of torch, in each worker.
-    """
-
-    recipe: Recipe
-    run: str
-    prepared: str
-    split: LabelSplit
-    num_threads: int
 
 
 def train(recipe: Recipe, run: str) -> RunFolder:
@@ -102,102 +72,35 @@ def train(recipe: Recipe, run: str) -> RunFolder:
     with cluster.connect(math.ceil(workers.num_workers * workers.cpus_per_worker)):
         use_gpu = _use_gpu(recipe)
         cluster.require(workers.num_workers, workers.cpus_per_worker, float(use_gpu))
-        _open_folder(folder, plan)
+        folder.open(recipe, plan.split)
+        # Ray's list of checkpoints may be torn by a crash; the folders themselves say which there are
+        storage.remove_file(folder.path(checkpoints.FOLDER, "checkpoint_manager_snapshot.json"))
         _fit(plan, use_gpu)
-    _close_folder(folder, recipe)
+    if recipe.train.steps not in checkpoints.steps(folder.uri):
+        raise KeyboardInterrupt  # Ray turns Ctrl-C into an orderly end of the workers
+    folder.close()
     return folder
-
-
-def make_plan(recipe: Recipe, folder: RunFolder) -> Plan:
-    """Reads the catalog and draws the split; see ``train`` for what it raises."""
-    if not recipe.data.prepared:
-        raise RecipeError("data.prepared is not set: give the folder that `ray-lidarseg prepare` wrote")
-    prepared = storage.absolute(recipe.data.prepared)
-    catalog = _catalog(recipe, prepared)
-    if not len(_validation(catalog)):
-        print("no labelled frame of split val: nothing is evaluated (data.val_frames may name some)", flush=True)
-    threads = max(1, int(recipe.workers.cpus_per_worker))
-    return Plan(recipe, folder.uri, prepared, make_split(catalog, recipe.split), threads)
 
 
 def work(config: dict[str, Plan]) -> None:
     """What each training worker runs, under Ray Train."""
     plan, context = config["plan"], ray.train.get_context()
     logging.getLogger().setLevel(logging.WARNING)  # Ray logs every report of every rank to the root logger
-    torch.set_num_threads(plan.num_threads)
+    torch.set_num_threads(max(1, int(plan.recipe.workers.cpus_per_worker)))
     # A channels-last 1x1 kernel has two equal layouts, and DDP warns that it saw the other one.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     ranks = Ranks(context.get_world_rank(), context.get_world_size())
-    _Worker(plan, ranks, get_device()).run()
+    Trainer(plan, ranks, get_device(), _report).run()
 
 
-class _Worker:
-    def __init__(self, plan: Plan, ranks: Ranks, device: torch.device):
-        recipe = plan.recipe
-        self.plan, self.ranks = plan, ranks
-        self.sensor = resolve_sensor(recipe.data)
-        num_classes = taxonomy_for(recipe.data).num_classes
-        filesystem, path = storage.resolve(plan.prepared)
-        catalog = _catalog(recipe, plan.prepared)
-        self.frames = PreparedFrames(filesystem, path, catalog)
-        val_frames = PreparedFrames(filesystem, path, _validation(catalog))
-        torch.manual_seed(recipe.seed)
-        method = build_method(recipe, self.sensor, num_classes).to(device)
-        synchronise_batch_norm(method, device, ranks)
-        self.loop = StepLoop(method, recipe, device, ranks)
-        self.validation = Validation(val_frames, recipe, self.sensor, num_classes, device, ranks)
-
-    def run(self) -> None:
-        text = self._resume()
-        folder, total = RunFolder(self.plan.run), self.plan.recipe.train.steps
-        self.tracker = None if self.ranks.rank else Tracker(folder, text, self.loop.step, total)
-        run(self.loop, self._batches(), Hooks(self._record, self._evaluate, self._save))
-        if self.tracker is not None:
-            self.tracker.close()
-
-    def _resume(self) -> str:
-        state = checkpoints.load_latest(self.plan.run)
-        agreed = self.ranks.least(state["step"] if state else 0, self.loop.device)
-        if state and state["step"] > agreed:  # another rank could not read it (any more)
-            state = checkpoints.load_latest(self.plan.run, at_most=agreed)
-        if not state or not agreed:
-            return ""
-        self.loop.load_state_dict(state)
-        return lines_until(state["metrics"], agreed)
-
-    def _batches(self) -> DataLoader:
-        recipe = self.plan.recipe
-        method, ranks = self.loop.method, (self.ranks.rank, self.ranks.world_size)
-        reads = {"with_unlabelled": method.uses_unlabelled, "extras": method.extras}
-        steps = TrainSteps(self.frames, self.plan.split, recipe, self.sensor, *ranks, **reads)
-        processes = recipe.workers.loader_processes
-        start = "fork" if storage.is_local(self.plan.prepared) else "spawn"  # S3 clients do not survive a fork
-        return DataLoader(
-            steps,
-            batch_size=None,
-            sampler=range(self.loop.step, recipe.train.steps),
-            num_workers=processes,
-            collate_fn=_as_is,
-            multiprocessing_context=start if processes else None,
-        )
-
-    def _record(self, line: dict[str, Any]) -> None:
-        if self.tracker is not None:
-            self.tracker.record(line)
-
-    def _evaluate(self, step: int) -> None:
-        for line in self.validation(self.loop.method, step):
-            self._record(line)
-
-    def _save(self, step: int) -> None:
-        with tempfile.TemporaryDirectory() as scratch, storage.explained("save a checkpoint in", self.plan.run):
-            checkpoint = None
-            if self.tracker is not None:
-                self.tracker.flush()
-                state = {**self.loop.state_dict(), "metrics": self.tracker.text, "recipe": self.plan.recipe.to_yaml()}
-                Path(scratch, checkpoints.FILE).write_bytes(checkpoints.pack(state))
-                checkpoint = Checkpoint.from_directory(scratch)
-            ray.train.report({"step": step}, checkpoint, checkpoint_dir_name=checkpoints.folder_name(step))
+def _report(step: int, content: bytes | None) -> None:
+    """Hands a checkpoint to Ray, which stores it in the run folder; every rank reports."""
+    with tempfile.TemporaryDirectory() as scratch:
+        checkpoint = None
+        if content is not None:
+            Path(scratch, checkpoints.FILE).write_bytes(content)
+            checkpoint = Checkpoint.from_directory(scratch)
+        ray.train.report({"step": step}, checkpoint, checkpoint_dir_name=checkpoints.folder_name(step))
 
 
 class _OnFailure(UserCallback):
@@ -300,46 +203,3 @@ def _use_gpu(recipe: Recipe) -> bool:
     if 0 < gpus < workers:
         print(f"{gpus:g} GPU for {workers} workers: training on CPUs (workers.num_workers={gpus:g} would use it)")
     return gpus >= workers
-
-
-def _catalog(recipe: Recipe, prepared: str) -> Catalog:
-    return read_catalog(*storage.resolve(prepared)).with_validation(recipe.data.val_frames)
-
-
-def _validation(catalog: Catalog) -> Catalog:
-    val = catalog.of_split("val")
-    return val.select(frame_id for frame_id, labelled in zip(val.frame_id, val.is_labelled, strict=True) if labelled)
-
-
-def _open_folder(folder: RunFolder, plan: Plan) -> None:
-    folder.write("recipe.yaml", plan.recipe.to_yaml().encode())
-    split = asdict(plan.split)
-    folder.write("split.json", json.dumps(split).encode())
-    counts = {f"num_{name}": len(split.pop(name)) for name in ("labelled", "unlabelled")}
-    manifest = {
-        "fingerprint": plan.recipe.fingerprint,
-        "seed": plan.recipe.seed,
-        "split": {**split, **counts},
-        "versions": doctor.versions(),
-        "hardware": doctor.hardware(),
-        "started_at": _now(),
-        "is_finished": False,
-    }
-    folder.write("manifest.json", json.dumps(manifest, indent=2).encode())
-    storage.remove_file(folder.path(checkpoints.FOLDER, "checkpoint_manager_snapshot.json"))  # may be torn by a crash
-
-
-def _close_folder(folder: RunFolder, recipe: Recipe) -> None:
-    if recipe.train.steps not in checkpoints.steps(folder.uri):
-        raise KeyboardInterrupt  # Ray turns Ctrl-C into an orderly end of the workers
-    checkpoints.prune(folder.uri, recipe.train.keep_checkpoints)
-    manifest = {**folder.manifest(), "finished_at": _now(), "is_finished": True}
-    folder.write("manifest.json", json.dumps(manifest, indent=2).encode())
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _as_is(micro_batches: Any) -> Any:
-    return micro_batches

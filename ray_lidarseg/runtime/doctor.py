@@ -3,22 +3,18 @@
 import os
 import platform
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import metadata
-from pathlib import Path
-from typing import Any
 
 import torch
 
-from ray_lidarseg import __version__, storage
+from ray_lidarseg import storage
 from ray_lidarseg.errors import LidarSegError, ResourceError
 from ray_lidarseg.runtime import cluster
 from ray_lidarseg.sparse.backend import load_backend
+from ray_lidarseg.training.environment import hardware, versions
 
-_PACKAGES = ("torch", "ray", "numpy", "pyarrow", "pydantic", "nuscenes-devkit")
 _LEAST_FREE_GIB = 2.0  # a demo run with its data, rounded up
 
 
@@ -58,24 +54,6 @@ def main() -> int:
     for check in checks:
         print(f"{'ok  ' if check.is_ok else 'FAIL'} {check.name:{width}}  {check.detail}")
     return int(not all(check.is_ok for check in checks))
-
-
-def versions() -> dict[str, str]:
-    """Versions that decide what a run computes, and the commit where the package lies in a git checkout."""
-    found = {"ray-lidarseg": __version__, "python": platform.python_version()}
-    found |= {name: metadata.version(name) for name in _PACKAGES}
-    commit = _git_commit()
-    return {**found, "git_commit": commit} if commit else found
-
-
-def hardware() -> dict[str, Any]:
-    """The machine this runs on."""
-    return {
-        "cpu": _cpu_model(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
-    }
 
 
 def _looked(name: str, look: Callable[[], str]) -> Check:
@@ -128,21 +106,3 @@ def _ray() -> str:
         answer = ray.get(ray.remote(platform.python_version).remote(), timeout=60)
     where = os.environ.get("RAY_ADDRESS", "this machine")
     return f"{found.get('CPU', 0):g} CPU, {found.get('GPU', 0):g} GPU on {where}; a task ran on Python {answer}"
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(models, platform.processor() or platform.machine())
-
-
-def _git_commit() -> str:
-    checkout = Path(__file__).resolve().parents[2]
-    if not (checkout / ".git").exists():
-        return ""
-    command = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""

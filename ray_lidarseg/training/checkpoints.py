@@ -50,6 +50,11 @@ def unpack(data: bytes, device: torch.device | str = "cpu") -> dict[str, Any]:
     return state
 
 
+def write(run: str, step: int, content: bytes) -> None:
+    """Stores what ``pack`` gave as the checkpoint after ``step`` steps."""
+    storage.write_bytes(storage.join(run, FOLDER, folder_name(step), FILE), content)
+
+
 def steps(run: str) -> list[int]:
     """Steps of the run's checkpoint folders, ascending; a folder may still be torn."""
     names = (folder.rstrip("/").rsplit("/", 1)[-1] for folder in storage.list_folders(storage.join(run, FOLDER)))

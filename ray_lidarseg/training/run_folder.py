@@ -6,6 +6,8 @@
 
 import json
 from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 import torch
@@ -13,12 +15,14 @@ import torch
 from ray_lidarseg import storage
 from ray_lidarseg.datasets.ontology_taxonomy import taxonomy_for
 from ray_lidarseg.datasets.sensor import resolve_sensor
+from ray_lidarseg.datasets.splits import LabelSplit
 from ray_lidarseg.errors import RunError
 from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.methods.method import Method
 from ray_lidarseg.recipe.load import parse_recipe
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.training import checkpoints
+from ray_lidarseg.training.environment import hardware, versions
 
 # what Recipe.fingerprint leaves out: may differ when a run is continued
 _FREE_KEYS = (
@@ -44,6 +48,29 @@ class RunFolder:
     def write(self, name: str, data: bytes) -> None:
         """Creates or replaces a file of the folder as a whole."""
         storage.write_bytes(self.path(name), data)
+
+    def open(self, recipe: Recipe, split: LabelSplit) -> None:
+        """Writes what the run is, before its first step or again where it continues."""
+        self.write("recipe.yaml", recipe.to_yaml().encode())
+        content = asdict(split)
+        self.write("split.json", json.dumps(content).encode())
+        counts = {f"num_{name}": len(content.pop(name)) for name in ("labelled", "unlabelled")}
+        manifest = {
+            "fingerprint": recipe.fingerprint,
+            "seed": recipe.seed,
+            "split": {**content, **counts},
+            "versions": versions(),
+            "hardware": hardware(),
+            "started_at": _now(),
+            "is_finished": False,
+        }
+        self.write("manifest.json", json.dumps(manifest, indent=2).encode())
+
+    def close(self) -> None:
+        """Notes that the run got to its last step, and leaves no more checkpoints than the recipe keeps."""
+        checkpoints.prune(self.uri, self.recipe().train.keep_checkpoints)
+        manifest = {**self.manifest(), "finished_at": _now(), "is_finished": True}
+        self.write("manifest.json", json.dumps(manifest, indent=2).encode())
 
     def recipe(self) -> Recipe:
         """The resolved recipe of the run.
@@ -159,6 +186,10 @@ def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(content, dict):
         return {prefix.rstrip("."): content}
     return {key: value for name, part in content.items() for key, value in _flat(part, f"{prefix}{name}.").items()}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _step_number(which: str | int) -> int:

@@ -1,9 +1,8 @@
 """Trainings for benchmarks: each a process of its own with one thread, a few at a time, without Ray.
 
-A run is what one worker of the train verb does (``ray_lidarseg.train._Worker`` with its ``StepLoop``, ``TrainSteps``,
-``Validation`` and ``Tracker``), alone; only who starts it and who writes its checkpoints differ. So whatever method a
-recipe names runs, the folder is a run folder that `evaluate` and `report` read, and a run that was stopped continues
-from its last whole checkpoint.
+A run is ``ray_lidarseg.training.trainer.train_alone``: what each worker of the train verb does, alone. So whatever
+method a recipe names runs, the folder is a run folder that `evaluate` and `report` read, and a run that was stopped
+continues from its last whole checkpoint.
 
 `python -m tests.bench.runs RECIPE FOLDER` is one such run; its figures go to FOLDER/figures.json.
 """
@@ -144,30 +143,13 @@ def train_here(recipe: Recipe, folder: Path) -> Row:
     """
     import torch
 
-    from ray_lidarseg import storage, train
-    from ray_lidarseg.training import checkpoints, completion
-    from ray_lidarseg.training.loop import Ranks
     from ray_lidarseg.training.run_folder import RunFolder
-
-    class Alone(train._Worker):
-        """The only worker: it writes its checkpoints itself."""
-
-        def _save(self, step: int) -> None:
-            self.tracker.flush()
-            state = {**self.loop.state_dict(), "metrics": self.tracker.text, "recipe": self.plan.recipe.to_yaml()}
-            file = run.path(checkpoints.FOLDER, checkpoints.folder_name(step), checkpoints.FILE)
-            storage.write_bytes(file, checkpoints.pack(state))
-            checkpoints.prune(run.uri, self.plan.recipe.train.keep_checkpoints)
+    from ray_lidarseg.training.trainer import train_alone
 
     torch.set_num_threads(1)
     began, run = time.monotonic(), RunFolder(str(folder))
-    plan = train.make_plan(completion.complete_evidence(completion.complete_ontology(override(recipe, _ALONE))), run)
-    if not run.belongs_to(plan.recipe):
-        train._open_folder(run, plan)
-    worker = Alone(plan, Ranks(), torch.device("cpu"))
-    worker.run()
-    train._close_folder(run, plan.recipe)
-    row = {**_scores(run.metrics(), plan.recipe.train.steps), **_circumstances(run.manifest(), worker)}
+    trainer = train_alone(override(recipe, _ALONE), run.uri)
+    row = {**_scores(run.metrics(), recipe.train.steps), **_circumstances(run.manifest(), trainer)}
     row |= {"fingerprint": recipe.fingerprint, "wall_s": round(time.monotonic() - began, 1)}
     row |= {"cpu_s": round(time.process_time(), 1)}
     run.write(FIGURES, json.dumps(row, indent=1).encode())
@@ -215,12 +197,12 @@ def _scores(lines: Sequence[Row], step: int) -> Row:
     }
 
 
-def _circumstances(manifest: Row, worker) -> Row:
+def _circumstances(manifest: Row, trainer) -> Row:
     return {
         "labelled_frames": manifest["split"]["num_labelled"],
         "split_digest": manifest["split"]["digest"],
-        "train_steps": worker.plan.recipe.train.steps,
-        "parameters": sum(parameter.numel() for parameter in worker.loop.method.student.parameters()),
+        "train_steps": trainer.plan.recipe.train.steps,
+        "parameters": sum(parameter.numel() for parameter in trainer.loop.method.student.parameters()),
     }
 
 

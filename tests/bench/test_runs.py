@@ -5,39 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from pyarrow import fs
 
-from ray_lidarseg.datasets.shards import write_catalog, write_shard
 from ray_lidarseg.errors import RunError
 from ray_lidarseg.recipe.load import override
 from ray_lidarseg.recipe.schema import Recipe
-from ray_lidarseg.sample import Keyframe
-from ray_lidarseg.training.loop import StepLoop
 from ray_lidarseg.training.run_folder import RunFolder, load_method
 from tests.bench import runs
 from tests.bench.ledger import Ledger
-
-TINY = {"method.name": "supervised", "model.width_px": 32, "model.width_factor": 0.125, "model.height_px": 32}
-SHORT = {"train.steps": 4, "train.evaluate_every": 4, "train.checkpoint_every": 1, "split.ratio": 1.0}
+from tests.training.prepared_walls import walls_recipe, write_walls
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory) -> Recipe:
-    folder, local = str(tmp_path_factory.mktemp("prepared")), fs.LocalFileSystem()
-    write_shard(local, folder, [_keyframe(number, "train" if number < 4 else "val") for number in range(6)])
-    write_catalog(local, folder)
-    batch = {"train.labelled_per_step": 2, "train.unlabelled_per_step": 2, "data.prepared": folder}
-    return override(Recipe(), TINY | SHORT | batch)
-
-
-def _keyframe(number: int, split: str) -> Keyframe:
-    """Two walls at two heights; the class is the wall."""
-    rng = np.random.default_rng(number)
-    points = rng.uniform(5, 20, (60, 4)).astype(np.float32)
-    points[:30, 2], points[30:, 2] = -2, 1
-    labels = np.repeat([3, 14], 30).astype(np.uint8)
-    return Keyframe(f"f{number}", "nuscenes", f"s{number}", split, number, "p", "l", points=points, labels=labels)
+    return walls_recipe(write_walls(str(tmp_path_factory.mktemp("prepared"))))
 
 
 def test_a_run_scores_its_last_step_and_leaves_a_run_folder(recipe, tmp_path):
@@ -51,29 +31,6 @@ def test_a_run_scores_its_last_step_and_leaves_a_run_folder(recipe, tmp_path):
     method, _, step = load_method(str(tmp_path / "run"))
     assert step == 4
     assert row["parameters"] == sum(parameter.numel() for parameter in method.student.parameters())
-
-
-def test_a_stopped_run_continues_to_the_same_figures(recipe, tmp_path, monkeypatch):
-    whole = runs.train_here(recipe, tmp_path / "whole")
-    steps_done: list[int] = []
-    one_step = StepLoop.one_step
-
-    def dies_in_its_third_step(self, micro_batches):
-        if self.step == 2 and 2 not in steps_done:
-            steps_done.append(2)
-            raise KeyboardInterrupt
-        steps_done.append(self.step)
-        return one_step(self, micro_batches)
-
-    monkeypatch.setattr(StepLoop, "one_step", dies_in_its_third_step)
-    with pytest.raises(KeyboardInterrupt):
-        runs.train_here(recipe, tmp_path / "stopped")
-    resumed = runs.train_here(recipe, tmp_path / "stopped")
-    assert steps_done == [0, 1, 2, 2, 3]
-    same = set(whole) - {"wall_s", "cpu_s"}
-    assert {key: resumed[key] for key in same} == {key: whole[key] for key in same}
-    models = [load_method(str(tmp_path / name))[0].state_dict() for name in ("whole", "stopped")]
-    assert all(torch.equal(value, models[1][key]) for key, value in models[0].items())
 
 
 def test_a_method_with_a_teacher_is_scored_by_its_teacher(recipe, tmp_path):

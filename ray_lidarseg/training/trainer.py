@@ -1,0 +1,199 @@
+"""One worker of a training run, alone or among others: data, method, loop, validation, checkpoints and metrics.
+
+Whoever starts it decides where it runs: the verb ``train`` starts one in each process of Ray Train, ``train_alone``
+starts the only one in this process.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from ray_lidarseg import storage
+from ray_lidarseg.datasets.ontology_taxonomy import taxonomy_for
+from ray_lidarseg.datasets.sensor import resolve_sensor
+from ray_lidarseg.datasets.shards import Catalog, PreparedFrames, read_catalog
+from ray_lidarseg.datasets.splits import LabelSplit, make_split
+from ray_lidarseg.datasets.stream import TrainSteps
+from ray_lidarseg.errors import RecipeError
+from ray_lidarseg.methods.build import build_method
+from ray_lidarseg.recipe.schema import Recipe
+from ray_lidarseg.training import checkpoints, completion
+from ray_lidarseg.training.loop import Hooks, MicroBatches, Ranks, StepLoop, run, synchronise_batch_norm
+from ray_lidarseg.training.run_folder import RunFolder
+from ray_lidarseg.training.tracking import Tracker, lines_until
+from ray_lidarseg.training.validation import Validation
+
+Keep = Callable[[int, bytes | None], None]
+"""Stores a checkpoint: the number of steps done, and the file's content on rank 0 (None on all others)."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was decided before the first step, the same for every worker.
+
+    Attributes:
+        recipe: The run.
+        run: Absolute URI of the run folder.
+        prepared: Absolute URI of the shards.
+        split: Labelled and unlabelled training frames.
+    """
+
+    recipe: Recipe
+    run: str
+    prepared: str
+    split: LabelSplit
+
+
+def make_plan(recipe: Recipe, folder: RunFolder) -> Plan:
+    """Reads the catalog and draws the split.
+
+    Raises:
+        RecipeError: ``data.prepared`` is not set.
+        SplitError: The split selects nothing.
+        DataError: The prepared shards are missing or broken.
+    """
+    if not recipe.data.prepared:
+        raise RecipeError("data.prepared is not set: give the folder that `ray-lidarseg prepare` wrote")
+    prepared = storage.absolute(recipe.data.prepared)
+    catalog = _catalog(recipe, prepared)
+    if not len(_validation(catalog)):
+        print("no labelled frame of split val: nothing is evaluated (data.val_frames may name some)", flush=True)
+    return Plan(recipe, folder.uri, prepared, make_split(catalog, recipe.split))
+
+
+class Trainer:
+    """Trains from wherever the run folder is to the end of the schedule.
+
+    Args:
+        plan: The run.
+        ranks: This process among the others; a process group must exist where there are others.
+        device: Where it computes.
+        keep: Stores a checkpoint, called on every rank; left out, it is written to the run folder.
+
+    Attributes:
+        loop: The method with its optimiser, at some step.
+    """
+
+    def __init__(self, plan: Plan, ranks: Ranks, device: torch.device, keep: Keep | None = None):
+        recipe = plan.recipe
+        self.plan, self.ranks = plan, ranks
+        self._folder = RunFolder(plan.run)
+        self._keep = keep or self._write
+        self._sensor = resolve_sensor(recipe.data)
+        num_classes = taxonomy_for(recipe.data).num_classes
+        filesystem, path = storage.resolve(plan.prepared)
+        catalog = _catalog(recipe, plan.prepared)
+        self._frames = PreparedFrames(filesystem, path, catalog)
+        val_frames = PreparedFrames(filesystem, path, _validation(catalog))
+        torch.manual_seed(recipe.seed)
+        method = build_method(recipe, self._sensor, num_classes).to(device)
+        synchronise_batch_norm(method, device, ranks)
+        self.loop = StepLoop(method, recipe, device, ranks)
+        self._validation = Validation(val_frames, recipe, self._sensor, num_classes, device, ranks)
+        self._tracker: Tracker | None = None
+
+    def run(self) -> None:
+        """Resumes from the newest checkpoint that every rank can read, then steps to the end."""
+        text = self._resume()
+        if not self.ranks.rank:
+            self._tracker = Tracker(self._folder, text, self.loop.step, self.plan.recipe.train.steps)
+        run(self.loop, self._batches(), Hooks(self._record, self._evaluate, self._save))
+        if self._tracker is not None:
+            self._tracker.close()
+
+    def _resume(self) -> str:
+        state = checkpoints.load_latest(self.plan.run)
+        agreed = self.ranks.least(state["step"] if state else 0, self.loop.device)
+        if state and state["step"] > agreed:  # another rank could not read it (any more)
+            state = checkpoints.load_latest(self.plan.run, at_most=agreed)
+        if not state or not agreed:
+            return ""
+        self.loop.load_state_dict(state)
+        return lines_until(state["metrics"], agreed)
+
+    def _batches(self) -> DataLoader[MicroBatches]:
+        recipe, method = self.plan.recipe, self.loop.method
+        steps = TrainSteps(
+            self._frames,
+            self.plan.split,
+            recipe,
+            self._sensor,
+            self.ranks.rank,
+            self.ranks.world_size,
+            with_unlabelled=method.uses_unlabelled,
+            extras=method.extras,
+        )
+        processes = recipe.workers.loader_processes
+        start = "fork" if storage.is_local(self.plan.prepared) else "spawn"  # S3 clients do not survive a fork
+        return DataLoader(
+            steps,
+            batch_size=None,
+            sampler=range(self.loop.step, recipe.train.steps),
+            num_workers=processes,
+            collate_fn=_as_is,
+            multiprocessing_context=start if processes else None,
+        )
+
+    def _record(self, line: dict[str, Any]) -> None:
+        if self._tracker is not None:
+            self._tracker.record(line)
+
+    def _evaluate(self, step: int) -> None:
+        for line in self._validation(self.loop.method, step):
+            self._record(line)
+
+    def _save(self, step: int) -> None:
+        with storage.explained("save a checkpoint in", self.plan.run):
+            content = None
+            if self._tracker is not None:
+                self._tracker.flush()
+                state = {**self.loop.state_dict(), "metrics": self._tracker.text, "recipe": self.plan.recipe.to_yaml()}
+                content = checkpoints.pack(state)
+            self._keep(step, content)
+
+    def _write(self, step: int, content: bytes | None) -> None:
+        if content is not None:
+            checkpoints.write(self.plan.run, step, content)
+            checkpoints.prune(self.plan.run, self.plan.recipe.train.keep_checkpoints)
+
+
+def train_alone(recipe: Recipe, run: str, device: torch.device | str = "cpu") -> Trainer:
+    """Trains a recipe in this process, or continues where the run folder is; a finished run is loaded.
+
+    Args:
+        recipe: What to train, with ``data.prepared`` set; ``workers`` is not looked at, except for the loader.
+        run: Path or ``s3://`` URI of the run folder; created where absent.
+        device: Where to compute.
+
+    Returns:
+        The trainer after its last step; ``plan.run`` is the folder.
+
+    Raises:
+        RunError: The folder belongs to another recipe, or training broke down.
+        SplitError: The split selects nothing.
+        DataError: The prepared shards are missing or broken.
+    """
+    folder, recipe = RunFolder(run), completion.complete(recipe)
+    plan = make_plan(recipe, folder)
+    if not folder.belongs_to(recipe):
+        folder.open(recipe, plan.split)
+    trainer = Trainer(plan, Ranks(), torch.device(device))
+    trainer.run()
+    folder.close()
+    return trainer
+
+
+def _catalog(recipe: Recipe, prepared: str) -> Catalog:
+    return read_catalog(*storage.resolve(prepared)).with_validation(recipe.data.val_frames)
+
+
+def _validation(catalog: Catalog) -> Catalog:
+    val = catalog.of_split("val")
+    return val.select(frame_id for frame_id, labelled in zip(val.frame_id, val.is_labelled, strict=True) if labelled)
+
+
+def _as_is(micro_batches: MicroBatches) -> MicroBatches:
+    return micro_batches

@@ -1,0 +1,109 @@
+"""A whole run in this process: folder, resume, and who keeps the checkpoints."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ray_lidarseg.errors import RecipeError, RunError, SplitError
+from ray_lidarseg.recipe.load import override
+from ray_lidarseg.training import checkpoints
+from ray_lidarseg.training.loop import Ranks, StepLoop
+from ray_lidarseg.training.run_folder import RunFolder, load_method
+from ray_lidarseg.training.trainer import Trainer, make_plan, train_alone
+from tests.training.prepared_walls import NUM_TRAIN, NUM_VAL, walls_recipe, write_walls
+
+CPU = torch.device("cpu")
+_TIMINGS = ("scans_per_s", "data_wait_ratio", "memory_gib")
+
+
+@pytest.fixture(scope="module")
+def walls(tmp_path_factory) -> str:
+    return write_walls(str(tmp_path_factory.mktemp("prepared")))
+
+
+@pytest.fixture(scope="module")
+def recipe(walls):
+    return walls_recipe(walls)
+
+
+@pytest.fixture(scope="module")
+def whole(recipe, tmp_path_factory) -> RunFolder:
+    """A run that nothing happened to."""
+    return RunFolder(train_alone(recipe, str(tmp_path_factory.mktemp("runs") / "whole")).plan.run)
+
+
+def _lines(run: RunFolder) -> list[dict]:
+    return [{key: value for key, value in line.items() if key not in _TIMINGS} for line in run.metrics()]
+
+
+def test_a_run_leaves_a_whole_folder(whole, recipe):
+    assert [(line["kind"], line["step"]) for line in whole.metrics()] == [
+        *(("train", step) for step in (1, 2, 3, 4)),
+        ("evaluate", 4),
+    ]
+    assert whole.metrics()[-1]["frames"] == NUM_VAL
+    assert whole.recipe() == recipe
+    assert whole.is_finished()
+    assert whole.manifest()["split"]["num_labelled"] == NUM_TRAIN
+    assert json.loads(Path(whole.path("split.json")).read_text())["digest"] == whole.manifest()["split"]["digest"]
+    assert checkpoints.steps(whole.uri) == [3, 4]
+    method, loaded, step = load_method(whole.uri)
+    assert (loaded, step, method.training) == (recipe, 4, False)
+
+
+def test_a_run_that_died_in_a_step_continues_to_the_same_numbers(whole, recipe, tmp_path, monkeypatch):
+    done, one_step, run = [], StepLoop.one_step, str(tmp_path / "run")
+
+    def dies_once_in_its_third_step(self, micro_batches):
+        if self.step == 2 and 2 not in done:
+            done.append(2)
+            raise KeyboardInterrupt
+        done.append(self.step)
+        return one_step(self, micro_batches)
+
+    monkeypatch.setattr(StepLoop, "one_step", dies_once_in_its_third_step)
+    with pytest.raises(KeyboardInterrupt):
+        train_alone(recipe, run)
+    assert not RunFolder(run).is_finished()
+    train_alone(recipe, run)
+    assert done == [0, 1, 2, 2, 3]
+    assert _lines(RunFolder(run)) == _lines(whole)
+    states = [load_method(uri)[0].state_dict() for uri in (whole.uri, run)]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_a_finished_run_is_loaded_and_not_trained_again(whole, recipe):
+    before = _lines(whole)
+    trainer = train_alone(recipe, whole.uri)
+    assert trainer.loop.step == 4
+    assert _lines(whole) == before
+
+
+def test_another_recipe_is_refused(whole, recipe):
+    with pytest.raises(RunError, match=r"differ in seed \(0 there, 5 here\)"):
+        train_alone(override(recipe, {"seed": 5}), whole.uri)
+
+
+def test_whoever_starts_it_may_keep_the_checkpoints(recipe, tmp_path):
+    kept, plan = {}, make_plan(recipe, RunFolder(str(tmp_path / "run")))
+    Trainer(plan, Ranks(), CPU, kept.__setitem__).run()
+    assert list(kept) == [1, 2, 3, 4]
+    assert checkpoints.unpack(kept[3])["step"] == 3
+    assert checkpoints.steps(plan.run) == []
+
+
+def test_what_is_wrong_is_said_before_the_first_step(recipe, tmp_path):
+    folder = RunFolder(str(tmp_path / "run"))
+    with pytest.raises(RecipeError, match=r"data.prepared is not set: give the folder"):
+        make_plan(override(recipe, {"data.prepared": ""}), folder)
+    with pytest.raises(SplitError, match=r"selects none"):
+        make_plan(override(recipe, {"split.ratio": 0.001}), folder)
+
+
+def test_training_imports_no_ray():
+    program = "import sys, ray_lidarseg.training.trainer; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
