@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from pyarrow import fs
 
-from ray_lidarseg.datasets import images
+from ray_lidarseg.datasets import image_scans
 from ray_lidarseg.datasets.evidence import TextEmbeddings
 from ray_lidarseg.datasets.layers import (
     LAYER_FILE,
@@ -28,16 +28,17 @@ from ray_lidarseg.datasets.layers import (
     write_layer_catalog,
     write_layer_shard,
 )
-from ray_lidarseg.datasets.ontology import taxonomy_for
+from ray_lidarseg.datasets.ontology_taxonomy import taxonomy_for
 from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.datasets.shards import PreparedFrames, write_catalog, write_shard
 from ray_lidarseg.datasets.splits import make_split
 from ray_lidarseg.datasets.stream import TrainSteps
-from ray_lidarseg.datasets.whole_files import write_whole
 from ray_lidarseg.methods.build import build_method
-from ray_lidarseg.recipe import Recipe, override
-from ray_lidarseg.runtime.loop import Ranks, StepLoop
+from ray_lidarseg.recipe.load import override
+from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.sample import Keyframe
+from ray_lidarseg.storage.whole_files import write_whole
+from ray_lidarseg.training.loop import Ranks, StepLoop
 from tests.golden.compare import Series
 
 Settings = dict[str, Any]
@@ -245,8 +246,8 @@ def _image(number: int) -> Keyframe:
     palette[[0, 28, 24, 17]] = (120, 160, 240), (150, 120, 90), (90, 90, 90), (200, 30, 30)
     pixels = np.clip(palette[raw] + rng.uniform(-20, 20, (*_IMAGE_SIZE, 3)), 0, 255).astype(np.uint8)
     uris = ("image.png", "labels.png")
-    row = images.keyframe(f"frame-{number}", "world-images", f"scene-{number // 2}", "train", number, uris)
-    return images.decode(row, _png(pixels), _png(raw))
+    row = image_scans.keyframe(f"frame-{number}", "world-images", f"scene-{number // 2}", "train", number, uris)
+    return image_scans.decode(row, _png(pixels), _png(raw))
 
 
 def _png(pixels: np.ndarray) -> bytes:
