@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 import tempfile
 from functools import lru_cache
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from pyarrow import fs
 
 from ray_lidarseg import storage
-from ray_lidarseg.errors import DataError
+from ray_lidarseg.errors import DataError, StorageError
 
 _CHUNK_BYTES = 1 << 20
 _CACHE_FOLDER = "ray-lidarseg-checkpoints"
@@ -53,9 +54,31 @@ def _sha256(path: str, size: int, modified_ns: int) -> str:
 def _fetched(uri: str, info: fs.FileInfo) -> Path:
     """Local copy; its name holds address, size and time stamp of the object, so another upload is fetched anew."""
     version = hashlib.sha256(f"{uri}\n{info.size}\n{info.mtime_ns}".encode()).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir()) / f"{_CACHE_FOLDER}-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder = _cache_folder()
     copy = folder / f"{version}-{os.path.basename(info.path)}"
     if not (copy.is_file() and copy.stat().st_size == info.size):
         storage.fetch(uri, str(copy))
     return copy
+
+
+def _cache_folder() -> Path:
+    """The folder of fetched checkpoints in the temporary folder that all users share: only its owner may write there.
+
+    Raises:
+        StorageError: Another user made it, it is a link, or others may write into it: a checkpoint in it may be theirs.
+    """
+    folder = Path(tempfile.gettempdir()) / f"{_CACHE_FOLDER}-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+    except OSError as error:
+        raise StorageError(
+            f"cannot keep checkpoints in {folder}: {error}; set TMPDIR to a folder of your own"
+        ) from error
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
+        raise StorageError(
+            f"checkpoints are kept in {folder}, which should be a folder of user {os.getuid()} with mode 700, but "
+            f"belongs to user {status.st_uid} with mode {stat.S_IMODE(status.st_mode):o}, so that others may have put "
+            "files there: remove it, or set TMPDIR to a folder of your own"
+        )
+    return folder

@@ -77,6 +77,41 @@ def test_torn_copy_is_fetched_again_and_nothing_unfinished_stays(bucket):
     assert [path.name for path in copy.parent.iterdir()] == [copy.name]
 
 
+def cache_folder(tmp_path):
+    return tmp_path / "cache" / f"ray-lidarseg-checkpoints-{os.getuid()}"
+
+
+def test_the_cache_is_its_owners_alone(bucket, tmp_path):
+    (bucket / "weights.pth").write_bytes(b"whole file")
+    local_file("s3://weights.pth")
+    assert cache_folder(tmp_path).stat().st_mode & 0o777 == 0o700
+
+
+def test_a_cache_that_others_may_write_to_is_refused(bucket, tmp_path):
+    (bucket / "weights.pth").write_bytes(b"whole file")
+    cache_folder(tmp_path).mkdir()
+    cache_folder(tmp_path).chmod(0o777)
+    with pytest.raises(StorageError, match=r"belongs to user \d+ with mode 777.*remove it, or set TMPDIR"):
+        local_file("s3://weights.pth")
+
+
+def test_a_cache_that_is_a_link_is_refused(bucket, tmp_path):
+    (bucket / "weights.pth").write_bytes(b"whole file")
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    cache_folder(tmp_path).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StorageError, match="remove it, or set TMPDIR"):
+        local_file("s3://weights.pth")
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_cache_of_another_user_is_refused(bucket, tmp_path, monkeypatch):
+    (bucket / "weights.pth").write_bytes(b"whole file")
+    owner = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: owner + 1)
+    with pytest.raises(StorageError, match=f"of user {owner + 1} with mode 700, but belongs to user {owner} "):
+        local_file("s3://weights.pth")
+
+
 def test_full_disk_while_fetching(bucket, monkeypatch):
     (bucket / "weights.pth").write_bytes(b"whole file")
 
