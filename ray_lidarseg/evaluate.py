@@ -45,16 +45,18 @@ def evaluate(run: str, prepared: str = "", split: str = "val", which: str | int 
     Raises:
         RunError: There is no run, or no such checkpoint.
         DataError: No labelled frame, shards of another data set, or a frame that cannot be read.
+        StorageError: The run folder cannot be written; said before the work.
     """
     folder = RunFolder(run)
     method, recipe, step = load_method(folder.uri, which)
     catalog = _labelled(_catalog(recipe, prepared), split)
     _check_dataset(catalog, recipe)
     ontology_files.check_classes(recipe.data, prepared or recipe.data.prepared)
+    storage.check_writable(folder.path(_FOLDER))
     scores = _score(folder.uri, recipe, prepared, catalog, step, list(method.segmentors()))
     result = _result(folder, recipe, scores, split, step)
+    print(describe(result), flush=True)
     folder.write(f"{_FOLDER}/{split}.json", json.dumps(result, indent=1).encode())
-    print(describe(result))
     return result
 
 

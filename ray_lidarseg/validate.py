@@ -92,6 +92,8 @@ def validate(data: str, sample: int = 50, seed: int = 0, json_out: str = "") -> 
     source = _sampled_shards(uri, chosen) if is_prepared else _sampled_index(uri, table, chosen)
     if source.dataset in IMAGE_DATASETS:
         raise DataError(f"{data} holds images of {source.dataset}: validate checks scans; `prepare` checks each image")
+    if json_out:
+        storage.check_file_writable(json_out)
     results = _measure(source)
     frames = [result for result in results if isinstance(result, FrameMeasures)]
     failures = dict(result for result in results if not isinstance(result, FrameMeasures))

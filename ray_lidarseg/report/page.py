@@ -44,6 +44,7 @@ def report(
         raise DataError("nothing to report: give run folders, --predictions FOLDER or --prepared FOLDER")
     if num_frames < 1:
         raise DataError(f"expected at least 1 frame to picture, got --frames {num_frames}")
+    storage.check_file_writable(out)
     views = read_runs(runs)
     clouds: list[dict[str, Any]] = []
     sections = [

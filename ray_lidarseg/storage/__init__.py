@@ -5,6 +5,7 @@ Use: ``from ray_lidarseg import storage``, then ``storage.read_bytes(uri)``.
 
 from ray_lidarseg.storage.files import (
     absolute,
+    check_file_writable,
     check_listable,
     check_writable,
     exists,
@@ -25,6 +26,7 @@ from ray_lidarseg.storage.files import (
 
 __all__ = [
     "absolute",
+    "check_file_writable",
     "check_listable",
     "check_writable",
     "exists",

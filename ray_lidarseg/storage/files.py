@@ -199,6 +199,18 @@ def check_writable(uri: str) -> None:
         filesystem.delete_file(path)
 
 
+def check_file_writable(uri: str) -> None:
+    """Checks before the work that a file can be written at its end.
+
+    Raises:
+        StorageError: Its folder is not writable, or a folder of that name is there.
+    """
+    path, mark, query = absolute(uri).partition("?") if "://" in uri else (absolute(uri), "", "")
+    check_writable(path.rpartition("/")[0] + mark + query)
+    if info_of(uri).type == fs.FileType.Directory:
+        raise StorageError(f"cannot write {uri}: it is a folder; give the name of a file")
+
+
 def check_listable(uri: str) -> None:
     """Asks whether the bucket of an ``s3://`` URI is there and may be listed; other URIs pass.
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.datasets.shards import PreparedFrames, read_catalog
-from ray_lidarseg.errors import DataError, RunError
+from ray_lidarseg.errors import DataError, RunError, StorageError
 from ray_lidarseg.evaluate import describe, evaluate
 from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.models.inference import label_frames
@@ -104,6 +105,14 @@ def test_the_table_names_classes_models_and_both_rules(evaluated):
 def test_a_split_without_labels_is_refused(untrained, local_ray):
     with pytest.raises(DataError, match="no labelled frame of split 'test'"):
         evaluate(untrained, split="test")
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_the_work(untrained, tmp_path, monkeypatch):
+    shutil.copytree(untrained, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
+    (tmp_path / "run" / "evaluation").write_bytes(b"")
+    monkeypatch.setattr("ray_lidarseg.evaluate._score", None)
+    with pytest.raises(StorageError, match="is a file, not a folder"):
+        evaluate(str(tmp_path / "run"))
 
 
 def test_a_missing_checkpoint_is_refused(untrained):

@@ -12,6 +12,7 @@ from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.datasets.shards import write_catalog, write_shard
 from ray_lidarseg.datasets.submission import label_bytes
 from ray_lidarseg.datasets.taxonomy import NUSCENES
+from ray_lidarseg.errors import StorageError
 from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.recipe.load import override
 from ray_lidarseg.recipe.schema import Recipe
@@ -75,6 +76,12 @@ def write_predictions(folder: Path, prepared: str) -> str:
     run.write("predictions.json", json.dumps(summary).encode())
     run.write(example["labels"], label_bytes(keyframe(1, "val").labels, NUSCENES, "lidarseg"))
     return run.uri
+
+
+def test_a_page_that_cannot_be_written_is_said_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr("ray_lidarseg.report.page.read_runs", None)
+    with pytest.raises(StorageError, match="it is a folder"):
+        report([str(tmp_path)], str(tmp_path))
 
 
 def test_the_page_stands_alone_and_says_what_is_missing(tmp_path, prepared):

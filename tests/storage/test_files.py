@@ -91,6 +91,16 @@ def test_check_writable_leaves_nothing(tmp_path):
     assert os.listdir(tmp_path / "new") == []
 
 
+def test_a_file_that_cannot_be_written_is_said_before_the_work(tmp_path):
+    storage.check_file_writable(f"{tmp_path}/new/report.html")
+    assert os.listdir(tmp_path / "new") == []
+    with pytest.raises(StorageError, match=r"cannot write .*new: it is a folder; give the name of a file"):
+        storage.check_file_writable(f"{tmp_path}/new")
+    storage.write_bytes(f"{tmp_path}/file", b"x")
+    with pytest.raises(StorageError, match="is a file, not a folder"):
+        storage.check_file_writable(f"{tmp_path}/file/report.html")
+
+
 def test_unknown_scheme():
     with pytest.raises(StorageError, match="expected a path, file://… or s3://"):
         storage.exists("ftp://host/file")
