@@ -9,23 +9,27 @@ from collections.abc import Callable, Sequence
 
 from ray_lidarseg import __version__
 from ray_lidarseg.errors import LidarSegError
+from ray_lidarseg.runtime.interrupts import interruptible, status_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb.
 
     Returns:
-        Exit status: 0 done, 1 the verb's own check failed, 2 bad input (one message, no traceback), 130 interrupted.
+        Exit status: 0 done, 1 the verb's own check failed, 2 bad input or a lost cluster (one message, no traceback),
+        130 interrupted by Ctrl-C, 143 by SIGTERM.
     """
     args = build_parser().parse_args(argv)
+    farewell = f"ray-lidarseg {args.verb}: interrupted; the same command continues"
     try:
-        return int(args.run(args) or 0)
+        with interruptible(farewell):
+            return int(args.run(args) or 0)
     except LidarSegError as error:
         print(f"ray-lidarseg {args.verb}: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"ray-lidarseg {args.verb}: interrupted; the same command continues", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as interruption:
+        print(farewell, file=sys.stderr)
+        return status_of(interruption)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,9 +1,13 @@
+import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from ray_lidarseg.cli import build_parser, main
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_help_imports_neither_torch_nor_ray() -> None:
@@ -12,6 +16,18 @@ def test_help_imports_neither_torch_nor_ray() -> None:
         "sys.exit(any(name in sys.modules for name in ('torch', 'ray', 'numpy', 'pydantic')))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, env={}).returncode == 0
+
+
+def test_help_answers_at_once() -> None:
+    """It takes 0.04 s of processor time; a loaded machine may need several times that."""
+    code = "import sys; sys.argv[1:] = ['--help']; from ray_lidarseg.cli import main; main()"
+    spent = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, env={"PYTHONPATH": str(ROOT)})
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(spent) < 0.2
 
 
 @pytest.mark.parametrize(

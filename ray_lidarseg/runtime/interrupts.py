@@ -1,0 +1,63 @@
+"""Ctrl-C and SIGTERM end a verb the same way: an exception in the main thread, one sentence, a status of its own.
+
+Ray sets handlers of its own while it starts and while it trains; theirs call ``sys.exit`` in the middle of anything.
+No import of Ray here, as the command line needs this before any verb.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which a batch system or Kubernetes sends before it kills: the work ends as after Ctrl-C."""
+
+
+def status_of(interruption: KeyboardInterrupt) -> int:
+    """Exit status as shells have it, 128 + the signal's number: 143 after SIGTERM, 130 after Ctrl-C."""
+    return 128 + (signal.SIGTERM if isinstance(interruption, Terminated) else signal.SIGINT)
+
+
+@contextmanager
+def interruptible(farewell: str) -> Iterator[None]:
+    """Within the block the first SIGINT or SIGTERM raises in the main thread, so that ``finally`` clauses run.
+
+    The second one ends the process at once, also when it comes after the block, while Python cleans up. What the shell
+    told a process to ignore stays ignored. Off the main thread, where Python sets no handlers, nothing changes.
+
+    Args:
+        farewell: What the second signal says on the error stream.
+
+    Raises:
+        KeyboardInterrupt: The first signal was SIGINT.
+        Terminated: It was SIGTERM.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    is_interrupted = False
+
+    def handle(number: int, _: FrameType | None) -> None:
+        nonlocal is_interrupted
+        if is_interrupted:
+            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{farewell}\n".encode())
+            os._exit(128 + number)
+        is_interrupted = True
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    for number in _SIGNALS:
+        if before[number] is not signal.SIG_IGN:
+            signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        if not is_interrupted:
+            for number in _SIGNALS:
+                signal.signal(number, before[number] or signal.SIG_DFL)
