@@ -1,7 +1,7 @@
 """CBST on the step loop: pseudo-labels of a teacher, with a confidence threshold for each class."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ray_lidarseg.losses.softmax import class_probabilities
@@ -75,6 +75,13 @@ class CBST(Method):
         decay = torch.where(self.thresholds > 0, self.recipe.threshold_decay, 0.0)
         moved = decay * self.thresholds + (1 - decay) * found
         self.thresholds.copy_(torch.where(total[1] > 0, moved, self.thresholds))
+
+    def pseudo_labels(self, unlabelled: PointBatch) -> Int[Tensor, "P"] | None:
+        """See ``Method.pseudo_labels``; none where they have no weight, or before the first step."""
+        if not self.recipe.self_training_weight or not self.thresholds.any():
+            return None
+        probability = class_probabilities(self.teacher(unlabelled).point_logits)
+        return balanced_pseudo_labels(probability, torch.where(self.thresholds > 0, self.thresholds, 1.0))
 
     def segmentors(self) -> dict[str, Segmentor]:
         """Student and teacher; the teacher is the one to deploy, as with the other methods that have one."""

@@ -1,6 +1,8 @@
 """LaserMix: mean teacher, plus training on scans whose bands alternate between a labelled and an unlabelled scan."""
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from ray_lidarseg.geometry.mixing import mix_pairs
 from ray_lidarseg.methods.method import Losses, Method
@@ -59,6 +61,10 @@ class LaserMix(Method):
         """Moves the teacher towards the student."""
         self.teacher.update(self.student)
         self.labeller.after_step()
+
+    def pseudo_labels(self, unlabelled: PointBatch) -> Int[Tensor, "P"]:
+        """See ``Method.pseudo_labels``."""
+        return self.labeller.preview(self.teacher(unlabelled).point_logits)
 
     def segmentors(self) -> dict[str, Segmentor]:
         """Student and teacher; the teacher is the one to deploy, as in the authors' code."""

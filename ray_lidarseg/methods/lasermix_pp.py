@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ray_lidarseg.errors import RecipeError
@@ -177,6 +177,10 @@ class LaserMixPP(Method):
         """Moves the teacher towards the student."""
         self.teacher.update(self.student)
         self.labeller.after_step()
+
+    def pseudo_labels(self, unlabelled: PointBatch) -> Int[Tensor, "P"]:
+        """See ``Method.pseudo_labels``."""
+        return self.labeller.preview(self.teacher(unlabelled).point_logits)
 
     def segmentors(self) -> dict[str, Segmentor]:
         """Student and teacher, without the head; the teacher is the one to deploy, as in LaserMix."""

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ray_lidarseg.models.segmentor import Segmentor
@@ -58,6 +58,13 @@ class Method(nn.Module, ABC):
 
     def after_step(self, progress: float) -> None:
         """Called once after each optimiser step (moves the EMA teacher). Nothing by default."""
+
+    def pseudo_labels(self, unlabelled: PointBatch) -> Int[Tensor, "P"] | None:
+        """The labels the method would train on if these scans came in the next step, IGNORE where none; for diagnosis.
+
+        Leaves every state but running batch-norm statistics as it is; None (default) where a method makes no labels.
+        """
+        return None
 
     def segmentors(self) -> dict[str, Segmentor]:
         """The models worth evaluating, by name; the last one is the one to deploy."""

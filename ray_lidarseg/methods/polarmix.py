@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from ray_lidarseg.errors import RecipeError
 from ray_lidarseg.geometry.polar_mix import polar_mix
@@ -90,6 +92,10 @@ class PolarMix(Method):
         self.teacher.update(self.student)
         if self._labels_partners:
             self.labeller.after_step()
+
+    def pseudo_labels(self, unlabelled: PointBatch) -> Int[Tensor, "P"] | None:
+        """See ``Method.pseudo_labels``; none where partners are labelled."""
+        return self.labeller.preview(self.teacher(unlabelled).point_logits) if self._labels_partners else None
 
     def segmentors(self) -> dict[str, Segmentor]:
         """Student and teacher; the teacher is the one to deploy, as with LaserMix."""

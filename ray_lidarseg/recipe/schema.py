@@ -328,6 +328,8 @@ class Train(Section):
         "auto"  # bf16 (or fp16 with scaling) on a CUDA device, float32 on a CPU; bf16: on any device
     )
     evaluate_batch: Count = 4
+    norm_batches: Annotated[int, Field(ge=0)] = 0  # SWA's step before evaluating and saving; 0: none, as the authors
+    diagnose_frames: Annotated[int, Field(ge=0)] = 8  # unlabelled frames with known labels, read for diagnosis only
 
 
 class Workers(Section):
@@ -358,6 +360,7 @@ _LATER_KEYS = {
     ("method", "pseudo_rule"): "confidence",
     ("method", "pseudo_memory"): 0.99,
     ("method", "pseudo_portion"): 0.5,
+    ("train", "norm_batches"): 0,
 }
 """Keys younger than the first runs, and the value that changes nothing: with it a fingerprint stays what it was."""
 
@@ -414,7 +417,7 @@ class Recipe(Section):
             content.pop("image_augment")
         if not self.data.evidence:
             content["data"] = {key: value for key, value in content["data"].items() if not key.startswith("evidence")}
-        for key in ("log_every", "checkpoint_every", "keep_checkpoints", "evaluate_batch"):
+        for key in ("log_every", "checkpoint_every", "keep_checkpoints", "evaluate_batch", "diagnose_frames"):
             content["train"].pop(key)
         for (section, key), without_effect in _LATER_KEYS.items():
             if content[section].get(key) == without_effect:
