@@ -71,6 +71,11 @@ class Method(nn.Module, ABC):
         return {"student": self.student}
 
     @property
+    def deployed_model(self) -> Segmentor:
+        """The model to deploy: what predicts, and what a run is judged by."""
+        return list(self.segmentors().values())[-1]
+
+    @property
     def uses_unlabelled(self) -> bool:
         """Whether the loop has to read the unlabelled stream at all."""
         return True

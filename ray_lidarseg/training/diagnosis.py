@@ -105,7 +105,8 @@ class Diagnosis:
 def diagnosed_frames(catalog: Catalog, split: LabelSplit, number: int) -> Catalog:
     """At most ``number`` unlabelled frames that have labels all the same, evenly spread over the split's order."""
     is_labelled = dict(zip(catalog.frame_id, catalog.is_labelled, strict=True))
-    known = [frame_id for frame_id in split.unlabelled if is_labelled.get(frame_id)]
+    seen = set(split.labelled)  # with all frames labelled they are the unlabelled stream, too, and show nothing
+    known = [frame_id for frame_id in split.unlabelled if is_labelled.get(frame_id) and frame_id not in seen]
     places = np.unique(np.linspace(0, len(known) - 1, min(number, len(known))).round().astype(int))
     return catalog.select(known[place] for place in places)
 

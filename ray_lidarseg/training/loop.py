@@ -48,6 +48,10 @@ class Ranks:
             dist.all_reduce(tensor)
         return tensor
 
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The mean of the tensors of all ranks, in their type; every rank must call it."""
+        return (self.sum_(tensor.double()) / self.world_size).to(tensor.dtype)
+
     def least(self, number: int, device: torch.device) -> int:
         """The least number of all ranks; every rank must call it."""
         if self.world_size == 1:

@@ -19,6 +19,7 @@ from ray_lidarseg.datasets.splits import LabelSplit
 from ray_lidarseg.errors import RunError
 from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.methods.method import Method
+from ray_lidarseg.models.norm_statistics import write_statistics
 from ray_lidarseg.recipe.load import parse_recipe
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.training import checkpoints
@@ -28,6 +29,7 @@ from ray_lidarseg.training.environment import hardware, versions
 _FREE_KEYS = (
     *("name", "workers"),
     *("train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.evaluate_batch"),
+    "train.diagnose_frames",
 )
 
 
@@ -154,6 +156,7 @@ def load_method(
     state = folder.checkpoint(which)
     method = build_method(recipe, resolve_sensor(recipe.data), taxonomy_for(recipe.data).num_classes)
     method.load_state_dict(state["method"])
+    write_statistics(method.deployed_model, state.get("deployed_statistics", {}))  # absent from older checkpoints
     return method.to(device).eval(), recipe, state["step"]
 
 

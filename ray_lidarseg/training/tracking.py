@@ -78,6 +78,8 @@ class Tracker:
     def _sentence(self, line: dict[str, Any]) -> str:
         if line["kind"] == "evaluate":
             return evaluation_sentence(line)
+        if line["kind"] == "diagnose":
+            return diagnosis_sentence(line)
         elapsed_s = time.monotonic() - self._started_s
         left_s = elapsed_s / max(line["step"] - self._first_step, 1) * (self._total_steps - line["step"])
         return step_sentence(line, self._total_steps, left_s)
@@ -116,6 +118,25 @@ def evaluation_sentence(line: dict[str, Any]) -> str:
     """An evaluate line for people."""
     point, cell = (line[f"{level}_miou_ratio"] for level in ("point", "cell"))
     return f"step {line['step']} · {line['model']}: mIoU {_percent(point)} by point, {_percent(cell)} by cell"
+
+
+def diagnosis_sentence(line: dict[str, Any]) -> str:
+    """A diagnose line for people."""
+    models = {
+        key.removesuffix("_unlabelled_miou_ratio"): value for key, value in line.items() if key.endswith("_miou_ratio")
+    }
+    parts = [
+        f"step {line['step']} · unlabelled scans: " + ", ".join(f"{n} mIoU {_percent(v)}" for n, v in models.items())
+    ]
+    if "kept_ratio" in line:
+        kept, right = line["kept_total_ratio"], line["precision_total_ratio"]
+        unseen = sum(
+            1 for ratio, truth in zip(line["kept_ratio"], line["truth_ratio"], strict=True) if truth and not ratio
+        )
+        parts.append(
+            f"pseudo-labels on {_percent(kept)} of the points, {_percent(right)} right, none of {unseen} classes"
+        )
+    return " · ".join(parts)
 
 
 def duration(seconds: float) -> str:

@@ -12,15 +12,17 @@ import torch
 from torch.utils.data import DataLoader
 
 from ray_lidarseg import storage
-from ray_lidarseg.datasets.ontology_taxonomy import taxonomy_for
+from ray_lidarseg.datasets.ontology_taxonomy import absent_class, taxonomy_for
 from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.datasets.shards import Catalog, PreparedFrames, read_catalog
 from ray_lidarseg.datasets.splits import LabelSplit, make_split
 from ray_lidarseg.datasets.stream import TrainSteps
 from ray_lidarseg.errors import RecipeError
 from ray_lidarseg.methods.build import build_method
+from ray_lidarseg.models.norm_statistics import Statistics, kept_statistics, measured_statistics, write_statistics
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.training import checkpoints, completion
+from ray_lidarseg.training.diagnosis import Diagnosis, diagnosed_frames
 from ray_lidarseg.training.loop import Hooks, MicroBatches, Ranks, StepLoop, run, synchronise_batch_norm
 from ray_lidarseg.training.run_folder import RunFolder
 from ray_lidarseg.training.tracking import Tracker, lines_until
@@ -93,6 +95,21 @@ class Trainer:
         synchronise_batch_norm(method, device, ranks)
         self.loop = StepLoop(method, recipe, device, ranks)
         self._validation = Validation(val_frames, recipe, self._sensor, num_classes, device, ranks)
+        known = diagnosed_frames(catalog, plan.split, recipe.train.diagnose_frames)
+        known_frames = PreparedFrames(filesystem, path, known)
+        absent = absent_class(recipe.data)
+        self._diagnosis = Diagnosis(known_frames, recipe, self._sensor, num_classes, absent, device, ranks)
+        self._steps = TrainSteps(
+            self._frames,
+            plan.split,
+            recipe,
+            self._sensor,
+            ranks.rank,
+            ranks.world_size,
+            with_unlabelled=method.uses_unlabelled,
+            extras=method.extras,
+        )
+        self._measured: tuple[int, Statistics] = (-1, {})
         self._tracker: Tracker | None = None
 
     def run(self) -> None:
@@ -115,21 +132,11 @@ class Trainer:
         return lines_until(state["metrics"], agreed)
 
     def _batches(self) -> DataLoader[MicroBatches]:
-        recipe, method = self.plan.recipe, self.loop.method
-        steps = TrainSteps(
-            self._frames,
-            self.plan.split,
-            recipe,
-            self._sensor,
-            self.ranks.rank,
-            self.ranks.world_size,
-            with_unlabelled=method.uses_unlabelled,
-            extras=method.extras,
-        )
+        recipe = self.plan.recipe
         processes = recipe.workers.loader_processes
         start = "fork" if storage.is_local(self.plan.prepared) else "spawn"  # S3 clients do not survive a fork
         return DataLoader(
-            steps,
+            self._steps,
             batch_size=None,
             sampler=range(self.loop.step, recipe.train.steps),
             num_workers=processes,
@@ -142,15 +149,36 @@ class Trainer:
             self._tracker.record(line)
 
     def _evaluate(self, step: int) -> None:
-        for line in self._validation(self.loop.method, step):
+        method = self.loop.method
+        with kept_statistics(method.deployed_model):
+            write_statistics(method.deployed_model, self._deployed_statistics(step))
+            lines = self._validation(method, step)
+        for line in [*lines, *self._diagnosis(method, step)]:
             self._record(line)
+
+    def _deployed_statistics(self, step: int) -> Statistics:
+        """Of the model to deploy, measured over the scans of the last steps; none where the recipe asks for none.
+
+        Training goes on with the statistics it had, so that what a run computes does not depend on when it evaluates.
+        """
+        number = self.plan.recipe.train.norm_batches
+        if number and self._measured[0] != step:
+            batches = (pair for k in range(max(0, step - number), step) for pair in self._steps[k])
+            scans = (unlabelled if len(unlabelled) else labelled for labelled, unlabelled in batches)
+            model, device = self.loop.method.deployed_model, self.loop.device
+            mine = measured_statistics(model, (batch.to(device) for batch in scans))
+            ranks = self.ranks.world_size
+            agreed = {name: value if ranks == 1 else self.ranks.mean(value) for name, value in mine.items()}
+            self._measured = step, agreed
+        return self._measured[1]
 
     def _save(self, step: int) -> None:
         with storage.explained("save a checkpoint in", self.plan.run):
-            content = None
+            content, statistics = None, self._deployed_statistics(step)  # on every rank: they agree on it
             if self._tracker is not None:
                 self._tracker.flush()
                 state = {**self.loop.state_dict(), "metrics": self._tracker.text, "recipe": self.plan.recipe.to_yaml()}
+                state["deployed_statistics"] = {name: value.cpu() for name, value in statistics.items()}
                 content = checkpoints.pack(state)
             self._keep(step, content)
 

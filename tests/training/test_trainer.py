@@ -104,6 +104,40 @@ def test_what_is_wrong_is_said_before_the_first_step(recipe, tmp_path):
         make_plan(override(recipe, {"split.ratio": 0.001}), folder)
 
 
+def test_scans_without_labels_that_have_some_are_diagnosed_and_change_nothing(walls, tmp_path):
+    settings = {"method__name": "lasermix", "method__confidence": 0.0, "split__ratio": 0.5, "train__steps": 2}
+    lines, states = {}, {}
+    for frames in (2, 0):
+        recipe = walls_recipe(walls, **settings, train__diagnose_frames=frames)
+        trainer = train_alone(recipe, str(tmp_path / str(frames)))
+        states[frames] = trainer.loop.method.state_dict()
+        lines[frames] = [line for line in RunFolder(trainer.plan.run).metrics() if line["kind"] == "diagnose"]
+    assert all(torch.equal(value, states[0][name]) for name, value in states[2].items())
+    assert lines[0] == []
+    (line,) = lines[2]
+    assert (line["step"], line["frames"]) == (2, 2)
+    assert line["truth_ratio"][3] == line["truth_ratio"][14] == 0.5
+    assert line["kept_total_ratio"] > 0.9
+    assert {"student_unlabelled_miou_ratio", "teacher_unlabelled_miou_ratio"} <= line.keys()
+
+
+def test_statistics_of_the_deployed_model_are_measured_for_checkpoints_and_not_for_training(walls, tmp_path):
+    settings = {"method__name": "mean_teacher", "method__ema_buffers": "average", "split__ratio": 0.5}
+    states, scores, saved = {}, {}, {}
+    for number in (0, 3):
+        recipe = walls_recipe(walls, **settings, train__norm_batches=number)
+        trainer = train_alone(recipe, str(tmp_path / str(number)))
+        states[number] = trainer.loop.method.state_dict()
+        saved[number] = load_method(trainer.plan.run)[0].deployed_model.state_dict()
+        scores[number] = [line for line in RunFolder(trainer.plan.run).metrics() if line["kind"] == "evaluate"]
+    assert all(torch.equal(value, states[0][name]) for name, value in states[3].items())
+    changed = {name for name, value in saved[0].items() if not torch.equal(value, saved[3][name])}
+    assert changed
+    assert all("running_" in name or "num_batches_tracked" in name for name in changed)
+    assert int(next(value for name, value in saved[3].items() if "num_batches_tracked" in name)) == 3
+    assert scores[0][0] == scores[3][0]  # the student is scored as it is
+
+
 def test_training_imports_no_ray():
     program = "import sys, ray_lidarseg.training.trainer; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
