@@ -16,7 +16,7 @@ from ray_lidarseg.checks.findings import Finding, has_errors
 from ray_lidarseg.checks.measures import FrameMeasures, measure
 from ray_lidarseg.datasets import ontology_files
 from ray_lidarseg.datasets import ontology_taxonomy as own
-from ray_lidarseg.datasets.decode import decode
+from ray_lidarseg.datasets.decode import decode_unclipped
 from ray_lidarseg.datasets.sensor import sensor_of
 from ray_lidarseg.datasets.shards import CATALOG_NAME, PreparedFrames, open_parquet, read_catalog
 from ray_lidarseg.datasets.taxonomy import taxonomy_of
@@ -64,7 +64,7 @@ class _Source:
         frame = self.frames[position]
         if isinstance(self.frames, PreparedFrames):
             return frame
-        return decode(frame, self.ontology)
+        return decode_unclipped(frame, self.ontology)
 
 
 def validate(data: str, sample: int = 50, seed: int = 0, json_out: str = "") -> int:
@@ -98,8 +98,7 @@ def validate(data: str, sample: int = 50, seed: int = 0, json_out: str = "") -> 
     frames = [result for result in results if isinstance(result, FrameMeasures)]
     failures = dict(result for result in results if not isinstance(result, FrameMeasures))
     findings = check_all(frames, failures, source.sensor, source.class_names)
-    scenes, times_us = (table.column(name).to_pylist() for name in ("scene", "timestamp_us"))
-    findings += check_times(scenes, times_us, is_ordered=not is_prepared)
+    findings += check_times(*_times(table), is_ordered=not is_prepared)
     _print(findings, f"{data}: {len(chosen)} of {len(table)} frames")
     if json_out:
         report = {
@@ -130,6 +129,13 @@ def _listing(uri: str, is_prepared: bool) -> pa.Table:
     if len(datasets) != 1:
         raise DataError(f"{uri} holds frames of {datasets or 'no data set'}: expected the frames of one")
     return table
+
+
+def _times(table: pa.Table) -> tuple[list[str], list[int], list[str]]:
+    """Scene, time and scan of every frame; a catalog lists no files, but no frame twice either."""
+    scan = "points_uri" if "points_uri" in table.column_names else "frame_id"
+    scenes, times_us, scans = (table.column(name).to_pylist() for name in ("scene", "timestamp_us", scan))
+    return scenes, times_us, scans
 
 
 def _is_no_index(uri: str) -> bool:

@@ -32,6 +32,10 @@ _MIN_INLIERS = 0.4
 _UNITS = 10.0
 _BEYOND = 0.05
 _FAINT = 0.02
+_BEYOND_WARNING, _BEYOND_ERROR = 0.01, 0.2  # of the intensities; a few beyond a range that was read off a histogram
+_AT_END = 0.2  # nuScenes' brightest returns are 0.1 % of a scan
+_ELSEWHERE = 0.2  # of the frames: a world frame may begin at the first of them
+_MOST_SENSORS = 8  # that fire at one time
 _IGNORED_WARNING, _IGNORED_ERROR = 0.6, 0.98
 _STEP_S = (0.001, 60.0)
 
@@ -51,12 +55,15 @@ def check_all(
     seen = [frame for frame in frames if frame.num_usable >= _MIN_POINTS and frame.upright]
     if not seen:
         return findings
-    axes = check_axes(seen)
-    findings += [axes, check_range(seen, sensor)]
-    if axes.severity != "error":  # of a scan that lies on its side, inclinations and heights mean nothing
+    axes, origin = check_axes(seen), check_origin(seen)
+    findings.append(origin)
+    if origin.severity != "error":  # seen from elsewhere, neither ranges nor directions mean anything
+        findings += [axes, check_range(seen, sensor)]
+    is_upright = "error" not in (origin.severity, axes.severity)
+    if is_upright:  # of a scan that lies on its side, inclinations and heights mean nothing
         findings += [*check_ground(seen), check_fov(seen, sensor), check_beams(seen, sensor)]
     findings += [check_intensity(seen, sensor), *check_labels(frames, class_names)]
-    return findings + check_cameras(seen, is_upright=axes.severity != "error")
+    return findings + check_cameras(seen, is_upright)
 
 
 def check_files(failures: Mapping[str, str], num_decoded: int) -> Finding:
@@ -104,6 +111,26 @@ def check_counts(frames: Sequence[FrameMeasures]) -> list[Finding]:
     else:
         points = Finding("points", "ok", measured, expected)
     return [points, _check_nonfinite(frames), _check_near(frames)]
+
+
+def check_origin(frames: Sequence[FrameMeasures]) -> Finding:
+    """Whether scans are seen from the sensor: bands, range images and cylinders are cut about the origin."""
+    elsewhere = [frame for frame in frames if frame.origin and frame.origin.is_elsewhere]
+    expected = "the points in the sensor's own frame: the returns lie densest around the origin"
+    if len(elsewhere) <= _ELSEWHERE * len(frames):
+        return Finding(
+            "origin", "ok", f"the sensor in {len(frames) - len(elsewhere)} of {len(frames)} frames", expected
+        )
+    distance_m = float(np.median([np.hypot(*frame.origin.densest_m) for frame in elsewhere if frame.origin]))
+    measured = (
+        f"the origin is not the sensor in {len(elsewhere)} of {len(frames)} frames: it stood about {distance_m:.0f} m "
+        f"away ({_some([frame.frame_id for frame in elsewhere])})"
+    )
+    fix = (
+        "the scans come in a world, map or city frame: move their origin into the sensor with the inverse of its pose "
+        "at each sweep, and cam_SE3_lidar with it"
+    )
+    return Finding("origin", "error", measured, expected, fix)
 
 
 def check_axes(frames: Sequence[FrameMeasures]) -> Finding:
@@ -192,16 +219,19 @@ def check_range(frames: Sequence[FrameMeasures], sensor: SensorSpec) -> Finding:
 
 
 def check_intensity(frames: Sequence[FrameMeasures], sensor: SensorSpec) -> Finding:
-    """Intensity after scaling: in [0, 1], not constant, not all in a corner of the range."""
+    """Intensity after scaling and before clipping: in [0, 1], not constant, not all in a corner of the range."""
     low, high, spread = np.median([frame.intensity for frame in frames], axis=0)
-    outside = float(np.mean([frame.intensity_outside_ratio for frame in frames]))
+    outside, at_end = np.mean([(frame.intensity_outside_ratio, frame.intensity_end_ratio) for frame in frames], axis=0)
     measured = f"1 … 99 %: {low:.3f} … {high:.3f}"
     expected = "0 … 1 after scaling, not constant"
     if sensor.intensity_scale == 0.0:
         return Finding("intensity", "ok", "the sensor has none", "none")
-    if outside > 0.0:
-        fix = "set the intensity range to what the sensor gives (sensor.intensity)"
-        return Finding("intensity", "error", f"{measured}, {outside:.1%} outside", expected, fix)
+    fix = "set the intensity range to what the sensor gives (sensor.intensity)"
+    if outside > _BEYOND_WARNING:
+        severity: Severity = "error" if outside > _BEYOND_ERROR else "warning"
+        return Finding("intensity", severity, f"{measured}, {outside:.1%} outside and so clipped", expected, fix)
+    if at_end > _AT_END:
+        return Finding("intensity", "warning", f"{measured}, {at_end:.1%} at the range's end: clipped?", expected, fix)
     if spread < 1e-6:
         fix = "train with data.use_intensity=false, and set sensor.intensity to none"
         return Finding("intensity", "warning", f"constant at {low:.3f}", expected, fix)
@@ -228,31 +258,47 @@ def check_labels(frames: Sequence[FrameMeasures], class_names: Sequence[str]) ->
     return [_check_ignored(counts, len(labelled), len(frames)), _check_seen(counts, class_names)]
 
 
-def check_times(scenes: Sequence[str], timestamps_us: Sequence[int], is_ordered: bool) -> list[Finding]:
+def check_times(
+    scenes: Sequence[str], timestamps_us: Sequence[int], scans: Sequence[str], is_ordered: bool
+) -> list[Finding]:
     """Time stamps of all frames of the index: unique and, where the listing has an order, ascending in each scene.
 
     Args:
         scenes: Drive of each frame.
         timestamps_us: LiDAR time of each frame.
+        scans: Scan of each frame: other ones at one time are those of several sensors.
         is_ordered: Whether the frames come in the order of recording.
     """
     by_scene: dict[str, list[int]] = {}
     for scene, time_us in zip(scenes, timestamps_us, strict=True):
         by_scene.setdefault(scene, []).append(time_us)
-    repeated = [scene for scene, times in by_scene.items() if len(set(times)) < len(times)]
+    most = {scene: max(Counter(times).values()) for scene, times in by_scene.items()}
+    repeated = [scene for scene, count in most.items() if count > 1]
+    twice = [scan for scan, count in Counter(scans).items() if count > 1]
     back = [scene for scene, times in by_scene.items() if is_ordered and times != sorted(times)]
     steps_s = [step / 1e6 for times in by_scene.values() for step in np.diff(np.unique(times))]
+    mean_s = float(np.mean(steps_s)) if steps_s else 0.0  # sensors that fire just after each other halve the median
     measured = f"{len(scenes)} frames of {len(by_scene)} scenes"
     if steps_s:
         measured += f", {np.median(steps_s):.3g} s apart"
     expected = "unique, ascending in a scene, in microseconds"
-    if repeated:
+    if twice:
         fix = "index each frame once, with its own time"
+        return [Finding("time stamps", "error", f"{measured}; listed more than once: {_some(twice)}", expected, fix)]
+    if max(most.values(), default=1) > _MOST_SENSORS:
+        fix = "give each frame its own time"
         return [Finding("time stamps", "error", f"{measured}; repeated in {_some(repeated)}", expected, fix)]
+    if repeated:
+        fix = (
+            "of several LiDARs that fire together, give each a scene of its own (drive-1/roof, drive-1/front); else "
+            "give each frame its own time"
+        )
+        together = f"{measured}; other scans at one time in {_some(repeated)}"
+        return [Finding("time stamps", "warning", together, expected, fix)]
     if back:
         fix = "sort the listing by time, or split the drives that were joined"
         return [Finding("time stamps", "warning", f"{measured}; they go back in {_some(back)}", expected, fix)]
-    if steps_s and not _STEP_S[0] < float(np.median(steps_s)) < _STEP_S[1]:
+    if steps_s and not (_STEP_S[0] < mean_s and float(np.median(steps_s)) < _STEP_S[1]):
         return [Finding("time stamps", "warning", measured, expected, "convert the time stamps to microseconds")]
     return [Finding("time stamps", "ok", measured, expected)]
 

@@ -8,6 +8,7 @@ from PIL import Image
 
 from ray_lidarseg import storage
 from ray_lidarseg.checks.camera_alignment import DepthEdges, depth_edges, rearranged_scores, scores
+from ray_lidarseg.checks.origin import Origin, find_origin
 from ray_lidarseg.checks.upright import Upright, upright
 from ray_lidarseg.datasets.points import num_nonfinite, usable
 from ray_lidarseg.errors import DataError, LidarSegError
@@ -33,6 +34,7 @@ class CameraMeasures:
         calibration_problem: Why the calibration is none, or ``""``.
         intrinsics: [3, 3].
         cam_R_lidar: [3, 3] rotation.
+        lever_arm_m: Distance of the camera from the LiDAR.
         stated_px: Width and height of the index.
         actual_px: Width and height of the file; 0, 0 where it cannot be read.
         inside_ratio: Share of the usable points in the picture.
@@ -46,6 +48,7 @@ class CameraMeasures:
     calibration_problem: str
     intrinsics: np.ndarray
     cam_R_lidar: np.ndarray
+    lever_arm_m: float
     stated_px: tuple[int, int]
     actual_px: tuple[int, int]
     inside_ratio: float = 0.0
@@ -68,9 +71,11 @@ class FrameMeasures:
         inclination_rad: Robust lowest and highest.
         outside_fov_ratio: Share of the usable points more than a degree outside the field of view.
         num_beams: Estimate, NaN where the file's order does not tell.
+        origin: Where the sensor stood.
         upright: The vertical and the ground.
         intensity: 1st and 99th percentile and standard deviation.
-        intensity_outside_ratio: Share outside [0, 1].
+        intensity_outside_ratio: Share of the usable points whose intensity, before any clipping, is outside [0, 1].
+        intensity_end_ratio: Share at 0 … 1's upper end, where those beyond it lie once they are clipped.
         num_labels: Labels of the frame, 0 where it has none.
         label_counts: int64 [256] by class id.
         covered_ratio: Share of the usable points in any picture.
@@ -87,9 +92,11 @@ class FrameMeasures:
     inclination_rad: tuple[float, float] = (float("nan"), float("nan"))
     outside_fov_ratio: float = 0.0
     num_beams: float = float("nan")
+    origin: Origin | None = None
     upright: Upright | None = None
     intensity: tuple[float, float, float] = (0.0, 0.0, 0.0)
     intensity_outside_ratio: float = 0.0
+    intensity_end_ratio: float = 0.0
     num_labels: int = 0
     label_counts: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
     covered_ratio: float = 0.0
@@ -123,9 +130,11 @@ def measure(frame: Keyframe, sensor: SensorSpec) -> FrameMeasures:
     return replace(
         _with_extent(measured, seen, sensor),
         num_beams=_num_beams(frame, seen),
+        origin=find_origin(seen),
         upright=upright(seen),
         intensity=_intensity(seen),
         intensity_outside_ratio=float(((seen[:, 3] < 0.0) | (seen[:, 3] > 1.0)).mean()),
+        intensity_end_ratio=float((seen[:, 3] == 1.0).mean()),
         covered_ratio=covered_ratio,
         cameras=cameras,
     )
@@ -205,6 +214,7 @@ def _camera(
         calibration_problem=_calibration_problem(camera),
         intrinsics=camera.intrinsics,
         cam_R_lidar=camera.cam_SE3_lidar[:3, :3],
+        lever_arm_m=float(np.linalg.norm(camera.cam_SE3_lidar[:3, 3])),
         stated_px=(camera.width_px, camera.height_px),
         actual_px=image.size if image else (0, 0),
     )

@@ -44,7 +44,7 @@ _FORMATS = {
 def decode(frame: Keyframe, ontology: Ontology | None = None) -> Keyframe:
     """Reads and checks a key-frame's scan and labels.
 
-    Non-finite points stay (they belong to the file; training drops them). Intensity is scaled to [0, 1].
+    Non-finite points stay (they belong to the file; training drops them). Intensity is scaled and clipped to [0, 1].
 
     Args:
         frame: An index row.
@@ -59,6 +59,14 @@ def decode(frame: Keyframe, ontology: Ontology | None = None) -> Keyframe:
             The message names the file.
         StorageError: A file is missing or cannot be read.
     """
+    decoded = decode_unclipped(frame, ontology)
+    if frame.dataset == MANIFEST:  # the other formats refuse what lies beyond
+        np.clip(decoded.points[:, 3], 0.0, 1.0, out=decoded.points[:, 3])
+    return decoded
+
+
+def decode_unclipped(frame: Keyframe, ontology: Ontology | None = None) -> Keyframe:
+    """What ``decode`` gives, with intensities beyond the stated range where the file has them: for checks."""
     if frame.dataset == MANIFEST:
         if ontology is None:
             raise DataError(

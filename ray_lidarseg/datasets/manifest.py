@@ -149,7 +149,9 @@ def index(content: bytes, uri: str, ontology: Ontology) -> list[Keyframe]:
 
 
 def decode(frame: Keyframe, ontology: Ontology) -> Keyframe:
-    """Reads a key-frame's scan and labels: x forward, y left, z up in metres, intensity in 0 … 1 (0 without one).
+    """Reads a key-frame's scan and labels: x forward, y left, z up in metres, intensity (0 without one) scaled.
+
+    Intensities beyond the ontology's range stay beyond 0 … 1, so that checks can tell; ``datasets.decode`` clips them.
 
     Raises:
         DataError: A file is empty, truncated or corrupt, has no intensity although the ontology gives its range, its
@@ -282,7 +284,7 @@ def _intensity(columns: Columns, ontology: Ontology, uri: str) -> np.ndarray | f
             f"{uri} has no intensity column, it has {', '.join(columns)}: set sensor.intensity to none in the ontology"
         )
     low, high = ontology.sensor.intensity
-    return np.clip((values.astype(np.float32) - np.float32(low)) / np.float32(high - low), 0.0, 1.0)
+    return (values.astype(np.float32) - np.float32(low)) / np.float32(high - low)
 
 
 def _ring(columns: Columns, uri: str) -> np.ndarray:

@@ -158,6 +158,35 @@ def test_images_of_other_cameras_do_not_fit_the_scans(frames) -> None:
     assert "which image belongs to which camera" in found.fix
 
 
+def test_two_of_six_exchanged_cameras_are_named_though_the_others_fit(frames) -> None:
+    def exchange(frame: Keyframe) -> Keyframe:
+        images = {camera.name: camera.image for camera in frame.cameras}
+        other = {"CAM_FRONT": "CAM_BACK", "CAM_BACK": "CAM_FRONT"}
+        return with_cameras(frame, lambda c: replace(c, image=images[other.get(c.name, c.name)]))
+
+    found = one(verdict([exchange(frame) for frame in frames]), "alignment")
+    assert found.severity == "error"
+    assert "CAM_BACK, CAM_FRONT are exchanged" in found.fix
+    assert "CAM_BACK_LEFT" not in found.measured
+    assert "turned" not in found.measured
+
+
+def test_a_zeroed_lever_arm_is_not_called_a_turn(frames) -> None:
+    def without_arm(camera: CameraImage) -> CameraImage:
+        return replace(camera, cam_SE3_lidar=camera.cam_SE3_lidar * ARMLESS)
+
+    findings = verdict([with_cameras(frame, without_arm) for frame in frames])
+    assert one(findings, "calibration").severity == "warning"
+    found = one(findings, "alignment")
+    assert found.severity == "error"
+    assert "has no translation" in found.measured
+    assert "turned" not in found.measured
+    assert "state the lever arm" in found.fix
+
+
+ARMLESS = np.array([[1, 1, 1, 0]] * 3 + [[1, 1, 1, 1]])
+
+
 def test_too_few_images_to_tell_are_a_warning(frames) -> None:
     front = replace(frames[0], cameras=frames[0].cameras[:2])
     images = [camera.image for camera in front.cameras]
@@ -237,6 +266,11 @@ def test_a_short_maximum_range(frames) -> None:
     ("value", "severity", "message"),
     [
         (lambda intensity: intensity * 255, "error", "outside"),
+        (lambda intensity: np.where(np.arange(len(intensity)) % 25, intensity, 1.5), "warning", "4.0% outside"),
+        (lambda intensity: intensity + 3.0, "error", "100.0% outside and so clipped"),
+        (lambda intensity: intensity - 3.0, "error", "100.0% outside and so clipped"),
+        (lambda intensity: 1.0, "warning", "100.0% at the range's end: clipped?"),
+        (lambda intensity: np.where(np.arange(len(intensity)) % 4, 1.0, intensity), "warning", "at the range's end"),
         (lambda intensity: 0.5, "warning", "constant at 0.500"),
         (lambda intensity: intensity / 255, "warning", "0.000 … 0.001"),
     ],
@@ -246,6 +280,44 @@ def test_intensity(frames, value, severity, message) -> None:
     assert found.severity == severity
     assert message in found.measured
     assert "intensity" in found.fix
+    assert ("to none" in found.fix) == ("constant" in found.measured)
+
+
+def test_a_few_intensities_beyond_the_range_are_fine(frames) -> None:
+    some = with_intensity(lambda intensity: np.where(np.arange(len(intensity)) % 500, intensity, 1.5))
+    assert one(verdict(with_points(frames, some)), "intensity").severity == "ok"
+
+
+@pytest.mark.parametrize(
+    "offset_m", [(12.0, -16.0, 0.0), (40.0, -60.0, 3.0), (0.0, 150.0, 0.0), (460_000, 5_400_000, 300)]
+)
+def test_scans_in_a_world_frame_are_an_error_that_names_the_origin(frames, offset_m) -> None:
+    findings = verdict(with_points(frames, lambda p: p + np.float32([*offset_m, 0.0])))
+    found = one(findings, "origin")
+    assert found.severity == "error"
+    distance_m = float(re.search(r"about (\d+) m away", found.measured)[1])
+    assert distance_m == pytest.approx(np.hypot(*offset_m[:2]), abs=5.0)
+    assert "move their origin into the sensor" in found.fix
+    assert not {"range", "ground", "field of view", "axes"} & {finding.check for finding in findings}
+
+
+def test_a_world_frame_that_begins_at_the_first_frame_is_found(frames) -> None:
+    driven = [
+        replace(frame, points=frame.points + np.float32([10.0 * number, 0, 0, 0]), cameras=())
+        for number, frame in enumerate(frames)
+    ]
+    found = one(verdict(driven), "origin")
+    assert found.severity == "error"
+    assert re.search(r"in (9|10) of 12 frames", found.measured)
+
+
+def test_an_origin_beside_the_sensor_is_no_error(frames) -> None:
+    """On the rear axle, or of a scan of which only the front is kept."""
+    beside = with_points(frames, lambda p: p + np.float32([2.0, 1.0, 0.0, 0.0]))
+    front = with_points(frames, lambda p: p[np.abs(np.arctan2(p[:, 1], p[:, 0])) < 0.6])
+    front = [replace(frame, labels=frame.labels[:0], ring=frame.ring[:0]) for frame in front]
+    for changed in (beside, front):
+        assert one(verdict(changed), "origin").severity == "ok"
 
 
 def test_a_sensor_without_intensity(frames) -> None:
@@ -368,17 +440,39 @@ def test_camera_time(frames, offset_us, severity) -> None:
     ("times_us", "is_ordered", "severity", "message"),
     [
         ([0, 100_000, 200_000], True, "ok", "0.1 s apart"),
-        ([0, 100_000, 100_000], True, "error", "repeated in drive"),
+        ([0, 100_000, 100_000], True, "warning", "other scans at one time in drive"),
         ([0, 200_000, 100_000], True, "warning", "they go back in drive"),
         ([0, 200_000, 100_000], False, "ok", "0.1 s apart"),
         ([0, 100, 200], True, "warning", "0.0001 s apart"),
     ],
 )
 def test_time_stamps(times_us, is_ordered, severity, message) -> None:
-    (found,) = check_times(["drive"] * 3, times_us, is_ordered)
+    (found,) = check_times(["drive"] * 3, times_us, ["a.bin", "b.bin", "c.bin"], is_ordered)
     assert found.severity == severity
     assert message in found.measured
     assert bool(found.fix) == (severity != "ok")
+
+
+def test_several_lidars_at_one_time_are_told_what_to_do_and_a_frame_listed_twice_is_an_error() -> None:
+    times_us = [0, 0, 100_000, 100_000, 200_000, 200_000]
+    scans = [f"{number}.bin" for number in range(6)]
+    (found,) = check_times(["drive"] * 6, times_us, scans, is_ordered=True)
+    assert found.severity == "warning"
+    assert "a scene of its own" in found.fix
+    (found,) = check_times(["roof", "front"] * 3, times_us, scans, is_ordered=True)
+    assert found.severity == "ok"
+    (found,) = check_times(["drive"] * 6, times_us, ["0.bin", *scans[:5]], is_ordered=True)
+    assert found.severity == "error"
+    assert "listed more than once: 0.bin" in found.measured
+    (found,) = check_times(["drive"] * 9, [7] * 9, [f"{number}.bin" for number in range(9)], is_ordered=True)
+    assert found.severity == "error"
+    assert "its own time" in found.fix
+
+
+def test_lidars_that_fire_just_after_each_other_are_not_in_another_unit() -> None:
+    times_us = [start + offset for start in range(0, 500_000, 100_000) for offset in (0, 50)]
+    (found,) = check_times(["drive"] * 10, times_us, [f"{number}.bin" for number in range(10)], is_ordered=True)
+    assert found.severity == "ok"
 
 
 def semantickitti_frames(folder: Path) -> list[Keyframe]:
