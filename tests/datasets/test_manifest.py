@@ -11,6 +11,7 @@ import yaml
 
 from ray_lidarseg import storage
 from ray_lidarseg.datasets import manifest
+from ray_lidarseg.datasets.decode import decode as decode_frame
 from ray_lidarseg.errors import DataError, StorageError
 from ray_lidarseg.recipe.ontology import Ontology, parse_ontology
 from ray_lidarseg.sample import Keyframe
@@ -211,7 +212,7 @@ def decode(files: dict[str, bytes], **changes: Any) -> Keyframe:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(storage, "read_bytes", read)
-        return manifest.decode(frame, ontology(**sensor))
+        return decode_frame(frame, ontology(**sensor))
 
 
 SCAN, LABELS = "/logs/scans/0.bin", "/logs/labels/0.label"
