@@ -46,6 +46,31 @@ def learning_curves(views: Sequence[RunView]) -> Figure | None:
     return figure
 
 
+def diagnosis(views: Sequence[RunView]) -> Figure | None:
+    """Why runs gained or did not: models and pseudo-labels on unlabelled scans; None where none was diagnosed.
+
+    Over steps, mIoU of the models and share and precision of pseudo-labels; of the last diagnosis, the share of each
+    class's points that got the right pseudo-label (what is never taught cannot be learnt).
+    """
+    shown = [(PALETTE[index % len(PALETTE)], view) for index, view in enumerate(views) if view.lines("diagnose")]
+    if not shown:
+        return None
+    labelling = [(colour, view, lines[-1]) for colour, view in shown if (lines := _with_pseudo_labels(view))]
+    figure = Figure(figsize=(12.9, 3.2 if not labelling else 6.2), layout="constrained")
+    rows = figure.subfigures(2, 1) if labelling else [figure]
+    above = np.atleast_1d(rows[0].subplots(1, 2 if labelling else 1))
+    for colour, view in shown:
+        _draw_unlabelled_miou(above[0], view, colour)
+    _finish(above[0], "mIoU on unlabelled scans, % (solid: teacher or only model, dashed: other)", "step")
+    if labelling:
+        for colour, view, _ in labelling:
+            _draw_pseudo_labels(above[1], view, colour)
+        _finish(above[1], "pseudo-labels, % (solid: right ones among them, dotted: points that have one)", "step")
+        _draw_recall(rows[1].subplots(), labelling)
+    _legend(figure, [view for _, view in shown])
+    return figure
+
+
 def class_bars(views: Sequence[RunView]) -> Figure | None:
     """Point IoU of every class, one bar a run; None where no run was evaluated."""
     shown = [(index, view) for index, view in enumerate(views) if view.class_iou()]
@@ -96,6 +121,44 @@ def _draw_kept(axes: Axes, view: RunView, colour: str) -> None:
         axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
         axes.plot(steps, smoothed(values, max(1, len(values) // 15)), color=colour, linewidth=1.6)
         axes.set_ylim(0, 100)
+
+
+def _with_pseudo_labels(view: RunView) -> list[dict[str, Any]]:
+    return [line for line in view.lines("diagnose") if "recall_ratio" in line]
+
+
+def _draw_unlabelled_miou(axes: Axes, view: RunView, colour: str) -> None:
+    ending = "_unlabelled_miou_ratio"
+    lines = view.lines("diagnose")
+    names = [key for key in lines[-1] if key.endswith(ending)]
+    for name in names:
+        steps, ratios = _series(lines, name)
+        style, label = ("-", view.name) if name == names[-1] else ("--", None)
+        axes.plot(
+            steps, 100 * np.array(ratios), style, color=colour, linewidth=1.6, marker="o", markersize=3, label=label
+        )
+
+
+def _draw_pseudo_labels(axes: Axes, view: RunView, colour: str) -> None:
+    for key, style in (("precision_total_ratio", "-"), ("kept_total_ratio", ":")):
+        steps, ratios = _series(view.lines("diagnose"), key)
+        axes.plot(steps, 100 * np.array(ratios), style, color=colour, linewidth=1.6, marker="o", markersize=3)
+    axes.set_ylim(0, 100)
+
+
+def _draw_recall(axes: Axes, labelling: Sequence[tuple[str, RunView, dict[str, Any]]]) -> None:
+    names, truth = labelling[0][1].taxonomy.class_names, labelling[0][2]["truth_ratio"]
+    width = 0.8 / len(labelling)
+    for place, (colour, _, line) in enumerate(labelling):
+        heights = [100 * (value or 0.0) for value in line["recall_ratio"]]
+        offsets = np.arange(len(heights)) + (place - (len(labelling) - 1) / 2) * width
+        axes.bar(offsets, heights, width * 0.92, color=colour)
+    ticks = [
+        f"{name.replace('_', ' ')}\n{100 * (share or 0.0):.1f} %" for name, share in zip(names, truth, strict=True)
+    ]
+    axes.set_xticks(range(len(ticks)), ticks, rotation=35, ha="right")
+    _finish(axes, "points of a class that got the right pseudo-label, % (below: its share of all points)", "")
+    axes.grid(axis="x", visible=False)
 
 
 def _kept(line: dict[str, Any]) -> float | None:

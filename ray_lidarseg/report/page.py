@@ -100,7 +100,12 @@ def _protocol_section(
     section = Section(
         tables.protocol_title(protocol), rows=tables.result_rows(views), legend=legend(taxonomy, "ignored")
     )
-    for figure, caption in ((curves.learning_curves(views), "Learning curves"), (curves.class_bars(views), "")):
+    figures = (
+        (curves.learning_curves(views), "Learning curves"),
+        (curves.class_bars(views), ""),
+        (curves.diagnosis(views), "Why: what models and pseudo-labels are worth on scans whose labels no run may see"),
+    )
+    for figure, caption in figures:
         if figure is not None:
             section.charts.append(encoded_picture(curves.png(figure), caption))
     scenes, section.notes = validation_scenes(views, num_frames)

@@ -64,3 +64,43 @@ def test_class_bars_stand_for_each_class_and_run():
 
 def test_smoothing_is_a_trailing_mean():
     np.testing.assert_allclose(curves.smoothed([2, 4, 6, np.nan], 2), [2, 3, 5, 6])
+
+
+def diagnosed(step: int, recall: float) -> dict:
+    known = [0.5, 0.25, None] + [0.0] * 13
+    return {
+        "kind": "diagnose",
+        "step": step,
+        "student_unlabelled_miou_ratio": 0.2,
+        "teacher_unlabelled_miou_ratio": 0.3,
+        "truth_ratio": known,
+        "recall_ratio": [recall, None] + [0.0] * 14,
+        "kept_total_ratio": 0.6,
+        "precision_total_ratio": 0.9,
+    }
+
+
+def test_the_diagnosis_shows_models_pseudo_labels_and_classes():
+    views = [
+        RunView("a", "a", Recipe(), metrics=(diagnosed(10, 0.1), diagnosed(20, 0.4))),
+        RunView("b", "b", Recipe(), metrics=TRAIN),
+        RunView("c", "c", Recipe(), metrics=(diagnosed(20, 0.8),)),
+    ]
+    figure = curves.diagnosis(views)
+    miou, labels, classes = figure.axes
+    assert [line.get_linestyle() for line in miou.lines] == ["--", "-"] * 2
+    assert list(miou.lines[1].get_ydata()) == [30, 30]
+    assert [list(line.get_ydata()) for line in labels.lines[:2]] == [[90, 90], [60, 60]]
+    assert len(classes.patches) == 2 * 16
+    assert classes.patches[0].get_height() == pytest.approx(40)  # of the last diagnosis
+    assert classes.get_xticklabels()[0].get_text().endswith("50.0 %")
+    image = image_of(figure)
+    assert has_colour(image, curves.PALETTE[0])
+    assert has_colour(image, curves.PALETTE[2])
+    assert not has_colour(image, curves.PALETTE[1])  # run b was not diagnosed
+
+
+def test_a_method_without_pseudo_labels_is_diagnosed_by_its_models():
+    line = {"kind": "diagnose", "step": 5, "student_unlabelled_miou_ratio": 0.2}
+    assert len(curves.diagnosis([RunView("a", "a", Recipe(), metrics=(line,))]).axes) == 1
+    assert curves.diagnosis([RunView("a", "a", Recipe(), metrics=TRAIN)]) is None
