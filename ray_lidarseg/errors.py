@@ -1,8 +1,26 @@
-"""Errors people can act on: each says what was expected, what came, and what to do."""
+"""Errors people can act on: each says what was expected, what came, and what to do; never a secret."""
+
+import re
+
+_SECRETS = (
+    re.compile(r"(://)(?:[^\s/@]*:[^\s@]*|[^\s/@]+)(?=@)"),  # KEY:SECRET@, KEY@; a secret may hold a slash
+    re.compile(r"(?i)((?:secret|access)_key=|(?:session|access)_token=)[^\s&'\"]+"),
+)
+
+
+def redacted(text: str) -> str:
+    """The text with credentials inside URIs replaced by ``…``: what is printed or stored outlives the key."""
+    for pattern in _SECRETS:
+        text = pattern.sub(r"\1…", text)
+    return text
 
 
 class LidarSegError(Exception):
     """Base of every error this package raises on purpose; the CLI prints it without a traceback."""
+
+    def __str__(self) -> str:
+        """The message, without the credentials that a URI in it may hold."""
+        return redacted(super().__str__())
 
 
 class RecipeError(LidarSegError):

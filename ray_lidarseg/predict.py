@@ -285,7 +285,7 @@ def _scan_rows(scans: Sequence[str], columns: int, dataset: str) -> list[dict[st
 
 
 def _is_binary(uri: str) -> bool:
-    return uri.endswith(".bin")
+    return storage.name_of(uri).lower().endswith(".bin")
 
 
 def _files(uri: str, is_scan: Callable[[str], bool]) -> list[str]:
@@ -298,10 +298,12 @@ def _files(uri: str, is_scan: Callable[[str], bool]) -> list[str]:
 
 
 def _refuse_equal_names(rows: list[dict[str, Any]], job: _Job) -> None:
-    counts = Counter(job.path(row["frame_id"]) for row in rows)
-    repeated = [path for path, count in counts.items() if count > 1]
+    """Also names that differ in the case of their letters only: some disks keep one file for both."""
+    counts = Counter(job.path(row["frame_id"]).lower() for row in rows)
+    repeated = [path for row in rows if counts[(path := job.path(row["frame_id"])).lower()] > 1]
     if repeated:
-        raise DataError(f"several scans would write {repeated[0]}: predict them into different folders")
+        names = " and ".join(dict.fromkeys(repeated[:2]))
+        raise DataError(f"several scans would write {names}: predict them into different folders")
 
 
 def _claim(job: _Job, rows: list[dict[str, Any]], prepared: str) -> dict[str, Any]:

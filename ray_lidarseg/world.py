@@ -56,11 +56,11 @@ def _fill(root: Path, preset: Preset, seed: int) -> None:
 
 
 def _local(out: str) -> Path:
-    if "://" in out and not out.startswith("file://"):
+    if not storage.is_local(out):
         raise StorageError(
             f"a world goes into a folder that all workers share, not to {out}: generate it into a folder, then copy it"
         )
-    return Path(out.removeprefix("file://")).resolve()
+    return Path(storage.absolute(out)).resolve()
 
 
 def _claim(root: Path, preset: Preset, seed: int) -> None:

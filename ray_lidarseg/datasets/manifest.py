@@ -40,7 +40,6 @@ together when they are read (``ontology.py``).
 """
 
 import io
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
@@ -53,10 +52,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ray_lidarseg import storage
 from ray_lidarseg.datasets.ontology_taxonomy import MANIFEST, taxonomy
 from ray_lidarseg.datasets.point_files import FORMATS, Columns, column, format_of, load_npy, read_columns
-from ray_lidarseg.errors import DataError
+from ray_lidarseg.errors import DataError, StorageError
 from ray_lidarseg.geometry.camera import chain
 from ray_lidarseg.geometry.pose import require_rigid
-from ray_lidarseg.recipe.ontology import Ontology, nearest
+from ray_lidarseg.recipe.bad_input import explain, nearest, read_json, shown
+from ray_lidarseg.recipe.ontology import Ontology
 from ray_lidarseg.sample import CameraImage, Keyframe
 
 _SHOWN_PROBLEMS = 5
@@ -129,7 +129,11 @@ def index(content: bytes, uri: str, ontology: Ontology) -> list[Keyframe]:
         DataError: A missing or unknown column (the nearest is named), a wrong type, a null, an unknown split, a
             repeated frame id, or a calibration that is not rigid; the first few records are named.
     """
-    records = _parquet_records(content, uri) if uri.lower().endswith(".parquet") else _jsonl_records(content, uri)
+    records = (
+        _parquet_records(content, uri)
+        if storage.name_of(uri).lower().endswith(".parquet")
+        else _jsonl_records(content, uri)
+    )
     frames: list[Keyframe] = []
     problems: list[str] = []
     places: dict[str, str] = {}
@@ -173,10 +177,7 @@ def _jsonl_records(content: bytes, uri: str) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(content.splitlines(), start=1):
         if not line.strip():
             continue
-        try:
-            yield f"line {number}", json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{uri}, line {number} is not JSON: {error}; expected one object a line") from error
+        yield f"line {number}", read_json(line, f"{uri}, line {number}", DataError, object)
 
 
 def _parquet_records(content: bytes, uri: str) -> Iterator[tuple[str, Any]]:
@@ -211,21 +212,9 @@ def _frame(record: Any) -> _Frame:
     try:
         return _Frame.model_validate(record)
     except ValidationError as error:
-        problems = "; ".join(_explain(problem) for problem in error.errors())
+        problems = "; ".join(explain(error, _Frame, noun="column"))
         frame_id = record.get("frame_id", "") if isinstance(record, Mapping) else ""
-        raise DataError(f"frame {frame_id!r}: {problems}" if frame_id else problems) from error
-
-
-def _explain(problem: Any) -> str:
-    *path, last = [str(part) for part in problem["loc"]] or ["record"]
-    place, known = ".".join([*path, last]), set((_Camera if path else _Frame).model_fields)
-    if problem["type"] == "missing":
-        return f"missing column {place!r}"
-    if problem["type"] == "extra_forbidden":
-        return f"unknown column {place!r}{nearest(last, known)}"
-    if problem["input"] is None:
-        return f"{place} is null"
-    return f"{place}: {problem['msg']} (got {problem['input']!r:.60} of type {type(problem['input']).__name__})"
+        raise DataError(f"frame {shown(frame_id)}: {problems}" if frame_id else problems) from error
 
 
 def _keyframe(frame: _Frame, manifest_uri: str, ontology: Ontology) -> Keyframe:
@@ -264,10 +253,10 @@ def _camera(name: str, frame: _Frame, manifest_uri: str, ontology: Ontology) -> 
 
 
 def _resolve(path: str, manifest_uri: str) -> str:
-    if not path or "://" in path or path.startswith("/"):
-        return path
-    folder, slash, _ = manifest_uri.rpartition("/")
-    return f"{folder}{slash}{path}"
+    try:
+        return storage.beside(manifest_uri, path) if path else ""
+    except StorageError as error:
+        raise DataError(str(error)) from error
 
 
 def _turned_axes(ontology: Ontology) -> list[tuple[int, float]]:
@@ -326,7 +315,7 @@ def _label_column(columns: Columns, name: str, uri: str) -> np.ndarray:
 
 
 def _label_file(content: bytes, num_points: int, uri: str) -> np.ndarray:
-    if uri.lower().endswith(".npy"):
+    if storage.name_of(uri).lower().endswith(".npy"):
         return load_npy(content, uri).reshape(-1)
     width, rest = divmod(len(content), num_points)
     if rest or width not in (1, 2, 4):

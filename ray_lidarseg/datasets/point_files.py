@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pypcd4 import MetaData, PointCloud
 
+from ray_lidarseg import storage
 from ray_lidarseg.errors import DataError
 
 Columns = dict[str, np.ndarray]
@@ -43,7 +44,7 @@ def format_of(uri: str) -> str:
     Raises:
         DataError: The extension says nothing about the format.
     """
-    name = uri.partition("?")[0].lower()
+    name = storage.name_of(uri).lower()
     for extension, point_format in _EXTENSIONS.items():
         if name.endswith(extension):
             return point_format
@@ -55,7 +56,7 @@ def format_of(uri: str) -> str:
 
 def has_known_extension(uri: str) -> bool:
     """Whether the name alone says the format."""
-    return uri.partition("?")[0].lower().endswith(tuple(_EXTENSIONS))
+    return storage.name_of(uri).lower().endswith(tuple(_EXTENSIONS))
 
 
 def read_columns(content: bytes, point_format: str, uri: str) -> Columns:

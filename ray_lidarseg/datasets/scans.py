@@ -1,7 +1,5 @@
 """Scan files given one by one, without a data set around them: which layout they have, and what they are called."""
 
-from pathlib import PurePosixPath
-
 from ray_lidarseg import storage
 from ray_lidarseg.datasets.decode import decode_binary
 from ray_lidarseg.errors import DataError
@@ -29,7 +27,7 @@ def decode_scan(uri: str, columns: int = 0) -> Keyframe:
     content = storage.read_bytes(uri)
     if columns:
         return _decode(uri, content, columns)
-    if uri.endswith(_NUSCENES_SUFFIX):
+    if _ending(storage.name_of(uri)) == _NUSCENES_SUFFIX:
         return _decode(uri, content, 5)
     fitting = [count for count in _FORMAT_OF_COLUMNS if len(content) % (_FLOAT_BYTES * count) == 0]
     if not content or not fitting:
@@ -42,9 +40,13 @@ def decode_scan(uri: str, columns: int = 0) -> Keyframe:
 
 def scan_id(uri: str) -> str:
     """``08/000123`` for ``…/08/velodyne/000123.bin``, else the file's name without its suffix."""
-    path = PurePosixPath(uri.partition("://")[2] or uri)
-    stem = path.name.removesuffix(_NUSCENES_SUFFIX).removesuffix(".bin")
-    return f"{path.parent.parent.name}/{stem}" if path.parent.name == "velodyne" else stem
+    *folders, name = storage.parts_of(uri)
+    stem = name[: -len(_ending(name))] if _ending(name) else name
+    return f"{folders[-2]}/{stem}" if len(folders) > 1 and folders[-1] == "velodyne" else stem
+
+
+def _ending(name: str) -> str:
+    return next((ending for ending in (_NUSCENES_SUFFIX, ".bin") if name.lower().endswith(ending)), "")
 
 
 def _only_fit(uri: str, content: bytes, fitting: list[int]) -> Keyframe:

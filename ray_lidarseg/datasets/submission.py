@@ -12,6 +12,7 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from ray_lidarseg import storage
 from ray_lidarseg.datasets.taxonomy import Taxonomy
 from ray_lidarseg.errors import DataError
 
@@ -19,6 +20,7 @@ FileFormat = Literal["label", "lidarseg"]
 NO_SEQUENCE = "00"
 """Sequence folder of a scan whose id names none."""
 
+_OWN_FOLDER = "%70redictions"  # a sequence of that name, written so that it is no folder of label files
 _TYPES = {"label": "<u4", "lidarseg": "u1"}
 
 
@@ -35,11 +37,15 @@ def check_format(file_format: str, taxonomy: Taxonomy) -> None:
 
 
 def label_path(frame_id: str, file_format: FileFormat, split: str) -> str:
-    """Where the labels of a frame lie below the output folder."""
+    """Where the labels of a frame lie below the output folder; nowhere else, whatever its id holds.
+
+    Two ids share a path only where one is the other below ``NO_SEQUENCE``: ``x`` and ``00/x``.
+    """
     if file_format == "lidarseg":
-        return f"lidarseg/{split}/{frame_id.replace('/', '_')}_lidarseg.bin"
-    sequence, _, scan = frame_id.rpartition("/")
-    return f"sequences/{sequence or NO_SEQUENCE}/predictions/{scan}.label"
+        return f"lidarseg/{split}/{storage.file_name(frame_id)}_lidarseg.bin"
+    sequence, slash, scan = storage.relative_file(frame_id).rpartition("/")
+    folders = [_OWN_FOLDER if part == "predictions" else part for part in sequence.split("/")]
+    return f"sequences/{'/'.join(folders) if slash else NO_SEQUENCE}/predictions/{scan}.label"
 
 
 def confidence_path(label_file: str) -> str:

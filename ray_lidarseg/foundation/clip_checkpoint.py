@@ -22,7 +22,7 @@ from ray_lidarseg.errors import DataError
 from ray_lidarseg.foundation.checkpoint_files import local_file
 from ray_lidarseg.foundation.image_tensors import Preprocess
 from ray_lidarseg.foundation.settings import MINIATURE, ClipFeatures
-from ray_lidarseg.recipe.ontology import nearest
+from ray_lidarseg.recipe.bad_input import nearest
 
 LOCAL_FOLDER = "local-dir:"
 CONFIG_FILE = "open_clip_config.json"

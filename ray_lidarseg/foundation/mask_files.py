@@ -92,8 +92,8 @@ class MaskFiles:
 
 def _candidates(uri: str, folder: str, suffix: str) -> list[str]:
     """Where the mask may lie, the longest path first."""
-    image = PurePosixPath(uri.partition("://")[2] or uri)
-    parents = [part for part in image.parts[:-1] if part != "/"][-_NUM_FOLDERS:]
+    *folders, name = storage.parts_of(uri)
+    parents, image = folders[-_NUM_FOLDERS:], PurePosixPath(name)
     return ["/".join([folder.rstrip("/"), *parents[first:], image.stem + suffix]) for first in range(len(parents) + 1)]
 
 

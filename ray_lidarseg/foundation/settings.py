@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from ray_lidarseg.errors import RecipeError
-from ray_lidarseg.recipe.ontology import nearest
+from ray_lidarseg.recipe.bad_input import assignments, explain, nearest, shown
 from ray_lidarseg.recipe.schema import Count, NonNegative, Positive, Ratio, Section
 
 MINIATURE = "miniature"
@@ -169,44 +169,30 @@ def settings_of(kind: str, name: str, overrides: Mapping[str, Any]) -> Any:
     sections = {section.model_fields["name"].default: section for section in _sections(kind)}
     if name not in sections:
         raise RecipeError(
-            f"no {kind} teacher {name!r}: expected one of {', '.join(sections)}{nearest(name, set(sections))}"
+            f"no {kind} teacher {shown(name)}: expected one of {', '.join(sections)}{nearest(name, set(sections))}"
         )
     try:
         return sections[name].model_validate({**overrides, "name": name})
     except ValidationError as error:
-        keys = set(sections[name].model_fields) - {"name"}
-        problems = [_explain(kind, problem, keys) for problem in error.errors()]
-        raise RecipeError("\n".join([f"settings of {kind} {name} do not fit:", *problems])) from error
+        problems = explain(error, sections[name], prefix=kind, missing="give --set {}=…")
+        raise RecipeError("\n  ".join([f"settings of {kind} {name} do not fit:", *problems])) from error
 
 
 def split_overrides(pairs: tuple[str, ...] | list[str]) -> dict[str, dict[str, str]]:
     """``masks.num_segments=100`` and the like, sorted by kind: ``{"masks": {"num_segments": "100"}, …}``.
 
     Raises:
-        RecipeError: No ``KIND.KEY=VALUE``, or an unknown kind (the nearest is named).
+        RecipeError: No ``KEY.KEY=VALUE``, or an unknown kind (the nearest is named).
     """
     found: dict[str, dict[str, str]] = {kind: {} for kind in _KINDS}
-    for pair in pairs:
-        dotted, equals, value = pair.partition("=")
-        kind, dot, key = dotted.strip().partition(".")
-        if not (equals and dot and key):
-            raise RecipeError(f"--set {pair!r}: expected KIND.KEY=VALUE, for example masks.num_segments=100")
+    for dotted, value in assignments(pairs, "masks.num_segments=100", RecipeError, num_parts=2).items():
+        kind, _, key = dotted.partition(".")
         _sections(kind)
-        found[kind][key] = value.strip()
+        found[kind][key] = value
     return found
 
 
 def _sections(kind: str) -> tuple[type[TeacherSettings], ...]:
     if kind not in _KINDS:
-        raise RecipeError(f"no settings {kind!r}: expected one of {', '.join(_KINDS)}{nearest(kind, set(_KINDS))}")
+        raise RecipeError(f"no settings {shown(kind)}: expected one of {', '.join(_KINDS)}{nearest(kind, set(_KINDS))}")
     return _KINDS[kind]
-
-
-def _explain(kind: str, problem: Any, keys: set[str]) -> str:
-    place = ".".join([kind, *(str(part) for part in problem["loc"])])
-    if problem["type"] == "extra_forbidden":
-        hint = nearest(str(problem["loc"][-1]), keys) or f"; known are {', '.join(sorted(keys))}"
-        return f"  unknown key {place!r}{hint}"
-    if problem["type"] == "missing":
-        return f"  {place} is missing: give --set {place}=…"
-    return f"  {place}: {problem['msg']} (got {problem['input']!r:.80})"

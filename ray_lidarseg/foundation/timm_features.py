@@ -20,7 +20,7 @@ from ray_lidarseg.foundation.checkpoint_files import local_file
 from ray_lidarseg.foundation.image_tensors import Preprocess, image_tensor, precision_of
 from ray_lidarseg.foundation.settings import TimmFeatures
 from ray_lidarseg.foundation.teachers import Batch, in_batches
-from ray_lidarseg.recipe.ontology import nearest
+from ray_lidarseg.recipe.bad_input import nearest
 
 _DEFAULT_GRID = (16, 28)
 _NESTINGS = ("model", "state_dict", "teacher")

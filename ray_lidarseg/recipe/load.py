@@ -1,15 +1,14 @@
 """From YAML text and ``a.b=c`` overrides to a recipe, and from what does not fit to one message that names it."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from ray_lidarseg.errors import RecipeError
-from ray_lidarseg.recipe.schema import MethodRecipe, Model, Recipe, Section, Sensor
+from ray_lidarseg.recipe.bad_input import assignments, carries_credentials, explain, read_yaml, shown
+from ray_lidarseg.recipe.schema import MethodRecipe, Model, Recipe, Section
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -19,11 +18,16 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
         RecipeError: No such file or built-in name, not YAML, an unknown key (the nearest is named), a bad value.
     """
     file = Path(path)
-    if not file.suffix and not file.is_file():  # a folder of that name, such as the demo's, is no recipe
-        file = builtin_recipes().get(str(path), file)
-    if not file.is_file():
-        raise RecipeError(f"no recipe {path!s}: give a YAML file or one of {', '.join(sorted(builtin_recipes()))}")
-    return parse_recipe(file.read_text(), overrides, origin=str(path))
+    try:
+        if not file.suffix and not file.is_file():  # a folder of that name, such as the demo's, is no recipe
+            file = builtin_recipes().get(str(path), file)
+        text = file.read_bytes() if file.is_file() else None
+    except OSError as error:  # a name too long, no permission
+        raise RecipeError(f"recipe {shown(str(path))} cannot be read: {error.strerror}") from error
+    if text is None:
+        known = ", ".join(sorted(builtin_recipes()))
+        raise RecipeError(f"no recipe {shown(str(path))}: give a YAML file or one of {known}")
+    return parse_recipe(text, overrides, origin=str(path))
 
 
 def builtin_recipes() -> dict[str, Path]:
@@ -31,26 +35,27 @@ def builtin_recipes() -> dict[str, Path]:
     return {file.stem: file for file in (Path(__file__).parents[1] / "recipes").glob("*.yaml")}
 
 
-def parse_recipe(text: str, overrides: Iterable[str] = (), origin: str = "recipe") -> Recipe:
+def parse_recipe(text: str | bytes, overrides: Iterable[str] = (), origin: str = "recipe") -> Recipe:
     """A recipe from YAML text; see ``load_recipe``."""
-    try:
-        content = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{origin} is not YAML: {error}") from error
+    content = read_yaml(text, origin, RecipeError) or {}
     if not isinstance(content, dict):
         raise RecipeError(f"{origin}: expected a mapping of sections, got {type(content).__name__}")
-    for override in overrides:
-        _apply(content, override)
+    for key, value in assignments(overrides, "method.confidence=0.9", RecipeError).items():
+        _set(content, key, read_yaml(value, f"--set {key}", RecipeError))
     return validate_recipe(content, origin)
 
 
 def validate_recipe(content: Mapping[str, Any], origin: str = "recipe") -> Recipe:
     """A recipe from nested mappings; see ``load_recipe``."""
+    if carries_credentials(content):
+        raise RecipeError(
+            f"{origin} holds credentials inside a URI, and recipes are stored and printed: set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY in the environment instead"
+        )
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        problems = [_explain(problem) for problem in error.errors()]
-        raise RecipeError("\n".join([f"{origin} does not fit:", *problems])) from error
+        raise RecipeError("\n  ".join([f"{origin} does not fit:", *explain(error, Recipe)])) from error
 
 
 def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
@@ -74,13 +79,6 @@ def with_method(recipe: Recipe, name: str) -> Recipe:
     return override(recipe, {"method": {**kept, "name": name}})
 
 
-def _apply(content: dict[str, Any], override_text: str) -> None:
-    key, equals, value = override_text.partition("=")
-    if not equals:
-        raise RecipeError(f"override {override_text!r}: expected KEY.KEY=VALUE, for example method.confidence=0.9")
-    _set(content, key.strip(), yaml.safe_load(value))
-
-
 _UNIONS = {"model": Model, "method": MethodRecipe}
 _VARIANT_KEYS = tuple(f"{part}.name" for part in _UNIONS)
 
@@ -96,32 +94,8 @@ def _set(content: dict[str, Any], dotted: str, value: Any) -> None:
     for key in path:
         child = content.setdefault(key, {})
         if not isinstance(child, dict):
-            raise RecipeError(f"override {dotted!r}: {key!r} is a value, not a section")
+            raise RecipeError(f"override {shown(dotted)}: {shown(key)} is a value, not a section")
         content = child
     if dotted in _VARIANT_KEYS and content.get("name") != value:
         content.clear()  # another variant of a union has other fields
     content[last] = value
-
-
-def _explain(problem: Any) -> str:
-    place = [str(part) for part in problem["loc"]]
-    if problem["type"] != "extra_forbidden":
-        return f"  {'.'.join(place) or 'recipe'}: {problem['msg']} (got {problem['input']!r:.80})"
-    nearest = difflib.get_close_matches(".".join(place), sorted(_known_keys()), n=1, cutoff=0.5)
-    hint = f"; did you mean {_without_variant(nearest[0])!r}?" if nearest else ""
-    return f"  unknown key {_without_variant('.'.join(place))!r}{hint}"
-
-
-def _without_variant(dotted: str) -> str:
-    names = {name for part in _UNIONS for name in variants(part)}
-    return ".".join(part for part in dotted.split(".") if part not in names)
-
-
-def _known_keys() -> set[str]:
-    sections: dict[str, list[type[BaseModel]]] = {
-        "": [Recipe],
-        **{f"{name}.": [type(value)] for name, value in Recipe() if isinstance(value, Section)},
-        "data.sensor.": [Sensor],
-    }
-    sections |= {f"{part}.{name}.": [variant] for part in _UNIONS for name, variant in variants(part).items()}
-    return {prefix + key for prefix, models in sections.items() for model in models for key in model.model_fields}

@@ -25,15 +25,14 @@ Axes: everything inside is FLU (x forward, y left, z up). Scans and ``cam_SE3_li
 (x right, y forward, z up), are turned when they are read; that is exact, and label files keep their order.
 """
 
-import difflib
 from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ray_lidarseg.errors import DataError
+from ray_lidarseg.recipe.bad_input import explain, read_yaml, shown
 
 RawId = Annotated[int, Field(ge=0, le=0xFFFF)]
 Channel = Annotated[int, Field(ge=0, le=255)]
@@ -49,7 +48,7 @@ _DIRECTIONS = {
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class OntologyClass(_Section):
@@ -133,48 +132,16 @@ def parse_ontology(text: str | bytes, origin: str = "ontology") -> Ontology:
         DataError: Not YAML, an unknown key (the nearest is named), a missing or bad value, a raw id or a class name
             used twice, a class without raw ids.
     """
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise DataError(f"{origin} is not YAML: {error}") from error
+    content = read_yaml(text, origin, DataError)
     if not isinstance(content, Mapping):
         raise DataError(
-            f"{origin}: expected a mapping with name, classes and sensor, got {type(content).__name__}; "
-            "see the text of ray_lidarseg/ontology.py for an example"
+            f"{origin}: expected a mapping with name, classes and sensor, got {shown(content)}; "
+            "see the text of ray_lidarseg/recipe/ontology.py for an example"
         )
     try:
         return Ontology.model_validate(content)
     except ValidationError as error:
-        problems = [_explain(problem) for problem in error.errors()]
-        raise DataError("\n".join([f"{origin} does not fit:", *problems])) from error
-
-
-def nearest(key: str, known: set[str]) -> str:
-    """``; did you mean …?`` with the known key nearest to a mistyped one, or nothing."""
-    found = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.5)
-    return f"; did you mean {found[0]!r}?" if found else ""
-
-
-def _explain(problem: Any) -> str:
-    place = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        return f"  unknown key {place!r}{nearest(str(problem['loc'][-1]), _keys_beside(problem['loc']))}"
-    if problem["type"] == "missing":
-        return f"  {place} is missing: {sorted(_required_beside(problem['loc']))} must be given"
-    return f"  {place or 'ontology'}: {problem['msg']} (got {problem['input']!r:.80})"
-
-
-def _model_at(place: tuple[Any, ...]) -> type[BaseModel]:
-    inner: dict[str, type[BaseModel]] = {"classes": OntologyClass, "sensor": OntologySensor}
-    return inner.get(str(place[0]), Ontology) if len(place) > 1 else Ontology
-
-
-def _keys_beside(place: tuple[Any, ...]) -> set[str]:
-    return set(_model_at(place).model_fields)
-
-
-def _required_beside(place: tuple[Any, ...]) -> set[str]:
-    return {name for name, entry in _model_at(place).model_fields.items() if entry.is_required()}
+        raise DataError("\n  ".join([f"{origin} does not fit:", *explain(error, Ontology)])) from error
 
 
 def _repeated(names: Any) -> list[str]:

@@ -27,7 +27,7 @@ def _word_of(on: str, off: str) -> BeforeValidator:
 class Section(BaseModel):
     """A frozen part of a recipe; unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Sensor(Section):

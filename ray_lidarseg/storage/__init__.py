@@ -3,8 +3,8 @@
 Use: ``from ray_lidarseg import storage``, then ``storage.read_bytes(uri)``.
 """
 
+from ray_lidarseg.storage.file_names import file_name, relative_file
 from ray_lidarseg.storage.files import (
-    absolute,
     check_file_writable,
     check_listable,
     check_writable,
@@ -12,8 +12,6 @@ from ray_lidarseg.storage.files import (
     explained,
     fetch,
     info_of,
-    is_local,
-    join,
     list_files,
     list_folders,
     read_bytes,
@@ -23,21 +21,27 @@ from ray_lidarseg.storage.files import (
     write_bytes,
     write_once,
 )
+from ray_lidarseg.storage.uris import absolute, beside, is_local, join, name_of, parts_of
 
 __all__ = [
     "absolute",
+    "beside",
     "check_file_writable",
     "check_listable",
     "check_writable",
     "exists",
     "explained",
     "fetch",
+    "file_name",
     "info_of",
     "is_local",
     "join",
     "list_files",
     "list_folders",
+    "name_of",
+    "parts_of",
     "read_bytes",
+    "relative_file",
     "remove_file",
     "remove_folder",
     "resolve",

@@ -6,7 +6,6 @@ one, never a torn one.
 """
 
 import errno
-import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +13,8 @@ from contextlib import contextmanager, suppress
 from pyarrow import fs
 
 from ray_lidarseg.errors import StorageError
-from ray_lidarseg.storage import object_store
+from ray_lidarseg.storage import object_store, uris
+from ray_lidarseg.storage.uris import join
 from ray_lidarseg.storage.whole_files import create_whole, fetch_whole, patiently, write_whole
 
 _S3 = "s3://"
@@ -29,6 +29,8 @@ _ADVICE = {
     errno.EEXIST: "a part of the path is a file, not a folder: choose another path",
     errno.EISDIR: "the path is a folder, expected a file",
     errno.ENOENT: "no such file or folder",
+    errno.ENAMETOOLONG: "the name is longer than this file system allows: choose a shorter one",
+    errno.ELOOP: "the path is a ring of symbolic links: mend them or choose another path",
 }
 _S3_ADVICE = {
     "no such bucket": "the bucket does not exist: create it or correct the name",
@@ -51,13 +53,15 @@ def resolve(uri: str) -> tuple[fs.FileSystem, str]:
     Raises:
         StorageError: The scheme is unknown or the URI malformed.
     """
-    if "://" not in uri:
-        return fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(uri))
+    place = uris.parse(uri)
+    if place.is_local:
+        return fs.LocalFileSystem(), place.path
+    options = f"?{place.options}" if place.options else ""
     try:
-        filesystem, path = fs.FileSystem.from_uri(uri)
+        filesystem, _ = fs.FileSystem.from_uri(f"s3://{place.bucket}{options}")
     except (ValueError, OSError, NotImplementedError) as error:
-        raise StorageError(f"cannot use {uri!r}: expected a path, file://… or s3://BUCKET/… ({error})") from error
-    return _patient(filesystem), path
+        raise StorageError(f"cannot use {uri!r}: expected s3://BUCKET/… ({error})") from error
+    return _patient(filesystem), f"{place.bucket}/{place.path}".rstrip("/")
 
 
 def _patient(filesystem: fs.FileSystem) -> fs.FileSystem:
@@ -66,22 +70,6 @@ def _patient(filesystem: fs.FileSystem) -> fs.FileSystem:
         return filesystem
     _, (options,) = filesystem.__reduce__()  # from_uri, the only door that reads AWS_ENDPOINT_URL, takes no strategy
     return fs.S3FileSystem(**options, retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_S3_ATTEMPTS))
-
-
-def is_local(uri: str) -> bool:
-    """Whether the URI lies on a file system of this machine (or one mounted there)."""
-    return "://" not in uri or uri.startswith("file://")
-
-
-def absolute(uri: str) -> str:
-    """The URI independent of the working directory: Ray workers run in another one."""
-    return resolve(uri)[1] if is_local(uri) else uri
-
-
-def join(uri: str, *parts: str) -> str:
-    """The URI of something inside the folder ``uri``; a query (``?endpoint_override=…``) stays at the end."""
-    base, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
-    return "/".join([base.rstrip("/") or base, *(part.strip("/") for part in parts)]) + mark + query
 
 
 def read_bytes(uri: str) -> bytes:
@@ -225,7 +213,7 @@ def _entries(uri: str) -> list[fs.FileInfo]:
     filesystem, path = resolve(uri)
     with explained("list", uri):
         found = patiently(filesystem, lambda: filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True)))
-    return sorted(found, key=lambda info: info.base_name)
+        return sorted(found, key=lambda info: info.base_name)
 
 
 @contextmanager
@@ -233,6 +221,8 @@ def explained(action: str, uri: str) -> Iterator[None]:
     """Turns an ``OSError`` of the block into a ``StorageError`` that says what failed, why, and what to do."""
     try:
         yield
+    except UnicodeError as error:  # pyarrow's word on a folder that holds such a name
+        raise StorageError(f"cannot {action} {uri}: it holds a name that is not UTF-8: rename it") from error
     except OSError as error:
         raise StorageError(f"cannot {action} {uri}: {_advice(error)}") from error
 

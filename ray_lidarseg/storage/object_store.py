@@ -9,9 +9,10 @@ import os
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from ray_lidarseg.errors import StorageError
+from ray_lidarseg.storage import uris
 
 MULTIPART_BYTES = 64 << 20
 """Larger objects go up in parallel parts. Ours: above it one dropped connection costs minutes."""
@@ -108,12 +109,12 @@ def _code(error: Any) -> str:
 
 
 def _place(uri: str) -> tuple[str, str]:
-    parts = urlsplit(uri)
-    return parts.netloc.rpartition("@")[2], parts.path.lstrip("/")
+    place = uris.parse(uri)
+    return place.bucket, place.path
 
 
 def _endpoint(uri: str) -> str:
-    query = parse_qs(urlsplit(uri).query)
+    query = parse_qs(uris.parse(uri).options)
     override = query.get("endpoint_override", [""])[0]
     if not override or "://" in override:
         return override

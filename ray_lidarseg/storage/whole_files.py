@@ -10,6 +10,8 @@ from typing import BinaryIO, TypeVar
 
 from pyarrow import fs
 
+from ray_lidarseg.errors import StorageError
+
 _TEMPORARY_PREFIX = ".unfinished-"
 _CHUNK_BYTES = 1 << 20
 _WAITS_S = (0.2, 0.5, 1.0, 2.0, 4.0)  # ours
@@ -121,4 +123,7 @@ def files_in(filesystem: fs.FileSystem, folder: str) -> list[str]:
     """Paths of the files directly inside a folder; empty where there is no folder."""
     selector = fs.FileSelector(folder, allow_not_found=True)
     found = patiently(filesystem, lambda: filesystem.get_file_info(selector))
-    return [info.path for info in found if info.type == fs.FileType.File]
+    try:
+        return [info.path for info in found if info.type == fs.FileType.File]
+    except UnicodeError as error:
+        raise StorageError(f"cannot list {folder}: it holds a name that is not UTF-8: rename it") from error

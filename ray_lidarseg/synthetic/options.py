@@ -1,12 +1,12 @@
 """Sensor and size options on top of a preset: ``--set beams=64``."""
 
-import difflib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ray_lidarseg.errors import DataError
+from ray_lidarseg.recipe.bad_input import assignments, nearest, shown
 from ray_lidarseg.synthetic.presets import Preset
 
 
@@ -113,18 +113,13 @@ def parse_options(settings: list[str]) -> dict[str, str]:
     Raises:
         DataError: A setting has no ``=``.
     """
-    wrong = [setting for setting in settings if "=" not in setting]
-    if wrong:
-        raise DataError(f"--set {wrong[0]}: expected NAME=VALUE, for example beams=64")
-    return {name.strip(): value.strip() for name, _, value in (setting.partition("=") for setting in settings)}
+    return assignments(settings, "beams=64", DataError)
 
 
 def _named(name: str) -> Option:
     if name in OPTIONS:
         return OPTIONS[name]
-    nearest = difflib.get_close_matches(name, OPTIONS, n=1, cutoff=0.4)
-    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-    raise DataError(f"no world option {name!r}: {hint}Options are {', '.join(OPTIONS)}")
+    raise DataError(f"no world option {shown(name)}{nearest(name, OPTIONS)}; options are {', '.join(OPTIONS)}")
 
 
 _WORDS = {"no": 0.0, "yes": 1.0}
@@ -135,10 +130,11 @@ def _number(name: str, option: Option, value: object) -> float | int:
         number = _WORDS[str(value)] if option.is_switch and str(value) in _WORDS else float(str(value))
     except ValueError:
         number = math.nan
+    text = str(value)[:40]
     if not option.low <= number <= option.high or (option.whole and number != int(number)):
         kind = "yes or no," if option.is_switch else "a whole number" if option.whole else "a number"
         raise DataError(
-            f"world option {name}={value}: expected {kind} from {option.low:g} to {option.high:g} ({option.about})"
+            f"world option {name}={text}: expected {kind} from {option.low:g} to {option.high:g} ({option.about})"
         )
     return int(number) if option.whole else number
 

@@ -133,24 +133,24 @@ def test_the_chain_of_four_poses_is_composed() -> None:
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        (without("timestamp_us"), "line 1: frame 'a': missing column 'timestamp_us'"),
+        (without("timestamp_us"), "line 1: frame 'a': timestamp_us is missing"),
         (
             without("timestamp_us", timestmp_us=5),
-            "missing column 'timestamp_us'; unknown column 'timestmp_us'; did you mean 'timestamp_us'",
+            "timestamp_us is missing; unknown column 'timestmp_us'; did you mean 'timestamp_us'",
         ),
         (without("labels", label="x"), "unknown column 'label'; did you mean 'labels'"),
-        (without(timestamp_us="5"), r"timestamp_us: Input should be a valid integer \(got '5' of type str\)"),
-        (without(timestamp_us=1.5), "timestamp_us: Input should be a valid integer"),
-        (without(scene=None), "scene is null"),
-        (without(frame_id=""), "frame_id: String should have at least 1 character"),
-        (without(split="training"), "split: Input should be 'train', 'val' or 'test'"),
+        (without(timestamp_us="5"), r"timestamp_us: expected a whole number \(got '5'\)"),
+        (without(timestamp_us=1.5), "timestamp_us: expected a whole number"),
+        (without(scene=None), "scene: expected text .got null."),
+        (without(frame_id=""), "frame_id: expected at least 1 character"),
+        (without(split="training"), "split: expected 'train', 'val' or 'test'"),
         (without(points="a.las"), "cannot tell the point format"),
-        (without(point_format="las"), "point_format: Input should be 'bin4', 'bin5', 'npy', 'pcd' or 'parquet'"),
-        (without(cameras=[1]), "cameras: Input should be a valid dictionary"),
-        (camera(intrinsics=[1.0] * 8), "cameras.front.intrinsics: .* at least 9 items"),
-        (camera(intrinsics=None), "missing column 'cameras.front.intrinsics'"),
-        (camera(widht=3), "unknown column 'cameras.front.widht'; did you mean 'width'"),
-        (camera(cam_SE3_lidar=POSE[:12]), "cam_SE3_lidar: .* at least 16 items"),
+        (without(point_format="las"), "point_format: expected 'bin4', 'bin5', 'npy', 'pcd' or 'parquet'"),
+        (without(cameras=[1]), "cameras: expected a mapping"),
+        (camera(intrinsics=[1.0] * 8), "cameras.front.intrinsics: expected at least 9 items, got 8"),
+        (camera(intrinsics=None), "cameras.front.intrinsics is missing"),
+        (camera(widht=3), "unknown column 'cameras.front.widht'; did you mean 'cameras.front.width'"),
+        (camera(cam_SE3_lidar=POSE[:12]), "cam_SE3_lidar: expected at least 16 items, got 12"),
         (camera(cam_SE3_lidar=None), "give cam_SE3_lidar, or all four of ego_SE3_lidar, global_SE3_lidar_ego"),
         (camera(ego_SE3_lidar=POSE), "give cam_SE3_lidar, or all four"),
         (
@@ -169,7 +169,7 @@ def test_a_bad_record_says_what_is_wrong(record: dict[str, Any], message: str) -
 
 
 def test_infinite_calibration_is_refused() -> None:
-    with pytest.raises(DataError, match=r"intrinsics\.0: Input should be a finite number"):
+    with pytest.raises(DataError, match=r"intrinsics\.0: expected a finite number"):
         index(camera(intrinsics=[float("nan")] * 9))
 
 
@@ -178,13 +178,13 @@ def test_repeated_ids_and_many_problems_are_listed_once() -> None:
         index(RECORD, without(frame_id="b"), RECORD)
     with pytest.raises(DataError, match=r"manifest.jsonl: 9 records do not fit") as caught:
         index(*[without("scene", frame_id=str(number)) for number in range(9)])
-    assert str(caught.value).count("missing column 'scene'") == 5
+    assert str(caught.value).count("scene is missing") == 5
 
 
 def test_parquet_with_a_null_or_a_wrong_type() -> None:
-    with pytest.raises(DataError, match="row 1: frame 'b': scene is null"):
+    with pytest.raises(DataError, match=r"row 1: frame 'b': scene: expected text \(got null\)"):
         manifest.index(parquet([RECORD, without(frame_id="b", scene=None)]), "m.parquet", ontology())
-    with pytest.raises(DataError, match="timestamp_us: Input should be a valid integer"):
+    with pytest.raises(DataError, match="timestamp_us: expected a whole number"):
         manifest.index(parquet([without(timestamp_us=2.5)]), "m.parquet", ontology())
 
 
@@ -192,7 +192,7 @@ def test_parquet_with_a_null_or_a_wrong_type() -> None:
     ("content", "uri", "message"),
     [
         (b'{"a": 1', "m.jsonl", "m.jsonl, line 1 is not JSON"),
-        (b"[1]", "m.jsonl", "line 1: .*valid dictionary"),
+        (b"[1]", "m.jsonl", "line 1: the whole: expected a mapping .got .1.."),
         (b"PAR1", "m.parquet", "truncated or not a Parquet file"),
     ],
 )

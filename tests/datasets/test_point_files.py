@@ -88,7 +88,14 @@ def test_names_are_found_under_their_aliases() -> None:
 
 @pytest.mark.parametrize(
     ("uri", "expected"),
-    [("a.bin", "bin4"), ("a.pcd.bin", "bin5"), ("s3://b/A.PCD", "pcd"), ("a.npy", "npy"), ("s3://b/a.pcd?x=1", "pcd")],
+    [
+        ("a.bin", "bin4"),
+        ("a.pcd.bin", "bin5"),
+        ("s3://b/A.PCD", "pcd"),
+        ("a.npy", "npy"),
+        ("s3://b/a.pcd?region=eu", "pcd"),
+        ("/what?/a#.pcd", "pcd"),
+    ],
 )
 def test_format_follows_the_extension(uri: str, expected: str) -> None:
     assert format_of(uri) == expected

@@ -2,6 +2,8 @@ import io
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ray_lidarseg.datasets import submission
 from ray_lidarseg.datasets.taxonomy import NUSCENES, SEMANTICKITTI
@@ -38,6 +40,35 @@ def test_paths():
     assert submission.confidence_path(path) == "sequences/08/predictions/000123.confidence.npy"
     assert submission.label_path("abc", "label", "val") == "sequences/00/predictions/abc.label"
     assert submission.label_path("abc", "lidarseg", "test") == "lidarseg/test/abc_lidarseg.bin"
+
+
+@pytest.mark.parametrize(
+    ("frame_id", "path"),
+    [
+        ("../../x", "sequences/%2E%2E/%2E%2E/predictions/x.label"),
+        ("/etc/x", "sequences/%/etc/predictions/x.label"),
+        ("a//b", "sequences/a/%/predictions/b.label"),
+        ("predictions/b", "sequences/%70redictions/predictions/b.label"),
+        ("a/", "sequences/a/predictions/%.label"),
+    ],
+)
+def test_ids_that_climb_or_collide_stay_below_and_apart(frame_id, path):
+    assert submission.label_path(frame_id, "label", "val") == path
+
+
+@given(
+    st.sets(
+        st.lists(st.sampled_from(["a", "", "..", "predictions", "b.label", "%70redictions"]), min_size=1).map("/".join)
+    )
+)
+def test_no_label_file_is_the_file_or_the_folder_of_another(ids):
+    paths = [submission.label_path(frame_id, "label", "val") for frame_id in ids]
+    paths += [submission.confidence_path(path) for path in paths]
+    lidarseg = {submission.label_path(frame_id, "lidarseg", "val") for frame_id in ids}
+    folders = {"/".join(path.split("/")[:depth]) for path in paths for depth in range(1, path.count("/") + 1)}
+    assert len(set(paths)) == 2 * len(ids)
+    assert len(lidarseg) == len(ids)
+    assert not folders.intersection(paths)
 
 
 def test_confidence_is_half_precision():

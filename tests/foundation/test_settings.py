@@ -53,7 +53,7 @@ def test_overrides_are_sorted_by_kind():
 
 @pytest.mark.parametrize("pair", ["masks.num_segments", "num_segments=3", "masks.=3", "=3"])
 def test_overrides_that_are_no_pairs(pair):
-    with pytest.raises(RecipeError, match=r"expected KIND.KEY=VALUE, for example masks.num_segments=100"):
+    with pytest.raises(RecipeError, match=r"expected KEY.KEY=VALUE, for example masks.num_segments=100"):
         split_overrides([pair])
 
 
@@ -62,18 +62,18 @@ def test_overrides_that_are_no_pairs(pair):
     [
         ("mask", "slic", {}, "no settings 'mask': expected one of masks, features, pairs; did you mean 'masks'"),
         ("masks", "slick", {}, "no masks teacher 'slick': expected one of slic, sam, files; did you mean 'slic'"),
-        ("masks", "slic", {"num_segment": "3"}, "unknown key 'masks.num_segment'; did you mean 'num_segments'"),
+        ("masks", "slic", {"num_segment": "3"}, "unknown key 'masks.num_segment'; did you mean 'masks.num_segments'"),
         ("masks", "slic", {"xyz": "3"}, "unknown key 'masks.xyz'; known are compactness, max_iterations"),
-        ("masks", "slic", {"num_segments": "many"}, r"masks.num_segments: .*valid integer.*got 'many'"),
-        ("masks", "slic", {"num_segments": "70000"}, r"masks.num_segments: .*less than or equal to 65535"),
-        ("masks", "sam", {"nms_iou": "1.2"}, r"masks.nms_iou: .*less than or equal to 1"),
+        ("masks", "slic", {"num_segments": "many"}, r"masks.num_segments: expected a whole number .got 'many'"),
+        ("masks", "slic", {"num_segments": "70000"}, r"masks.num_segments: expected at most 65535"),
+        ("masks", "sam", {"nms_iou": "1.2"}, r"masks.nms_iou: expected at most 1 "),
         ("masks", "files", {}, r"masks.folder is missing: give --set masks.folder="),
         ("features", "timm", {}, r"features.checkpoint is missing"),
         ("features", "clip", {"image_size": "224"}, r"features.image_size"),
         ("features", "clip", {"image_size": "a,b"}, r"features.image_size.0"),
         ("features", "clip", {"templates": "a photo"}, r"each of templates must hold \{\} once"),
         ("features", "clip", {"model": "ViT-B-16"}, r"model has no effect: checkpoint 'miniature' brings its own"),
-        ("pairs", "pairs", {"min_depth_m": "-1"}, r"pairs.min_depth_m: .*greater than or equal to 0"),
+        ("pairs", "pairs", {"min_depth_m": "-1"}, r"pairs.min_depth_m: expected at least 0 "),
     ],
 )
 def test_what_does_not_fit_says_so(kind, name, overrides, message):

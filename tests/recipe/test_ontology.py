@@ -44,18 +44,24 @@ def test_a_good_ontology_reads_and_survives_json() -> None:
     ("changes", "message"),
     [
         ({"clases": []}, r"own.yaml does not fit:\n  unknown key 'clases'; did you mean 'classes'\?"),
-        ({"absent_class": "nan"}, "absent_class: Input should be 'skip' or 'zero'"),
-        ({"classes": []}, "classes: .* at least 1 item"),
+        ({"absent_class": "nan"}, "absent_class: expected 'skip' or 'zero' "),
+        ({"classes": []}, "classes: expected at least 1 item"),
         ({"classes": [{"name": "car"}]}, "classes.0.raw_ids is missing"),
-        ({"classes": [{"name": "car", "raw_ids": []}]}, "classes.0.raw_ids: .* at least 1 item"),
-        ({"classes": [{"name": "car", "raw_id": [1]}]}, "unknown key 'classes.0.raw_id'; did you mean 'raw_ids'"),
+        ({"classes": [{"name": "car", "raw_ids": []}]}, "classes.0.raw_ids: expected at least 1 item"),
+        (
+            {"classes": [{"name": "car", "raw_id": [1]}]},
+            "unknown key 'classes.0.raw_id'; did you mean 'classes.0.raw_ids'",
+        ),
         ({"classes": [{"name": "car", "raw_ids": [1]}] * 2}, r"class names \['car'\] occur more than once"),
         (
             {"classes": [{"name": "car", "raw_ids": [1, 2]}, {"name": "bus", "raw_ids": [2]}]},
             "each raw id may be used once, but: 2 in car and bus",
         ),
         ({"ignore_raw_ids": [0, 40]}, "each raw id may be used once, but: 40 in road and ignore_raw_ids"),
-        ({"classes": [{"name": "car", "raw_ids": [70000]}]}, "less than or equal to 65535"),
+        (
+            {"classes": [{"name": "car", "raw_ids": [70000]}]},
+            "classes.0.raw_ids.0: expected at most 65535 .got 70000.$",
+        ),
         ({"sensor": {}}, "sensor.num_beams is missing"),
     ],
 )
@@ -67,7 +73,7 @@ def test_a_bad_ontology_says_what_is_wrong(changes: dict[str, Any], message: str
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"fov_up": 3}, "unknown key 'sensor.fov_up'; did you mean 'fov_up_deg'"),
+        ({"fov_up": 3}, "unknown key 'sensor.fov_up'; did you mean 'sensor.fov_up_deg'"),
         ({"fov_up_deg": -30}, "fov_down_deg must be below fov_up_deg"),
         ({"max_range_m": 0.5}, "min_range_m must be below max_range_m"),
         ({"intensity": [1, 1]}, r"intensity must be \[lowest, highest\] or none"),
@@ -96,7 +102,11 @@ def test_rotation_takes_the_files_axes_to_forward_left_up(axes: str, rotation: t
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: [", "own.yaml is not YAML"), ("- 1", "expected a mapping"), (b"\xff\xfe\x00name", "own.yaml is not YAML")],
+    [
+        ("a: [", "own.yaml is not YAML"),
+        ("- 1", "expected a mapping"),
+        (b"\xff\xfe\x00name", "own.yaml is not UTF-8 text .byte 0 is 0xff.: save it as UTF-8"),
+    ],
 )
 def test_text_that_is_no_mapping(text: str | bytes, message: str) -> None:
     with pytest.raises(DataError, match=message):

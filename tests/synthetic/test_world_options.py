@@ -57,7 +57,7 @@ def test_a_higher_lidar_sees_the_road_from_higher_up():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"beam": 8}, r"no world option 'beam': did you mean 'beams'\? Options are beams, columns"),
+        ({"beam": 8}, r"no world option 'beam'; did you mean 'beams'.; options are beams, columns"),
         ({"beams": "many"}, r"beams=many: expected a whole number from 2 to 128 \(LiDAR rings\)"),
         ({"beams": 8.5}, "expected a whole number"),
         ({"rate_hz": 0}, r"rate_hz=0: expected a number from 0.1 to 100"),
@@ -86,5 +86,5 @@ def test_label_images_are_asked_for_in_words_and_only_in_nuscenes_layout():
 
 def test_settings_of_the_command_line():
     assert parse_options(["beams=64", "rate_hz = 10"]) == {"beams": "64", "rate_hz": "10"}
-    with pytest.raises(DataError, match=r"--set beams: expected NAME=VALUE"):
+    with pytest.raises(DataError, match=r"--set 'beams': expected KEY=VALUE, for example beams=64"):
         parse_options(["beams"])

@@ -1,0 +1,138 @@
+import json
+import time
+import tracemalloc
+
+import pytest
+
+from ray_lidarseg.errors import DataError, RecipeError
+from ray_lidarseg.recipe.bad_input import assignments, nearest, read_json, read_yaml, shown
+from ray_lidarseg.recipe.load import load_recipe, parse_recipe
+from ray_lidarseg.recipe.ontology import parse_ontology
+
+LAUGHS = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10)
+)
+"""Billion laughs: 9^10 values in half a kilobyte."""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (LAUGHS, "f.yaml stands for more than 200000 values"),
+        ("a: &a [*a]", "alias [*]a stands for something it is part of"),
+        ("[" * 40 + "]" * 40, "nested deeper than 32 levels"),
+        ("[" * 100_000, "nested deeper than 32 levels"),
+        ("a: [", "f.yaml is not YAML: .*line 2"),
+        ("when: 2026-13-45", "f.yaml is not YAML: month must be in 1..12"),
+        ("a: " + "1" * 5000, "f.yaml is not YAML: .*4300"),
+        ("a: !!python/object:os.system x", "f.yaml is not YAML: could not determine a constructor"),
+        ("? [a]\n: b", "f.yaml is not YAML: .*unhashable"),
+        ('a: "\\ud800"', "f.yaml"),
+        (b"a: \xe4", "f.yaml is not UTF-8 text .byte 3 is 0xe4.: save it as UTF-8"),
+        (b" " * (17 << 20), "has 17825792 bytes: expected a text file of at most 16777216"),
+    ],
+)
+def test_yaml_that_is_none_or_too_much(text: str | bytes, message: str) -> None:
+    start = time.monotonic()
+    tracemalloc.start()
+    with pytest.raises(DataError, match=message) as caught:
+        read_yaml(text, "f.yaml", DataError)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert time.monotonic() - start < 5
+    assert peak_bytes < 64 << 20
+    assert len(str(caught.value)) < 500
+
+
+def test_yaml_that_is_some() -> None:
+    assert read_yaml("a: &x [1, 2]\nb: *x\n", "f", DataError) == {"a": [1, 2], "b": [1, 2]}
+    assert read_yaml(b"\xef\xbb\xbfa: 1", "f", DataError) == {"a": 1}  # a byte order mark
+    assert read_yaml("", "f", DataError) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "f.json is not JSON"),
+        ("[1]", "f.json: expected a JSON object, got .1."),
+        ("[" * 100_000, "f.json is not JSON: .*recursion"),
+        ('{"a": ' + "[" * 80 + "]" * 80 + "}", "nested deeper than 64 levels"),
+        (b"\xff", "not UTF-8"),
+        ("1" * 5000, "f.json is not JSON: .*4300"),
+        ('{"a": "\\ud800"}', "half a character"),
+    ],
+)
+def test_json_that_is_none(text: str | bytes, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        read_json(text, "f.json", RecipeError)
+
+
+def test_json_that_is_some() -> None:
+    assert read_json('{"a": [1, null]}', "f", DataError) == {"a": [1, None]}
+    assert read_json("3", "f", DataError, object) == 3
+
+
+def test_values_are_shown_by_their_beginning() -> None:
+    laughs: list[object] = ["x"] * 9
+    for _ in range(40):
+        laughs = [laughs] * 9
+    assert len(shown(laughs)) <= 80
+    assert shown("s3://AKIA:secret@logs/a") == "'s3://…@logs/a'"
+    assert shown(None) == "null"
+    assert shown(16**5000) == "a number of 20001 bits"
+    assert shown(-3.5) == "-3.5"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train: {steps: 0}", r"train.steps: expected at least 1 \(got 0\)$"),
+        ("train: {steps: many}", r"train.steps: expected a whole number \(got 'many'\)$"),
+        ("train: 2026-01-01", r"train: expected a mapping \(got datetime.date\(2026, 1, 1\)\)$"),
+        ("split: {ratio: .nan}", r"split.ratio: expected .* \(got nan\)$"),
+        ("model: {name: fidnett}", r"model: expected 'name' to be one of .*'fidnet'"),
+        ("model: {name: fidnet, depth: 18}", "unknown key 'model.depth'"),
+        ("confidence: 0.9", "unknown key 'confidence'; did you mean 'method.confidence'[?]$"),
+        ("{1: 2}", "expected keys that are text"),
+        ("{zzzzzzzz: 1}", "unknown key 'zzzzzzzz'; known are augment, data"),
+        ("data: {prepared: 's3://AKIA:se/cret@logs/a'}", "credentials inside a URI, and recipes are stored"),
+        ("data: {" + ", ".join(f"k{n}: 1" for n in range(99)) + "}", "… and 87 more$"),
+    ],
+)
+def test_a_recipe_is_explained_in_plain_words(text: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message) as caught:
+        parse_recipe(text)
+    assert "cret" not in str(caught.value)
+    assert "Input should" not in str(caught.value)
+
+
+def test_bombs_do_not_go_off_in_the_readers_of_recipes_and_ontologies() -> None:
+    with pytest.raises(RecipeError, match="stands for more than 200000 values"):
+        parse_recipe(LAUGHS)
+    with pytest.raises(DataError, match="stands for more than 200000 values"):
+        parse_ontology(LAUGHS)
+    with pytest.raises(RecipeError, match="--set train is not YAML"):
+        parse_recipe("", ["train=["])
+    with pytest.raises(RecipeError, match=r"recipe 'aaaa.* cannot be read: File name too long"):
+        load_recipe("a" * 5000)
+    with pytest.raises(RecipeError, match="no recipe"):
+        load_recipe("a\0b")
+
+
+def test_one_grammar_of_settings() -> None:
+    assert assignments(["a.b = c=d", "e=", "e=2"], "a=1", DataError) == {"a.b": "c=d", "e": "2"}
+    for text in ("a", "=1", "a.=1", ".a=1", "a..b=1"):
+        with pytest.raises(DataError, match="expected KEY=VALUE, for example beams=64"):
+            assignments([text], "beams=64", DataError)
+    with pytest.raises(RecipeError, match=r"expected KEY\.KEY=VALUE, for example masks\.folder=x"):
+        assignments(["folder=x"], "masks.folder=x", RecipeError, num_parts=2)
+
+
+def test_nearest_does_not_compare_endless_keys() -> None:
+    assert nearest("prepard", {"prepared"}) == "; did you mean 'prepared'?"
+    assert nearest("p" * 10_000_000, {"prepared"}) == ""
+
+
+def test_json_reads_what_python_writes() -> None:
+    value = {"ä": [1.5, True, None, "x" * 100]}
+    assert read_json(json.dumps(value), "f", DataError) == value
