@@ -193,8 +193,7 @@ def check_file_writable(uri: str) -> None:
     Raises:
         StorageError: Its folder is not writable, or a folder of that name is there.
     """
-    path, mark, query = absolute(uri).partition("?") if "://" in uri else (absolute(uri), "", "")
-    check_writable(path.rpartition("/")[0] + mark + query)
+    check_writable(uris.folder_of(uri))
     if info_of(uri).type == fs.FileType.Directory:
         raise StorageError(f"cannot write {uri}: it is a folder; give the name of a file")
 

@@ -89,6 +89,14 @@ def absolute(uri: str) -> str:
     return place.path if place.is_local else uri
 
 
+def folder_of(uri: str) -> str:
+    """The URI of the folder that something lies in, absolute."""
+    place = parse(uri)
+    if place.is_local:
+        return os.path.dirname(place.path)
+    return join(_root(place), posixpath.dirname(place.path))
+
+
 def beside(uri: str, path: str) -> str:
     """The URI of a path as a file at ``uri`` means it: relative to the file's folder, absolute, or a URI itself.
 
@@ -108,7 +116,7 @@ def beside(uri: str, path: str) -> str:
     key = posixpath.normpath(posixpath.join("/", posixpath.dirname(place.path), path))
     if posixpath.normpath(posixpath.join(posixpath.dirname(place.path), path)).startswith(".."):
         raise StorageError(f"cannot use {path!r} of {uri}: it climbs out of the bucket")
-    return join(f"s3://{place.bucket}?{place.options}" if place.options else f"s3://{place.bucket}", key)
+    return join(_root(place), key)
 
 
 def join(uri: str, *parts: str) -> str:
@@ -130,6 +138,10 @@ def join(uri: str, *parts: str) -> str:
     if uri.startswith(_S3):
         parse(joined)
     return joined
+
+
+def _root(place: Place) -> str:
+    return f"{_S3}{place.bucket}?{place.options}" if place.options else f"{_S3}{place.bucket}"
 
 
 def _of_s3(uri: str, rest: str) -> Place:

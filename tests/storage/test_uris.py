@@ -104,6 +104,19 @@ def test_paths_beside_a_manifest(manifest: str, path: str, found: str) -> None:
     assert uris.beside(manifest, path) == found
 
 
+@pytest.mark.parametrize(
+    ("uri", "folder"),
+    [
+        ("/a?/b.bin", "/a?"),
+        ("file:///a%20/b.bin", "/a "),
+        ("s3://logs/a#/b.bin", "s3://logs/a#"),
+        ("s3://logs/b.bin?scheme=http", "s3://logs/?scheme=http"),
+    ],
+)
+def test_the_folder_of_a_file(uri: str, folder: str) -> None:
+    assert uris.folder_of(uri) == folder
+
+
 def test_a_path_does_not_climb_out_of_a_bucket() -> None:
     with pytest.raises(StorageError, match="climbs out of the bucket"):
         uris.beside("s3://logs/d/m.jsonl", "../../b.bin")
