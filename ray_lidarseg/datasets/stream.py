@@ -9,7 +9,7 @@ from ray_lidarseg.datasets.augment import augment
 from ray_lidarseg.datasets.augment_images import augment_image
 from ray_lidarseg.datasets.evidence import EvidenceReader, check_extras
 from ray_lidarseg.datasets.points import to_batch
-from ray_lidarseg.datasets.sampler import LABELLED, UNLABELLED, StepSampler
+from ray_lidarseg.datasets.sampler import LABELLED, UNLABELLED, StepSampler, class_balanced_repeats
 from ray_lidarseg.datasets.shards import PreparedFrames
 from ray_lidarseg.datasets.splits import LabelSplit
 from ray_lidarseg.errors import DataError
@@ -69,7 +69,11 @@ class TrainSteps(torch.utils.data.Dataset[list[MicroBatch]]):
             len(split.unlabelled),
             recipe.train.labelled_per_step,
             unlabelled_per_step,
+            self._repeats() if recipe.train.labelled_sampling == "class_balanced" else None,
         )
+
+    def _repeats(self) -> list[int]:
+        return class_balanced_repeats(self.frames[int(row)].labels for row in self.rows[LABELLED])
 
     def __len__(self) -> int:
         """Number of optimiser steps."""

@@ -318,6 +318,7 @@ class Train(Section):
     steps: Count = 60_000  # authors' nuScenes code at 16 + 16 scans
     labelled_per_step: Count = 16  # scans in one optimiser step over all workers; authors' nuScenes code
     unlabelled_per_step: Annotated[int, Field(ge=0)] = 16
+    labelled_sampling: Literal["uniform", "class_balanced"] = "uniform"  # class_balanced: ours, see datasets/sampler.py
     micro_batch: Annotated[int, Field(ge=0)] = 0  # scans of each stream in one forward of one worker; 0: all at once
     evaluate_every: Count = 1200  # authors' nuScenes code
     evaluate_first: bool = False  # also before the first step
@@ -361,6 +362,7 @@ _LATER_KEYS = {
     ("method", "pseudo_memory"): 0.99,
     ("method", "pseudo_portion"): 0.5,
     ("train", "norm_batches"): 0,
+    ("train", "labelled_sampling"): "uniform",
 }
 """Keys younger than the first runs, and the value that changes nothing: with it a fingerprint stays what it was."""
 

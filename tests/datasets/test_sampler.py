@@ -1,10 +1,12 @@
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_lidarseg.datasets.sampler import StepSampler
+from ray_lidarseg.datasets.sampler import StepSampler, class_balanced_repeats
+from ray_lidarseg.types import IGNORE
 
 small = st.integers(1, 13)
 
@@ -50,3 +52,25 @@ def test_one_frame_fills_any_batch() -> None:
 def test_a_stream_without_frames_is_refused() -> None:
     with pytest.raises(ValueError, match="4 unlabelled scans a step are asked for, but there are no unlabelled frames"):
         StepSampler(0, 3, 0, 4, 4)
+
+
+def test_a_frame_comes_as_often_in_a_pass_as_asked_for():
+    sampler = StepSampler(0, 3, 4, 2, 1, repeats=[1, 3, 2])
+    first = [index for k in range(3) for index in sampler.step(k)[0]]
+    assert sorted(first) == [0, 1, 1, 1, 2, 2]
+    assert sorted(index for k in range(3, 6) for index in sampler.step(k)[0]) == sorted(first)
+    assert sorted(index for k in range(4) for index in sampler.step(k)[1]) == [0, 1, 2, 3]
+
+
+def test_repeats_by_hand():
+    # class 0 in both frames alike, class 1 and 2 in the second alone: chances 1/6 and 5/6 of two frames
+    labels = [np.array([0, 0, IGNORE]), np.array([0, 0, 1, 2])]
+    assert class_balanced_repeats(labels) == [1, 2]
+    # of ten frames the last alone holds nine of ten classes: 10 * (0.1 / 10 + 0.9), bounded
+    many = [np.array([0])] * 9 + [np.arange(10)]
+    assert class_balanced_repeats(many) == [1] * 9 + [9]
+    assert class_balanced_repeats(many, most=4) == [1] * 9 + [4]
+
+
+def test_frames_without_labels_come_once():
+    assert class_balanced_repeats([np.array([IGNORE]), np.array([], np.uint8)]) == [1, 1]

@@ -138,6 +138,12 @@ def test_statistics_of_the_deployed_model_are_measured_for_checkpoints_and_not_f
     assert scores[0][0] == scores[3][0]  # the student is scored as it is
 
 
+def test_labelled_frames_may_come_as_their_classes_need_them(walls, tmp_path):
+    plan = make_plan(walls_recipe(walls, train__labelled_sampling="class_balanced"), RunFolder(str(tmp_path / "run")))
+    sampler = Trainer(plan, Ranks(), CPU)._steps.sampler
+    assert sampler.passes[0].tolist() == list(range(NUM_TRAIN))  # all of them hold both classes alike
+
+
 def test_training_imports_no_ray():
     program = "import sys, ray_lidarseg.training.trainer; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
