@@ -28,7 +28,10 @@ RAY_CAMERA: Final = "ray_camera"
 """Extra of a ``RayBatch``: [R] int64, place of the ray's camera in ``Keyframe.cameras``, -1 for a LiDAR's ray."""
 
 RAY_SEGMENT: Final = "ray_segment"
-"""Extra of a ``RayBatch``: [R] int64, image segment the ray's pixel lies in: ``segment_id``; 0 none."""
+"""Extra of a ``RayBatch``: [R] int64, image segment the ray's pixel lies in: ``geometry.rays.segment_id``; 0 none."""
+
+RAY_TRUTH: Final = "ray_truth"
+"""Extra of a ``RayBatch``: [R] int64, true class of the ray's pixel in a synthetic world; compared, never learned."""
 
 POINT_SEGMENT: Final = "point_segment"
-"""Extra of a ``PointBatch``: [P] int64, image segment a point falls on: ``segment_id``; 0 none."""
+"""Extra of a ``PointBatch``: [P] int64, image segment a point falls on: ``geometry.rays.segment_id``; 0 none."""

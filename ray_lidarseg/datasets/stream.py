@@ -9,6 +9,7 @@ from ray_lidarseg.datasets.augment import augment
 from ray_lidarseg.datasets.augment_images import augment_image
 from ray_lidarseg.datasets.evidence import EvidenceReader, check_extras
 from ray_lidarseg.datasets.points import to_batch
+from ray_lidarseg.datasets.ray_bundles import RayReader, RayRequest
 from ray_lidarseg.datasets.sampler import LABELLED, UNLABELLED, StepSampler, class_balanced_repeats
 from ray_lidarseg.datasets.shards import PreparedFrames
 from ray_lidarseg.datasets.splits import LabelSplit
@@ -26,7 +27,7 @@ class TrainSteps(torch.utils.data.Dataset[list[MicroBatch]]):
     Worker r of W takes slots r, r + W, … of the global batch, so the i-th labelled and the i-th unlabelled scan stay a
     pair. A scan's augmentation is seeded by (seed, step, stream, slot), so it is the same on whichever worker it lands.
     Unlabelled scans come without labels. A stream that is not read is an empty batch. Extras come from the layers that
-    ``recipe.data.evidence`` names, for both streams; images and masks are not touched.
+    ``recipe.data.evidence`` names, for both streams; images are not touched, masks only where rays are asked for.
 
     Args:
         frames: Prepared frames; must hold all frames of the split.
@@ -37,9 +38,10 @@ class TrainSteps(torch.utils.data.Dataset[list[MicroBatch]]):
         world_size: Number of workers.
         with_unlabelled: False leaves the unlabelled stream unread, for methods that use none.
         extras: Per-point extras (``Method.extras``) that both streams bring.
+        rays: Rays (``Method.rays``) that both streams bring.
 
     Raises:
-        DataError: The frames are of another data set, or extras are asked for that no layer gives.
+        DataError: The frames are of another data set, or extras or rays are asked for that no layer gives.
     """
 
     def __init__(
@@ -52,9 +54,12 @@ class TrainSteps(torch.utils.data.Dataset[list[MicroBatch]]):
         world_size: int = 1,
         with_unlabelled: bool = True,
         extras: frozenset[str] = frozenset(),
+        rays: RayRequest | None = None,
     ):
         _same_dataset(frames, recipe)
         self.extras, self.evidence = extras, _evidence(frames, recipe, extras)
+        place = (frames.filesystem, frames.folder, frames.catalog)
+        self.rays = None if rays is None else RayReader(*place, sensor, rays)
         position = {frame_id: index for index, frame_id in enumerate(frames.catalog.frame_id)}
         self.frames, self.recipe, self.sensor = frames, recipe, sensor
         self.rank, self.world_size = rank, world_size
@@ -101,7 +106,8 @@ class TrainSteps(torch.utils.data.Dataset[list[MicroBatch]]):
         chosen = scans[part * len(scans) // parts : (part + 1) * len(scans) // parts]
         if chosen:
             return PointBatch.pack(chosen)
-        return replace(_NO_SCANS, extras=self.evidence.empty(self.extras)) if self.evidence else _NO_SCANS
+        nothing = replace(_NO_SCANS, extras=self.evidence.empty(self.extras)) if self.evidence else _NO_SCANS
+        return self.rays.none(nothing) if self.rays else nothing
 
     def _scans(self, stream: int, step: int, chosen: list[int]) -> list[PointBatch]:
         slots = range(self.rank, len(chosen), self.world_size)
@@ -110,9 +116,15 @@ class TrainSteps(torch.utils.data.Dataset[list[MicroBatch]]):
     def _scan(self, stream: int, step: int, slot: int, index: int) -> PointBatch:
         row = int(self.rows[stream][index])
         extras = self.evidence.extras(row, self.extras) if self.evidence else {}
-        scan, _ = to_batch(self.frames[row], self.sensor, self.recipe.data.use_intensity, extras)
-        seeds = np.random.SeedSequence([self.recipe.seed, step, stream, slot]).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(seeds[0] >> np.uint64(1)))
+        frame = self.frames[row]
+        scan, is_usable = to_batch(frame, self.sensor, self.recipe.data.use_intensity, extras)
+        # the first word seeds the augmentation, whether rays are drawn or not
+        words = np.random.SeedSequence([self.recipe.seed, step, stream, slot]).generate_state(2, np.uint64)
+        seeds = [int(word >> np.uint64(1)) for word in words]
+        generator = torch.Generator().manual_seed(seeds[0])
+        if self.rays:
+            scan = scan.unlabelled() if stream == UNLABELLED else scan
+            scan = self.rays.with_rays(row, frame, scan, is_usable, seeds[1])
         if self.sensor.num_columns:
             return augment_image(scan, self.recipe.image_augment, self.sensor, generator)
         return augment(scan, self.recipe.augment, generator)

@@ -125,7 +125,7 @@ def no_rays(num_scans: int) -> RayBatch:
 
 def joined(bundles: list[RayBatch]) -> RayBatch:
     """All rays of one scan as one batch; there may be no bundle."""
-    packed = RayBatch.pack([*bundles, no_rays(1)])
+    packed = RayBatch.pack(bundles or [no_rays(1)])
     return replace(packed, scan_idx=torch.zeros_like(packed.scan_idx), num_scans=1)
 
 

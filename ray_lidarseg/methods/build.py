@@ -10,6 +10,7 @@ from ray_lidarseg.methods.lasermix import LaserMix
 from ray_lidarseg.methods.lasermix_pp import LaserMixPP, require_evidence
 from ray_lidarseg.methods.mean_teacher import MeanTeacher
 from ray_lidarseg.methods.method import Method
+from ray_lidarseg.methods.nerf import NeRF
 from ray_lidarseg.methods.polarmix import PolarMix
 from ray_lidarseg.methods.supervised import Supervised
 from ray_lidarseg.models.build import build_segmentor
@@ -42,6 +43,8 @@ def build_method(recipe: schema.Recipe, sensor: SensorSpec, num_classes: int) ->
         return CPS(student, build_segmentor(recipe, sensor, num_classes), method)
     if isinstance(method, schema.CutMixSeg):
         return CutMixSeg(student, method, sensor)
+    if isinstance(method, schema.NeRF):
+        return NeRF(student, method, sensor)
     return Supervised(student, method)
 
 

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ray_lidarseg.datasets.ray_bundles import RayRequest
 from ray_lidarseg.models.segmentor import Segmentor
 from ray_lidarseg.sample import PointBatch
 
@@ -84,3 +85,8 @@ class Method(nn.Module, ABC):
     def extras(self) -> frozenset[str]:
         """Names (``types.IMAGE_FEATURES``, …) of the per-point extras both streams must bring. None by default."""
         return frozenset()
+
+    @property
+    def rays(self) -> RayRequest | None:
+        """Rays both streams must bring (``PointBatch.rays``). None by default."""
+        return None

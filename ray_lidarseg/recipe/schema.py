@@ -298,6 +298,56 @@ class PolarMix(PseudoLabelling):
         return self.partner == "unlabelled"
 
 
+class NeRF(Supervised):
+    """NeRF self-supervision (arXiv 2411.02969): the paper's numbers are not public, all defaults here are ours.
+
+    Where a comment names a sibling, its published code has that value.
+    """
+
+    name: Literal["nerf"] = "nerf"  # type: ignore[assignment]
+    target: Literal["rendered", "projected"] = "rendered"  # paper: rendered; projected: points by their projection
+    masks: str = "sam"  # paper: SAM; slic, files, none, or the name of a layer of `prepare`; train writes its full name
+    teacher: Literal["none", "ema"] = "none"  # who makes pseudo-labels; the paper names no teacher
+    ema_decay: Ratio = 0.99  # as LaserMix's teacher
+    ema_buffers: Literal["average", "copy", "own"] = "average"  # ours
+    rendered_weight: NonNegative = 1.0  # of rendered against labelled; RenderOcc
+    depth_weight: NonNegative = 0.1  # a metre; about UniPAD's and PonderV2's in their own units
+    segment_weight: NonNegative = 0.5  # of pseudo-labels; siblings' semantic weights lie between 0.04 and 1
+    warm_up_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1  # share of the schedule before pseudo-labels count
+    segment_ramp_ratio: Ratio = 0.2  # share of what is left over which their weight grows
+    stop_density: bool = True  # pseudo-labels do not move density; Panoptic Lifting stops such gradients, too
+    entropy_threshold: Ratio = 0.2  # of a segment, divided by ln C: about a confidence of 0.9
+    pixel_entropy_threshold: Ratio = 1.0  # pixels above it have no vote; 1: all have one
+    min_pixels: Count = 4  # a segment seen by fewer opaque pixels is not labelled
+    min_points: Count = 1  # the same for points, target projected
+    min_opacity: Ratio = 0.5  # a more transparent ray has no vote and gets no label
+    step_m: Positive = 0.2  # between samples; RenderOcc and OccNeRF: half a voxel
+    near_m: NonNegative = 1.0  # UniPAD
+    far_m: Positive = 50.0  # the grid's radius; RenderOcc stops at 52
+    beams: Annotated[int, Field(ge=0)] = 4096  # LiDAR rays of a scan
+    points_per_image: Annotated[int, Field(ge=0)] = 512  # rays to labelled points, an image of a labelled scan
+    pixels_per_image: Count = 1024  # 512 UniPAD and PonderV2, 4,800 SelfOcc
+    pixels_per_segment: Count = 16  # at most: 64 segments an image, so that large ones do not decide alone
+    reduced_dim: Count = 32  # width of features in space; RenderOcc, UniPAD, PonderV2
+    hidden_dims: tuple[Count, ...] = (64, 64)  # RenderOcc: 64
+    density_bias: float = -1.0  # softplus(-1): about 0.3 a metre before anything is learned
+    lasermix: LaserMix | None = None  # {}: LaserMix's terms on top
+    log_truth: bool = False  # compare with the label images of a synthetic world (never learned from)
+
+    @model_validator(mode="after")
+    def _settings_go_together(self) -> "NeRF":
+        if self.near_m >= self.far_m:
+            raise ValueError(f"near_m must be below far_m, got {self.near_m} and {self.far_m}")
+        if self.target == "projected" and self.masks == "none":
+            raise ValueError("target projected groups points by segments: masks=none leaves nothing to group by")
+        return self
+
+    @property
+    def pairs_scans(self) -> bool:
+        """With LaserMix on top only."""
+        return self.lasermix is not None
+
+
 class Optim(Section):
     """Optimiser and schedule; the learning rate is the peak."""
 
@@ -351,7 +401,8 @@ class Sparse(Section):
 
 Model = Annotated[FIDNet | MinkUNet | SPVCNN | Cylinder3D | ImageUNet, Field(discriminator="name")]
 MethodRecipe = Annotated[
-    Supervised | MeanTeacher | LaserMix | LaserMixPP | CBST | CPS | CutMixSeg | PolarMix, Field(discriminator="name")
+    Supervised | MeanTeacher | LaserMix | LaserMixPP | CBST | CPS | CutMixSeg | PolarMix | NeRF,
+    Field(discriminator="name"),
 ]
 
 

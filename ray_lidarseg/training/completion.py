@@ -1,19 +1,20 @@
-"""What a run learns from its prepared folder, so that the run folder alone says it: ontology and evidence layers."""
+"""What a run learns from its prepared folder, so that the run folder alone says it: ontology and layers."""
 
 from ray_lidarseg import storage
 from ray_lidarseg.datasets import ontology_files
 from ray_lidarseg.datasets.evidence import EvidenceReader, evidence_layers
 from ray_lidarseg.datasets.ontology_taxonomy import MANIFEST
+from ray_lidarseg.datasets.ray_bundles import NO_MASKS, require_segments, segment_layers
 from ray_lidarseg.datasets.shards import read_catalog
 from ray_lidarseg.errors import DataError, RecipeError
 from ray_lidarseg.methods.build import check_evidence
 from ray_lidarseg.recipe.load import override
-from ray_lidarseg.recipe.schema import Recipe
+from ray_lidarseg.recipe.schema import NeRF, Recipe
 
 
 def complete(recipe: Recipe) -> Recipe:
-    """The recipe with everything its prepared folder decides; see the two functions below for what they raise."""
-    return complete_evidence(complete_ontology(recipe))
+    """The recipe with everything its prepared folder decides; see the functions below for what they raise."""
+    return complete_segments(complete_evidence(complete_ontology(recipe)))
 
 
 def complete_ontology(recipe: Recipe) -> Recipe:
@@ -72,3 +73,18 @@ def complete_evidence(recipe: Recipe) -> Recipe:
     completed = override(recipe, {"data.evidence": layers, "data.evidence_dim": reader.feature_dim})
     check_evidence(completed, has_text=reader.text is not None)
     return completed
+
+
+def complete_segments(recipe: Recipe) -> Recipe:
+    """The recipe with the full names of the layers whose segments method nerf reads.
+
+    Raises:
+        DataError: There is no such layer, several fit, or it holds none of the frames or not one segment.
+    """
+    method = recipe.method
+    if not isinstance(method, NeRF) or not recipe.data.prepared or method.masks == NO_MASKS:
+        return recipe
+    filesystem, folder = storage.resolve(storage.absolute(recipe.data.prepared))
+    layers = segment_layers(filesystem, folder, method.masks)
+    require_segments(filesystem, folder, read_catalog(filesystem, folder), layers)
+    return override(recipe, {"method.masks": layers})

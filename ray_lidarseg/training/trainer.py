@@ -108,6 +108,7 @@ class Trainer:
             ranks.world_size,
             with_unlabelled=method.uses_unlabelled,
             extras=method.extras,
+            rays=method.rays,
         )
         self._measured: tuple[int, Statistics] = (-1, {})
         self._tracker: Tracker | None = None

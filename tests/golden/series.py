@@ -74,6 +74,7 @@ _METHODS: dict[str, Settings] = {
     "cps": {},
     "cutmix_seg": {**_TEACHER, **_CONFIDENT},
     "polarmix": {**_CONSISTENT, **_CONFIDENT},
+    "nerf": {"method.masks": "none", "method.beams": 200, "method.step_m": 0.4, "method.warm_up_ratio": 0.0},
 }
 """Thresholds that a network of a few steps reaches for some of the points: else no pseudo-label would count."""
 
@@ -104,6 +105,7 @@ ALL: dict[str, Settings] = {
     for method, models in {
         **dict.fromkeys(_METHODS, ("fidnet", "minkunet")),
         "lasermix": ("fidnet", "minkunet", "spvcnn", "cylinder3d", "image_unet"),
+        "nerf": ("minkunet", "cylinder3d"),
     }.items()
     for model in models
 }
@@ -142,7 +144,7 @@ def _train(recipe: Recipe, frames: PreparedFrames, is_nudged: bool) -> Series:
     if is_nudged:
         _nudge(method)
     loop = StepLoop(method, recipe, torch.device("cpu"), Ranks())
-    reads = {"with_unlabelled": method.uses_unlabelled, "extras": method.extras}
+    reads = {"with_unlabelled": method.uses_unlabelled, "extras": method.extras, "rays": method.rays}
     stream = TrainSteps(frames, make_split(frames.catalog, recipe.split), recipe, sensor, **reads)
     said = [loop.one_step(stream[step]) for step in range(NUM_STEPS)]
     return {name: [_digits(values[name]) for values in said] for name in said[0]}

@@ -7,6 +7,7 @@ from ray_lidarseg.methods.cutmix_seg import CutMixSeg
 from ray_lidarseg.methods.lasermix import LaserMix
 from ray_lidarseg.methods.lasermix_pp import LaserMixPP
 from ray_lidarseg.methods.mean_teacher import MeanTeacher
+from ray_lidarseg.methods.nerf import NeRF
 from ray_lidarseg.methods.polarmix import PolarMix
 from ray_lidarseg.methods.supervised import Supervised
 from ray_lidarseg.recipe import load, schema
@@ -20,22 +21,25 @@ METHODS = {
     CPS: schema.CPS(),
     CutMixSeg: schema.CutMixSeg(),
     PolarMix: schema.PolarMix(instance_classes=(1,)),
+    NeRF: schema.NeRF(),
 }
+MODELS = {NeRF: "minkunet"}
+"""Of methods that look into space; the others are built on a range-view model."""
 
 
 @pytest.mark.parametrize("expected", METHODS)
 def test_each_recipe_gives_its_method(build, expected):
-    method = build(METHODS[expected])
+    method = build(METHODS[expected], MODELS.get(expected, "fidnet"))
     assert type(method) is expected
     assert method.student.num_classes == 4
 
 
 @pytest.mark.parametrize("expected", METHODS)
 def test_weights_of_the_student_do_not_depend_on_the_method(build, expected):
-    reference = build(schema.Supervised()).student.state_dict()
-    assert all(
-        (value == reference[name]).all() for name, value in build(METHODS[expected]).student.state_dict().items()
-    )
+    model = MODELS.get(expected, "fidnet")
+    reference = build(schema.Supervised(), model).student.state_dict()
+    student = build(METHODS[expected], model).student
+    assert all((value == reference[name]).all() for name, value in student.state_dict().items())
 
 
 def test_every_method_of_the_recipe_is_built_here():

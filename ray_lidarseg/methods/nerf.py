@@ -1,0 +1,251 @@
+"""NeRF self-supervision: camera rays through the voxels of unlabelled scans, and image segments that label them."""
+
+import copy
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ray_lidarseg.datasets.ray_bundles import NO_MASKS, RayRequest
+from ray_lidarseg.errors import RecipeError
+from ray_lidarseg.geometry.mixing import mix_pairs
+from ray_lidarseg.geometry.rays import LIDAR
+from ray_lidarseg.geometry.rendering import Rendered, render_packed
+from ray_lidarseg.losses.cross_entropy import cross_entropy
+from ray_lidarseg.losses.softmax import class_probabilities
+from ray_lidarseg.methods.method import Losses, Method
+from ray_lidarseg.methods.objective import agreement, ramp_up, segmentation_terms
+from ray_lidarseg.methods.pseudo_label import pseudo_labels
+from ray_lidarseg.methods.segment_labels import SegmentLabels, segment_labels, summary
+from ray_lidarseg.models.ema import EMATeacher
+from ray_lidarseg.models.radiance import RadianceHead
+from ray_lidarseg.models.segmentor import Output, Segmentor
+from ray_lidarseg.recipe import schema
+from ray_lidarseg.sample import PointBatch, RayBatch, SensorSpec
+from ray_lidarseg.types import POINT_SEGMENT, RAY_CAMERA, RAY_SEGMENT, RAY_TRUTH
+
+_SCAN_SHIFT = 40  # a scan's number stands above the 24 bits of ``segment_id``
+
+
+class NeRF(Method):
+    """``L = L_vox + λ_n L_nerf + λ_d L_depth + λ_u(t) L_2D``.
+
+    - ``L_vox``: cells of the labelled scans, as in ``supervised``.
+    - ``L_nerf``: cross entropy of the scores rendered along LiDAR beams and along camera rays to labelled points.
+    - ``L_depth``: mean ``|depth - range|`` in metres over the LiDAR's beams, of labelled and unlabelled scans alike.
+    - ``L_2D``: unlabelled scans are rendered into the pixels of image segments. A segment whose mean probabilities have
+      an entropy below H_th labels all its pixels (``segment_labels``), and the rendered scores learn that label.
+
+    The head that says density and scores in space is for training; what is evaluated, exported and deployed is the
+    LiDAR-only student. Images are not read: a ray needs calibration and the index map of ``prepare --masks``.
+
+    ``target: projected`` is the baseline the paper argues against: the points' own probabilities, grouped by the
+    segment their projection falls on, label the segment, and its points learn that label; nothing is rendered for it.
+    ``masks: none`` makes every pixel its own segment (there are no pairs then, so no camera rays on labelled scans).
+    ``teacher: ema`` lets an average of past weights, head included, make the pseudo-labels. ``lasermix`` adds that
+    method's two terms, whose mixed scans no camera saw: the un-mixed ones are rendered.
+
+    Source: arXiv 2411.02969 (Timoneda et al., IROS 2024): two heads on the voxel features of Cylinder3D, camera rays
+    over unlabelled voxel features, SAM masks, a confidence sampler by entropy, both heads trained on labels. Its body
+    and code are not public. All numbers, the form of L_nerf, L_depth, the opacity gate, the stopped gradient into the
+    density, warm-up and ramp are ours, from sibling methods' published code where ``recipe.schema`` says so.
+
+    Args:
+        student: The model to train; its cells must lie in space.
+        recipe: Weights, thresholds, rays.
+        sensor: The LiDAR, for LaserMix's bands.
+
+    Raises:
+        RecipeError: The model sees scans as images.
+    """
+
+    def __init__(self, student: Segmentor, recipe: schema.NeRF, sensor: SensorSpec) -> None:
+        super().__init__()
+        if not student.is_spatial:
+            raise RecipeError(
+                "method nerf looks through cells in space, and this model's cells are pixels of a range image: set "
+                "model.name to cylinder3d, minkunet or spvcnn"
+            )
+        self.student, self.recipe, self.sensor = student, recipe, sensor
+        sizes = (recipe.reduced_dim, recipe.hidden_dims, recipe.density_bias)
+        self.head = RadianceHead(student.cell_feature_dim, student.num_classes, *sizes) if self._renders else None
+        ema: schema.NeRF | schema.LaserMix = recipe.lasermix or recipe
+        self.ema_decay = ema.ema_decay
+        has_teacher = recipe.teacher == "ema" or recipe.lasermix is not None
+        self.teacher = EMATeacher(student, ema.ema_decay, ema.ema_buffers) if has_teacher else None
+        self.teacher_head: RadianceHead | None = None
+        if recipe.teacher == "ema" and self.head is not None:
+            self.teacher_head = copy.deepcopy(self.head).requires_grad_(False)
+
+    def step(self, labelled: PointBatch, unlabelled: PointBatch, progress: float, generator: torch.Generator) -> Losses:
+        """See ``Method.step``; both batches with the rays ``rays`` asks for."""
+        recipe, rays_l, rays_u = self.recipe, _rays_of(labelled), _rays_of(unlabelled)
+        # L_vox: student on the labelled scans (x_l, y_l); its view of the unlabelled ones x_u
+        student_l = self.student(labelled)
+        terms = segmentation_terms(student_l, recipe)
+        student_u = self.student(unlabelled)
+        seen_u = None
+        if self.head is not None:
+            # volume rendering along all rays r of both: L_r, depth_r, A_r
+            seen_l = _render(self.head, student_l, rays_l, recipe, generator)
+            seen_u = _render(self.head, student_u, rays_u, recipe, generator, recipe.stop_density)
+            # L_nerf: rendered scores against the class at the end of the ray
+            terms["rendered"] = recipe.rendered_weight * cross_entropy(seen_l.semantics, rays_l.labels)
+            # L_depth: rendered depth against what the LiDAR measured, on all scans
+            terms["depth"] = recipe.depth_weight * _depth_error_m([(seen_l, rays_l), (seen_u, rays_u)])
+        # Ĉ_s, kept where H(C_s) < H_th: the judge is the student itself, or its average over time
+        teacher_u = self.teacher(unlabelled, student_u.cells) if self.teacher is not None else student_u
+        judge_u = teacher_u if recipe.teacher == "ema" else student_u
+        with torch.no_grad():
+            segments = self._judged(judge_u, seen_u, unlabelled, rays_u)
+        # L_2D: all pixels of a kept segment, its uncertain border included, learn its label
+        scores = student_u.point_logits if recipe.target == "projected" or seen_u is None else seen_u.semantics
+        terms["segments"] = self._segment_weight(progress) * cross_entropy(scores, segments.of_members)
+        if recipe.lasermix is not None:
+            terms |= self._lasermix(recipe.lasermix, labelled, unlabelled, student_l, student_u, teacher_u, generator)
+        return Losses(terms, self._stats(segments, seen_u, rays_u))
+
+    def _judged(
+        self, judge_u: Output, seen_u: Rendered | None, unlabelled: PointBatch, rays_u: RayBatch
+    ) -> SegmentLabels:
+        if self.recipe.target == "projected" or seen_u is None:
+            return self._of_points(judge_u, unlabelled)
+        if self.teacher_head is not None:
+            seen_u = _render(self.teacher_head, judge_u, rays_u, self.recipe, None)
+        return self._of_pixels(seen_u, rays_u)
+
+    def _of_pixels(self, judge: Rendered, rays: RayBatch) -> SegmentLabels:
+        recipe = self.recipe
+        is_pixel = rays.extras[RAY_CAMERA] != LIDAR
+        is_valid = is_pixel & (judge.opacity >= recipe.min_opacity)
+        if recipe.masks == NO_MASKS:
+            groups, fewest = 1 + torch.arange(len(rays), device=is_valid.device), 1
+        else:
+            groups, fewest = _groups(rays.extras[RAY_SEGMENT], rays.scan_idx), recipe.min_pixels
+        thresholds = (recipe.entropy_threshold, recipe.pixel_entropy_threshold)
+        return segment_labels(class_probabilities(judge.semantics), groups, is_valid, *thresholds, fewest)
+
+    def _of_points(self, judge: Output, scans: PointBatch) -> SegmentLabels:
+        recipe = self.recipe
+        groups = _groups(scans.extras[POINT_SEGMENT], scans.scan_idx)
+        thresholds = (recipe.entropy_threshold, recipe.pixel_entropy_threshold)
+        probability = class_probabilities(judge.point_logits)
+        return segment_labels(probability, groups, groups > 0, *thresholds, recipe.min_points)
+
+    def _segment_weight(self, progress: float) -> float:
+        """λ_u(t): nothing until density has learned something, then a ramp over the steps that are left."""
+        recipe = self.recipe
+        if progress < recipe.warm_up_ratio:
+            return 0.0
+        since = (progress - recipe.warm_up_ratio) / max(1e-9, 1 - recipe.warm_up_ratio)
+        return recipe.segment_weight * ramp_up(since, recipe.segment_ramp_ratio)
+
+    def _stats(self, segments: SegmentLabels, seen_u: Rendered | None, rays: RayBatch) -> dict[str, Float[Tensor, ""]]:
+        is_pixel = rays.extras[RAY_CAMERA] != LIDAR
+        truth = label = None
+        if self.recipe.log_truth:
+            # the same pixels for both targets: the label of the segment each lies in
+            groups = _groups(rays.extras[RAY_SEGMENT], rays.scan_idx)
+            by_segment = self.recipe.target == "projected"
+            label = (segments.of(groups) if by_segment else segments.of_members)[is_pixel]
+            truth = rays.extras[RAY_TRUTH][is_pixel]
+        stats = summary(segments, self.student.num_classes, truth, label)
+        if seen_u is not None:
+            for name, chosen in (("pixel", is_pixel), ("beam", ~is_pixel)):
+                total = (seen_u.opacity.detach() * chosen).sum()
+                stats[f"{name}_opacity_ratio"] = total / chosen.sum().clamp_min(1)
+        return stats
+
+    def _lasermix(
+        self,
+        recipe: schema.LaserMix,
+        labelled: PointBatch,
+        unlabelled: PointBatch,
+        student_l: Output,
+        student_u: Output,
+        teacher_u: Output,
+        generator: torch.Generator,
+    ) -> dict[str, Float[Tensor, ""]]:
+        """LaserMix's terms (CVPR 2023), as in ``methods/lasermix.py``: mixed scans, and agreement with the teacher."""
+        terms: dict[str, Float[Tensor, ""]] = {}
+        pseudo_u = pseudo_labels(teacher_u.point_logits, recipe.confidence)
+        if recipe.mix_weight:
+            x_l, x_u = (replace(scans, extras={}) for scans in (labelled, unlabelled.with_labels(pseudo_u)))
+            mixed = mix_pairs(x_l, x_u, self.sensor, recipe.num_areas, generator)
+            terms |= segmentation_terms(self.student(mixed), recipe, "mix_", recipe.mix_weight)
+        if recipe.consistency_weight and self.teacher is not None:
+            teacher_l = self.teacher(labelled, student_l.cells)
+            both = agreement([student_l, student_u], [teacher_l, teacher_u])
+            terms["consistency"] = recipe.consistency_weight * both
+        return terms
+
+    def after_step(self, progress: float) -> None:
+        """Moves the teacher, where there is one, and its head towards the student's."""
+        if self.teacher is not None:
+            self.teacher.update(self.student)
+        if self.teacher_head is not None and self.head is not None:
+            mine: list[Tensor] = list(self.teacher_head.parameters())
+            theirs: list[Tensor] = list(self.head.parameters())
+            with torch.no_grad():
+                torch._foreach_lerp_(mine, theirs, 1 - self.ema_decay)
+
+    def segmentors(self) -> dict[str, Segmentor]:
+        """The student, without the head; after it, where there is one, the teacher, which is then deployed."""
+        if self.teacher is None:
+            return {"student": self.student}
+        return {"student": self.student, "teacher": self.teacher.model}
+
+    @property
+    def _renders(self) -> bool:
+        return self.recipe.target == "rendered" or bool(self.recipe.rendered_weight or self.recipe.depth_weight)
+
+    @property
+    def rays(self) -> RayRequest:
+        """Beams of both streams, rays to labelled points, and pixels of the unlabelled scans."""
+        recipe, renders = self.recipe, self._renders
+        return RayRequest(
+            masks=recipe.masks,
+            beams=recipe.beams if renders else 0,
+            per_image=recipe.pixels_per_image if recipe.target == "rendered" or recipe.log_truth else 0,
+            per_segment=recipe.pixels_per_segment,
+            min_per_segment=recipe.min_pixels,
+            to_points=recipe.points_per_image if renders else 0,
+            reach_m=(recipe.near_m, recipe.far_m),
+            point_segments=recipe.target == "projected",
+            truth=recipe.log_truth,
+        )
+
+
+def _rays_of(scans: PointBatch) -> RayBatch:
+    if scans.rays is None:
+        raise RecipeError("method nerf needs rays with its scans: read them with TrainSteps(…, rays=method.rays)")
+    return scans.rays
+
+
+def _render(
+    head: RadianceHead,
+    output: Output,
+    rays: RayBatch,
+    recipe: schema.NeRF,
+    generator: torch.Generator | None,
+    stop_density: bool = False,
+) -> Rendered:
+    """Scores, depth and opacity of rays; a generator moves the samples of each ray by a random share of a step."""
+    offset = None if generator is None else torch.rand(len(rays), generator=generator)
+    return render_packed(rays, head.field(output), recipe.step_m, offset, stop_density)
+
+
+def _depth_error_m(seen: list[tuple[Rendered, RayBatch]]) -> Float[Tensor, ""]:
+    """Mean ``|depth - range|`` over all LiDAR beams that returned; 0 with a graph where there is none."""
+    rendered_m = torch.cat([found.depth_m for found, _ in seen])
+    range_m = torch.cat([rays.depth_m for _, rays in seen])
+    camera = torch.cat([rays.extras[RAY_CAMERA] for _, rays in seen])
+    is_beam = (camera == LIDAR) & range_m.isfinite()
+    error_m = (rendered_m - range_m.nan_to_num()).abs() * is_beam
+    return error_m.sum() / is_beam.sum().clamp_min(1)
+
+
+def _groups(segment: Int[Tensor, "N"], scan_idx: Int[Tensor, "N"]) -> Int[Tensor, "N"]:
+    """A number for each segment of each scan, 0 where there is none."""
+    return torch.where(segment > 0, scan_idx << _SCAN_SHIFT | segment, 0)
