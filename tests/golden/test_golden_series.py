@@ -18,7 +18,8 @@ PERTURBED = {
 
 
 def test_every_method_is_stored_on_a_range_view_and_on_voxels():
-    wanted = {f"{method}-{model}" for method in method_names() for model in ("fidnet", "minkunet")}
+    first = {"nerf": "cylinder3d"}  # looks into space, which a range view has none of
+    wanted = {f"{name}-{model}" for name in method_names() for model in (first.get(name, "fidnet"), "minkunet")}
     missing = sorted(wanted - {file.stem for file in FOLDER.glob("*.json")})
     assert not missing, f"add settings to tests/golden/series.py, then run `{COMMAND} {' '.join(missing)}`"
     assert {file.stem for file in FOLDER.glob("*.json")} == set(ALL)
