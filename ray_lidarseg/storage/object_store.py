@@ -7,6 +7,8 @@ which pyarrow reads, counts here, too.
 import io
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qs
@@ -80,6 +82,76 @@ def create(uri: str, data: bytes) -> bool:
         return True
 
     return _asked(uri, "write", put)
+
+
+@dataclass(frozen=True)
+class Found:
+    """An object as it is now.
+
+    Attributes:
+        content: All of it.
+        etag: What ``replace`` asks for.
+        age_s: Seconds since it was written, by the server's clock.
+    """
+
+    content: bytes
+    etag: str
+    age_s: float
+
+
+def look(uri: str) -> Found | None:
+    """A small object with its version and age; None where there is none.
+
+    Raises:
+        StorageError: Denied, no such bucket, or the server kept failing.
+    """
+    from botocore.exceptions import ClientError
+
+    bucket, key = _place(uri)
+
+    def get() -> Found | None:
+        try:
+            answer = _client(_endpoint(uri)).get_object(Bucket=bucket, Key=key)
+        except ClientError as error:
+            if _code(error) in ("NoSuchKey", "404"):
+                return None
+            raise
+        now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+        return Found(answer["Body"].read(), answer["ETag"], (now - answer["LastModified"]).total_seconds())
+
+    return _asked(uri, "read", get)
+
+
+def replace(uri: str, data: bytes, etag: str) -> bool:
+    """Writes an object only while it is still the version of that ``etag``; whether this call did.
+
+    Raises:
+        StorageError: See ``create``.
+    """
+    from botocore.exceptions import ClientError
+
+    bucket, key = _place(uri)
+
+    def put() -> bool:
+        try:
+            _client(_endpoint(uri)).put_object(Bucket=bucket, Key=key, Body=data, IfMatch=etag)
+        except ClientError as error:
+            if _code(error) in ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "412", "409", "404"):
+                return False
+            raise
+        return True
+
+    return _asked(uri, "write", put)
+
+
+def delete(uri: str) -> None:
+    """Deletes an object; one that does not exist is fine.
+
+    Raises:
+        StorageError: Denied, or the server kept failing.
+    """
+    bucket, key = _place(uri)
+    _asked(uri, "delete", lambda: _client(_endpoint(uri)).delete_object(Bucket=bucket, Key=key))
 
 
 def _asked(uri: str, action: str, ask: Callable[[], Any]) -> Any:
