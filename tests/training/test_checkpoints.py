@@ -1,3 +1,6 @@
+import io
+
+import numpy as np
 import pytest
 import torch
 
@@ -34,6 +37,40 @@ def test_a_checkpoint_of_another_version_is_refused():
 def test_a_torn_file_is_noticed(keep):
     with pytest.raises(RunError, match="not whole"):
         checkpoints.unpack(checkpoints.pack({"x": torch.zeros(100)})[:keep])
+
+
+def test_no_flipped_bit_is_loaded_as_if_nothing_were():
+    data = checkpoints.pack({"step": 3, "x": torch.arange(2000.0)})
+    rng, silent = np.random.default_rng(0), 0
+    for position in rng.choice(8 * len(data), 400, replace=False):
+        flipped = bytearray(data)
+        flipped[position // 8] ^= 1 << (position % 8)
+        try:
+            state = checkpoints.unpack(bytes(flipped))
+        except RunError:
+            continue
+        silent += state["x"].tolist() != list(range(2000)) or state["step"] != 3
+    assert silent == 0
+
+
+def test_a_file_of_an_earlier_release_has_no_digest_and_loads_and_torch_reads_ours():
+    buffer = io.BytesIO()
+    torch.save({"version": checkpoints.VERSION, "step": 4}, buffer)
+    assert checkpoints.unpack(buffer.getvalue())["step"] == 4
+    packed = checkpoints.pack({"step": 4})
+    assert torch.load(io.BytesIO(packed), weights_only=True) == {"version": 1, "step": 4}
+    assert checkpoints.unpack(packed)["sha256"] == checkpoints.unpack(packed[: -checkpoints._DIGEST_BYTES])["sha256"]
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(tmp_path, capsys):
+    _write(str(tmp_path), 10)
+    data = bytearray(checkpoints.pack({"step": 20, "weights": torch.arange(3)}))
+    data[len(data) // 2] ^= 1
+    _write(str(tmp_path), 20, bytes(data))
+    assert checkpoints.load_latest(str(tmp_path))["step"] == 10
+    assert "step 20: the checkpoint is not whole" in capsys.readouterr().out
+    with pytest.raises(RunError, match="bits have flipped"):
+        checkpoints.load(str(tmp_path), 20)
 
 
 def test_the_newest_whole_checkpoint_counts(tmp_path):
