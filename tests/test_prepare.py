@@ -1,7 +1,11 @@
 """What `prepare` decides before and after its pipeline; none of it may start Ray."""
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +20,7 @@ from ray_lidarseg.index import index
 from ray_lidarseg.prepare import PrepareReport, decoding, pipeline, prepare
 from ray_lidarseg.prepare.stage_report import Progress, Result
 from ray_lidarseg.sample import Keyframe
+from ray_lidarseg.storage.lock import held
 
 LOCAL = fs.LocalFileSystem()
 COUNT = 5
@@ -161,7 +166,8 @@ def test_a_shard_that_cannot_be_written_is_the_reason_of_each_of_its_frames(sour
 
 
 def test_failures_name_frame_files_and_reason(source: str, tmp_path: Path) -> None:
-    progress, _ = decoding.progress_of(decoding.listed_frames(source), str(tmp_path), 1.0)
+    listed = decoding.listed_frames(source)
+    progress = decoding.progress_of(listed, decoding.decoded_frames(listed, str(tmp_path)), str(tmp_path), 1.0)
     progress.add(Result("00/000003", "is an empty scan"))
     progress.write_failures()
     (line,) = (tmp_path / "failures.jsonl").read_text().splitlines()
@@ -172,3 +178,112 @@ def test_failures_name_frame_files_and_reason(source: str, tmp_path: Path) -> No
         "labels_uri": str(folder / "labels" / "000003.label"),
         "reason": "is an empty scan",
     }
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Frames are decoded in this process, all in one shard; gives the ids that were."""
+    done: list[str] = []
+
+    def results(index: str, out: str, ontology: Any, waiting: set[str], num_blocks: int) -> Iterator[Result]:
+        rows = pq.read_table(index)
+        rows = rows.filter(pa.array([name in waiting for name in rows.column("frame_id").to_pylist()], pa.bool_()))
+        done.extend(rows.column("frame_id").to_pylist())
+        if len(rows):
+            yield from (Result(**row) for row in decoding._prepare_rows(rows, out, ontology).to_pylist())
+
+    monkeypatch.setattr(decoding, "_results", results)
+    monkeypatch.setattr(decoding, "quiet_data", nullcontext)
+    monkeypatch.setattr(pipeline, "connect", nullcontext)
+    return done
+
+
+def labels_of(out: str) -> list[set[int]]:
+    """Class ids of each frame, by the catalog, and of all rows of all shards."""
+    frames = PreparedFrames(LOCAL, out, read_catalog(LOCAL, out))
+    listed = sorted((entry["frame_id"], entry["shard"]) for entry in shard_entries(LOCAL, out))
+    assert [frame_id for frame_id, _ in listed] == list(frames.catalog.frame_id), "an old row is still there"
+    return [set(frames[number].labels.tolist()) for number in range(len(frames))]
+
+
+def label_file(folder: Path, number: int) -> Path:
+    return folder / "data" / "sequences" / "00" / "labels" / f"{number:06d}.label"
+
+
+def same_times(file: Path, content: bytes) -> None:
+    """Writes a file as an archive that sets times would."""
+    before = file.stat()
+    file.write_bytes(content)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("write", [Path.write_bytes, same_times])
+def test_corrected_labels_are_taken_and_the_other_frames_stay(source, tmp_path, inline, capsys, write) -> None:
+    out = str(tmp_path / "new")
+    assert prepare(source, out).done == COUNT
+    car = np.full(3, 10, np.uint32).tobytes()
+    for number in (1, 3):
+        write(label_file(tmp_path, number), car)
+    inline.clear()
+    assert prepare(source, out) == PrepareReport(done=2, skipped=3, failed=0)
+    assert inline == ["00/000001", "00/000003"]
+    said = capsys.readouterr().out
+    assert "2 frames changed since they were prepared: 00/000001 (000001.label), 00/000003 (000003.label)" in said
+    assert labels_of(out) == [{8}, {0}, {8}, {0}, {8}]
+    assert prepare(source, out) == PrepareReport(done=0, skipped=COUNT, failed=0)
+
+
+def test_a_file_that_was_only_touched_costs_its_digest_and_one_that_is_gone_nothing(source, tmp_path, inline) -> None:
+    out = str(tmp_path / "new")
+    prepare(source, out)
+    label_file(tmp_path, 0).touch()
+    label_file(tmp_path, 1).write_bytes(label_file(tmp_path, 1).read_bytes())
+    label_file(tmp_path, 2).unlink()
+    inline.clear()
+    assert prepare(source, out) == PrepareReport(done=0, skipped=COUNT, failed=0)
+    assert inline == []
+
+
+def test_a_scan_of_another_length_and_a_calibration_of_the_index_are_noticed(source, tmp_path, inline, capsys) -> None:
+    out = str(tmp_path / "new")
+    prepare(source, out)
+    np.full((3, 4), 0.25, np.float32).tofile(tmp_path / "data/sequences/00/velodyne/000002.bin")
+    table = pq.read_table(source)
+    times = [time + (number == 4) for number, time in enumerate(table.column("timestamp_us").to_pylist())]
+    column = pa.field("timestamp_us", pa.int64(), nullable=False)
+    pq.write_table(table.set_column(table.schema.get_field_index("timestamp_us"), column, pa.array(times)), source)
+    assert prepare(source, out).done == 2
+    assert "00/000002 (000002.bin), 00/000004 (time); they are decoded again" in capsys.readouterr().out
+    frames = PreparedFrames(LOCAL, out, read_catalog(LOCAL, out))
+    assert frames[2].points.max() == 0.25
+    assert frames.catalog.timestamp_us[4] == times[4]
+
+
+def test_a_changed_frame_that_cannot_be_read_any_more_is_not_kept_as_it_was(source, tmp_path, inline) -> None:
+    out = str(tmp_path / "new")
+    prepare(source, out)
+    label_file(tmp_path, 1).write_bytes(b"x")
+    report = prepare(source, out, max_failed_ratio=0.2)
+    assert (report.done, report.skipped, report.failed) == (0, 4, 1)
+    assert "00/000001" not in read_catalog(LOCAL, out).frame_id
+
+
+def test_retry_failed_leaves_changed_frames_and_says_so(source, tmp_path, inline, capsys) -> None:
+    out = str(tmp_path / "new")
+    prepare(source, out)
+    label_file(tmp_path, 1).write_bytes(np.full(3, 10, np.uint32).tobytes())
+    assert prepare(source, out, retry_failed=True).done == 0
+    assert "they stay as they were until the command is given without --retry-failed" in capsys.readouterr().out
+    assert labels_of(out) == [{8}] * COUNT
+
+
+def test_shards_of_an_earlier_release_are_compared_by_their_times(source, out, tmp_path, inline) -> None:
+    assert prepare(source, out).done == 0
+    label_file(tmp_path, 1).write_bytes(np.full(3, 10, np.uint32).tobytes())
+    assert prepare(source, out).done == 1
+    assert labels_of(out) == [{8}, {0}, {8}, {8}, {8}]
+
+
+def test_a_second_prepare_in_the_folder_is_refused(source, tmp_path) -> None:
+    with held(str(tmp_path / "new"), "prepare"), pytest.raises(StorageError, match="is in use: `ray-lidarseg prepare`"):
+        prepare(source, str(tmp_path / "new"))

@@ -7,7 +7,7 @@ every frame with its shard and row; it is written last, so a folder with a catal
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import Any
@@ -26,6 +26,9 @@ _VERSION_KEY = b"ray_lidarseg.schema_version"
 # Measured on a real nuScenes key-frame and a real SemanticKITTI scan, milliseconds to read one frame (size of the file
 # against none): none 0.04 / 0.13, lz4 0.09 / 0.44 (78 % / 86 %), zstd level 1 0.40 / 1.5 (72 % / 88 %).
 _COMPRESSION = "lz4"
+_TAIL_BYTES = len("PAR1") + 4  # a file ends with the length of its footer and these letters
+_FOOTER_MARK = b"\nsha256:"
+_FOOTER_READ_BYTES = 1 << 16  # Arrow's own first read
 _OPEN_FILES = 16  # a footer and a handle each
 _LISTING_THREADS = 8  # footers come one round trip each from object storage
 
@@ -79,8 +82,31 @@ def parquet_bytes(table: pa.Table, rows_per_group: int) -> bytes:
         compression=_COMPRESSION,
         use_dictionary=False,
         write_statistics=False,
+        write_page_checksum=True,
     )
-    return sink.getvalue().to_pybytes()
+    return _with_footer_digest(sink.getvalue().to_pybytes())
+
+
+def _with_footer_digest(data: bytes) -> bytes:
+    """The same Parquet file with a digest of its footer before the footer, where no reader looks.
+
+    Parquet has checksums of pages, none of the footer that says where they lie and what they are.
+    """
+    start = len(data) - _TAIL_BYTES - int.from_bytes(data[-_TAIL_BYTES:-4], "little")
+    return b"".join([data[:start], _FOOTER_MARK, hashlib.sha256(data[start:]).digest(), data[start:]])
+
+
+def _footer(file: pa.NativeFile) -> pq.FileMetaData:
+    """What the footer of an open file says, its digest compared where it has one (earlier releases wrote none)."""
+    size, mark_bytes = file.size(), len(_FOOTER_MARK) + hashlib.sha256().digest_size
+    end = file.read_at(min(size, _FOOTER_READ_BYTES), max(0, size - _FOOTER_READ_BYTES))
+    length = int.from_bytes(end[-_TAIL_BYTES:-4], "little") + _TAIL_BYTES
+    if length + mark_bytes > len(end) and size > len(end):
+        end = file.read_at(min(size, length + mark_bytes), max(0, size - length - mark_bytes))
+    footer, before = end[-length:], end[: max(0, len(end) - length)][-mark_bytes:]
+    if before.startswith(_FOOTER_MARK) and not before.endswith(hashlib.sha256(footer).digest()):
+        raise pa.ArrowInvalid("the digest of its footer differs: bits have flipped")
+    return pq.read_metadata(pa.BufferReader(b"PAR1" + footer))
 
 
 def open_parquet(filesystem: fs.FileSystem, path: str, writer: str = "prepare") -> pq.ParquetFile:
@@ -96,7 +122,10 @@ def open_parquet(filesystem: fs.FileSystem, path: str, writer: str = "prepare") 
     """
     is_local = isinstance(filesystem, fs.LocalFileSystem)  # pre-buffering is for round trips, and starts threads
     try:
-        file = patiently(filesystem, lambda: pq.ParquetFile(filesystem.open_input_file(path), pre_buffer=not is_local))
+        file = patiently(
+            filesystem,
+            lambda: _opened(filesystem.open_input_file(path), pre_buffer=not is_local),
+        )
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing: run `ray-lidarseg {writer}` to the end first") from error
     except (pa.ArrowInvalid, OSError) as error:
@@ -112,17 +141,70 @@ def open_parquet(filesystem: fs.FileSystem, path: str, writer: str = "prepare") 
     return file
 
 
-def shard_file(frames: Sequence[Keyframe], asked: Sequence[str] = ()) -> tuple[str, bytes]:
+def content_digest(frame: Keyframe) -> str:
+    """What a run sees of a decoded frame: 16 hex digits of the SHA-256 of scan or image, a slash, 16 of the labels."""
+    scan = hashlib.sha256(np.ascontiguousarray(frame.points, np.float32).data)
+    for camera in frame.cameras:
+        scan.update(camera.image)
+    labels = hashlib.sha256(np.ascontiguousarray(frame.labels, np.uint8).data)
+    return f"{scan.hexdigest()[:16]}/{labels.hexdigest()[:16]}"
+
+
+def _opened(file: pa.NativeFile, pre_buffer: bool) -> pq.ParquetFile:
+    return pq.ParquetFile(file, metadata=_footer(file), pre_buffer=pre_buffer, page_checksum_verification=True)
+
+
+def shard_file(frames: Sequence[Keyframe], asked: Sequence[str] = (), origins: Sequence[str] = ()) -> tuple[str, bytes]:
     """Name and content of the shard of decoded frames.
 
     Args:
         frames: What it holds.
         asked: Frame ids whose digest is the name; left out, those of ``frames``. A group that is tried again keeps its
             name although other frames of it may fail this time.
+        origins: What each frame was made of (``datasets.origin``); left out, nobody knows.
     """
-    ids = "\n".join(asked or [frame.frame_id for frame in frames])
-    name = f"shard-{hashlib.sha256(ids.encode()).hexdigest()[:16]}.parquet"
-    return name, parquet_bytes(keyframe_table(frames), rows_per_group=1)
+    table = keyframe_table(frames)
+    for name, texts in (
+        ("digest", [content_digest(frame) for frame in frames]),
+        ("origin", origins or [""] * len(frames)),
+    ):
+        table = table.append_column(pa.field(name, pa.string(), nullable=False), pa.array(texts, pa.string()))
+    return shard_name(asked or [frame.frame_id for frame in frames]), parquet_bytes(table, rows_per_group=1)
+
+
+def shard_name(frame_ids: Iterable[str]) -> str:
+    """Name of the shard of a group of frames."""
+    return f"shard-{hashlib.sha256(chr(10).join(frame_ids).encode()).hexdigest()[:16]}.parquet"
+
+
+def drop_rows(filesystem: fs.FileSystem, folder: str, outdated: Collection[tuple[str, int]]) -> None:
+    """Takes rows out of the shards of a folder; its catalog goes first, so that nobody reads by it meanwhile.
+
+    Interrupted, no row that stays is lost: a shard is deleted when what stays of it is in another one.
+
+    Args:
+        filesystem: Where the folder lies.
+        folder: Of shards, or of a layer.
+        outdated: Shard and row of each.
+
+    Raises:
+        DataError: A shard is torn.
+        OSError: The folder cannot be written.
+    """
+    by_shard: dict[str, set[int]] = {}
+    for name, row in outdated:
+        by_shard.setdefault(name, set()).add(row)
+    if by_shard and filesystem.get_file_info(f"{folder}/{CATALOG_NAME}").type != fs.FileType.NotFound:
+        filesystem.delete_file(f"{folder}/{CATALOG_NAME}")
+    for name, rows in by_shard.items():
+        with open_parquet(filesystem, f"{folder}/{name}") as file:
+            table = file.read(use_threads=False)
+        rest = table.filter(pa.array([row not in rows for row in range(len(table))]))
+        new_name = shard_name(rest.column("frame_id").to_pylist()) if len(rest) else ""
+        if new_name:
+            write_whole(filesystem, f"{folder}/{new_name}", parquet_bytes(rest, rows_per_group=1))
+        if name != new_name:
+            filesystem.delete_file(f"{folder}/{name}")
 
 
 def write_shard(filesystem: fs.FileSystem, folder: str, frames: Sequence[Keyframe]) -> str:
@@ -153,6 +235,7 @@ class Catalog:
         num_points: int64 [N] points in the file.
         is_labelled: bool [N], whether the frame comes with labels.
         alias: What public lists call each frame, ``""`` where that is its id, or in folders of earlier releases.
+        digest: Of each frame's content (``content_digest``); ``""`` in folders of earlier releases.
     """
 
     frame_id: tuple[str, ...]
@@ -165,9 +248,11 @@ class Catalog:
     num_points: np.ndarray
     is_labelled: np.ndarray
     alias: tuple[str, ...] = ()
+    digest: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "alias", self.alias or ("",) * len(self.frame_id))
+        for name in ("alias", "digest"):
+            object.__setattr__(self, name, getattr(self, name) or ("",) * len(self.frame_id))
 
     def __len__(self) -> int:
         """Number of frames."""
@@ -230,6 +315,7 @@ _CATALOG_SCHEMA = pa.schema(
             ("num_points", pa.int64()),
             ("is_labelled", pa.bool_()),
             ("alias", pa.string()),
+            ("digest", pa.string()),
         )
     ]
 )
@@ -275,11 +361,21 @@ def _entries(filesystem: fs.FileSystem, folder: str, name: str) -> list[dict[str
         "points_uri",
         "labels_uri",
         "alias",
+        "digest",
+        "origin",
     ]
     with open_parquet(filesystem, f"{folder}/{name}") as file:
         rows = patiently(filesystem, lambda: file.read(columns=columns, use_threads=False)).to_pylist()
     return [
-        {"alias": "", **row, "shard": name, "row": index, "is_labelled": bool(row["labels_uri"])}
+        {
+            "alias": "",
+            "digest": "",
+            "origin": "",
+            **row,
+            "shard": name,
+            "row": index,
+            "is_labelled": bool(row["labels_uri"]),
+        }
         for index, row in enumerate(rows)
     ]
 

@@ -4,25 +4,31 @@ Only index rows and one result line a frame travel through Ray; points go from f
 about a frame is a result, not an exception, so it costs that frame and nothing else.
 """
 
-import itertools
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+from pyarrow import fs
 
 from ray_lidarseg import storage
 from ray_lidarseg.datasets.decode import decode
+from ray_lidarseg.datasets.origin import Origin, values_of, what_changed
 from ray_lidarseg.datasets.points import num_nonfinite
 from ray_lidarseg.datasets.shards import open_parquet, shard_entries, shard_file
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.prepare.stage_report import NUM_RETRIES, Progress, Result, read_failures, reason
 from ray_lidarseg.recipe.ontology import Ontology
-from ray_lidarseg.runtime.cluster import worker_runtime_env
+from ray_lidarseg.runtime.cluster import worker_environment
 from ray_lidarseg.runtime.pool import quiet_data
 from ray_lidarseg.runtime.progress import progress as progress_bar
 from ray_lidarseg.sample import Keyframe
+from ray_lidarseg.storage.stamps import recorded, stamps_of
+
+if TYPE_CHECKING:
+    import ray
 
 _FRAMES_PER_SHARD = 8  # ours: what a crash costs, 5 MiB of nuScenes or 14 MiB of SemanticKITTI
 _ORIGIN = ("points_uri", "labels_uri", "scene", "split")  # what makes a frame of the index the one in a shard
@@ -30,51 +36,106 @@ _ARROW_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
 RESULT_SCHEMA = pa.schema([(column.name, _ARROW_TYPES[column.type]) for column in fields(Result)])
 
 
-def listed_frames(index: str) -> dict[str, dict[str, str]]:
-    """Frame ids of the index, each with the columns that say where it comes from."""
+def listed_frames(index: str) -> dict[str, dict[str, Any]]:
+    """Frame ids of the index, each with the columns that say where it comes from, and its ``values`` beside files."""
     with open_parquet(*storage.resolve(index), writer="index") as file:
-        rows = file.read(columns=["frame_id", *_ORIGIN]).to_pylist()
-    return {row["frame_id"]: row for row in rows}
+        rows = file.read().to_pylist()
+    return {
+        row["frame_id"]: {name: row[name] for name in _ORIGIN} | {"values": values_of(Keyframe.from_row(row))}
+        for row in rows
+    }
 
 
-def finished_frames(listed: dict[str, dict[str, str]], out: str) -> set[str]:
-    """Frames of the index that the shards of ``out`` hold.
+@dataclass(frozen=True)
+class Decoded:
+    """What the shards of a folder hold of an index.
+
+    Attributes:
+        finished: Frames that are there as the index and its files are now.
+        changed: Frames that are there as they were, each with what changed since.
+        outdated: Shard and row of the latter.
+    """
+
+    finished: set[str]
+    changed: dict[str, list[str]]
+    outdated: list[tuple[str, int]]
+
+
+def decoded_frames(listed: dict[str, dict[str, Any]], out: str) -> Decoded:
+    """Compares the shards of ``out`` with an index and its files.
 
     Raises:
         DataError: A shard holds a frame of that id that comes from elsewhere, or is torn.
+        StorageError: A file whose times changed cannot be read.
     """
-    finished = set()
-    for entry in shard_entries(*storage.resolve(out)):
-        now = listed.get(entry["frame_id"], entry)
-        for name in _ORIGIN:
-            if entry[name] != now[name]:
-                raise DataError(
-                    f"{out} holds frame {entry['frame_id']} with {name} {entry[name] or '(none)'}, the index says "
-                    f"{now[name] or '(none)'}: prepare this index into a new folder"
-                )
-        finished.add(entry["frame_id"])
-    return finished & listed.keys()
+    filesystem, folder = storage.resolve(out)
+    entries = [entry for entry in shard_entries(filesystem, folder) if _is_of(entry, listed, out)]
+    rows = {f"{entry['shard']}/{entry['row']}": entry for entry in entries}
+    origins, unknown = {}, {}
+    for place, entry in rows.items():
+        origin = Origin.from_json(entry["origin"], f"{folder}/{entry['shard']}")
+        if origin is None:
+            unknown[place] = entry
+        else:
+            origins[place] = origin
+    now = {place: listed[rows[place]["frame_id"]]["values"] for place in origins}
+    differing = what_changed(origins, now) | _newer_than_their_shard(filesystem, folder, unknown)
+    finished = {entry["frame_id"] for place, entry in rows.items() if place not in differing}
+    outdated = [(rows[place]["shard"], rows[place]["row"]) for place in differing]
+    changed = {rows[place]["frame_id"]: what for place, what in differing.items()}
+    return Decoded(finished, {name: what for name, what in changed.items() if name not in finished}, outdated)
+
+
+def _is_of(entry: dict[str, Any], listed: dict[str, dict[str, Any]], out: str) -> bool:
+    """Whether a shard's frame is one of the index; one of that id that comes from elsewhere is an error."""
+    now = listed.get(entry["frame_id"])
+    if now is None:
+        return False
+    for name in _ORIGIN:
+        if entry[name] != now[name]:
+            raise DataError(
+                f"{out} holds frame {entry['frame_id']} with {name} {entry[name] or '(none)'}, the index says "
+                f"{now[name] or '(none)'}: prepare this index into a new folder"
+            )
+    return True
+
+
+def _newer_than_their_shard(
+    filesystem: fs.FileSystem, folder: str, entries: dict[str, dict[str, Any]]
+) -> dict[str, list[str]]:
+    """Of shards of earlier releases, which do not say what they were made of: files modified after the shard was."""
+    if not entries:
+        return {}
+    shards = sorted({entry["shard"] for entry in entries.values()})
+    written = {info.base_name: info.mtime_ns for info in filesystem.get_file_info([f"{folder}/{x}" for x in shards])}
+    files = {place: [entry["points_uri"], entry["labels_uri"]] for place, entry in entries.items()}
+    stamps = stamps_of(uri for uris in files.values() for uri in uris if uri)
+    newer = {
+        place: [uri for uri in uris if uri in stamps and stamps[uri].times_ns[0] > written[entries[place]["shard"]]]
+        for place, uris in files.items()
+    }
+    return {place: uris for place, uris in newer.items() if uris}
 
 
 def progress_of(
-    listed: dict[str, dict[str, str]], out: str, limit: float, only_failed: bool = False
-) -> tuple[Progress, int]:
-    """Where decoding stands, and how many of the frames are finished.
+    listed: dict[str, dict[str, Any]], decoded: Decoded, out: str, limit: float, only_failed: bool = False
+) -> Progress:
+    """Where decoding stands.
 
     Args:
         listed: See ``listed_frames``.
+        decoded: What is there already.
         out: The prepared folder.
         limit: Share of the frames that may fail.
         only_failed: Leaves frames waiting alone that did not fail before.
     """
-    finished = finished_frames(listed, out)
-    earlier = {name: why for name, why in read_failures(out, finished).items() if name in listed}
-    waiting = set(earlier) if only_failed else set(listed) - finished
+    earlier = {name: why for name, why in read_failures(out, decoded.finished).items() if name in listed}
+    waiting = set(earlier) if only_failed else set(listed) - decoded.finished
 
     def origin(frame_id: str) -> dict[str, str]:
         return {name: listed[frame_id][name] for name in _ORIGIN[:2]}
 
-    return Progress(out, len(listed), limit, waiting, earlier, origin), len(finished)
+    return Progress(out, len(listed), limit, waiting, earlier, origin)
 
 
 def run_decoding(index: str, out: str, ontology: Ontology | None, progress: Progress) -> None:
@@ -101,27 +162,22 @@ def _results(index: str, out: str, ontology: Ontology | None, waiting: set[str],
         return
     import ray
 
-    rows = _rows(index, waiting)
-    ends = [len(rows) * number // num_blocks for number in range(num_blocks + 1)]
-    # Blocks of our own: Ray's reader starts up to 32 actors to look at the one file, and shuffles its rows into blocks.
-    blocks = [rows.take(pa.array(range(*between), pa.int64())) for between in itertools.pairwise(ends)]
-    results = ray.data.from_arrow(blocks).map_batches(
-        _prepare_rows,
-        fn_kwargs={"out": out, "ontology": ontology},
-        batch_format="pyarrow",
-        batch_size=None,
-        runtime_env=worker_runtime_env(),
-        max_retries=NUM_RETRIES,
-    )
+    filesystem, path = storage.resolve(index)
+    environment = {"env_vars": worker_environment()}
+    task = {"batch_format": "pyarrow", "batch_size": None, "runtime_env": environment, "max_retries": NUM_RETRIES}
+    rows = ray.data.read_parquet(path, filesystem=filesystem)
+    rows = rows.map_batches(_among, fn_kwargs={"waiting": ray.put(set(waiting))}, **task)
+    blocks = rows.repartition(num_blocks)  # before it, one block may be the whole file
+    results = blocks.map_batches(_prepare_rows, fn_kwargs={"out": out, "ontology": ontology}, **task)
     for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
         for row in batch.to_pylist():
             yield Result(**row)
 
 
-def _rows(index: str, wanted: set[str]) -> pa.Table:
-    """Rows of some frames of the index, in its order."""
-    with open_parquet(*storage.resolve(index), writer="index") as file:
-        rows = file.read(use_threads=False)
+def _among(rows: pa.Table, waiting: "ray.ObjectRef") -> pa.Table:
+    import ray
+
+    wanted = ray.get(waiting)
     return rows.filter(pa.array([frame_id in wanted for frame_id in rows.column("frame_id").to_pylist()], pa.bool_()))
 
 
@@ -129,17 +185,21 @@ def _prepare_rows(rows: pa.Table, out: str, ontology: Ontology | None) -> pa.Tab
     """Decodes index rows and writes the good ones as one shard; one result a row, with an error where it went wrong."""
     started = time.perf_counter()
     frames: list[Keyframe] = []
+    origins: list[str] = []
     errors: dict[str, str] = {}
     for row in rows.to_pylist():
         try:
-            frames.append(decode(Keyframe.from_row(row), ontology))
+            with recorded() as files:
+                listed = Keyframe.from_row(row)
+                frames.append(decode(listed, ontology))
+            origins.append(Origin(files, values_of(listed)).to_json())
         except Exception as error:  # whatever is wrong with one frame must not cost the others
             errors[row["frame_id"]] = reason(error)
     ids = rows.column("frame_id").to_pylist()
     num_bytes = 0
     if frames:
         try:
-            name, data = shard_file(frames, ids)
+            name, data = shard_file(frames, ids, origins)
             storage.write_bytes(storage.join(out, name), data)
             num_bytes = len(data) // len(frames)
         except Exception as error:  # a full disk: recorded for each frame, and soon more than may fail

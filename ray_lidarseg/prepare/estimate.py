@@ -11,7 +11,7 @@ import pyarrow as pa
 from ray_lidarseg import storage
 from ray_lidarseg.datasets.shards import open_parquet, parquet_bytes
 from ray_lidarseg.errors import DataError
-from ray_lidarseg.prepare.decoding import finished_frames, listed_frames
+from ray_lidarseg.prepare.decoding import decoded_frames, listed_frames
 from ray_lidarseg.prepare.pipeline import prepare
 from ray_lidarseg.prepare.requested_layers import Teachers, uses_gpu
 from ray_lidarseg.prepare.stage_report import Spent
@@ -101,7 +101,7 @@ def _sample(index: str, count: int) -> bytes:
 def _of(out: str, index: str, name: str, device: str, spent: Spent) -> StageEstimate:
     listed = listed_frames(index)
     if name == "decode":
-        finished = finished_frames(listed, out)
+        finished = decoded_frames(listed, out).finished
     else:
         finished = {entry["frame_id"] for entry in entries_of(out, name)} & listed.keys()
     left = len(listed) - len(finished)

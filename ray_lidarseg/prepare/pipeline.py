@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from ray_lidarseg import storage
 from ray_lidarseg.datasets import ontology_files
-from ray_lidarseg.datasets.shards import Catalog, write_catalog
+from ray_lidarseg.datasets.origin import described
+from ray_lidarseg.datasets.shards import Catalog, drop_rows, write_catalog
 from ray_lidarseg.errors import DataError
-from ray_lidarseg.prepare.decoding import listed_frames, progress_of, run_decoding
+from ray_lidarseg.prepare.decoding import Decoded, decoded_frames, listed_frames, progress_of, run_decoding
 from ray_lidarseg.prepare.requested_layers import Teachers
 from ray_lidarseg.prepare.stage_report import FAILURES_NAME, Spent
 from ray_lidarseg.prepare.stages import (
@@ -23,6 +25,7 @@ from ray_lidarseg.prepare.stages import (
 from ray_lidarseg.recipe.ontology import Ontology
 from ray_lidarseg.runtime.cluster import connect
 from ray_lidarseg.runtime.pool import Actors
+from ray_lidarseg.storage.lock import held
 from ray_lidarseg.storage.whole_files import remove_unfinished
 
 
@@ -57,7 +60,8 @@ def prepare(
 ) -> PrepareReport:
     """Brings a prepared folder up to date with an index: decoded frames, and the layers of the teachers.
 
-    Interrupted at any moment, the same call continues: a shard is there whole or not at all.
+    Interrupted at any moment, the same call continues: a shard is there whole or not at all. Frames whose files,
+    calibration or images have changed since are named and computed again, with the layers that read them.
 
     Args:
         index: What `index` wrote; a path or a URI.
@@ -71,7 +75,7 @@ def prepare(
         DataError: More frames failed; the first reasons are named, finished shards stay. Or ``out`` was prepared from
             another index, or ``max_failed_ratio`` is no share, or a teacher cannot be built.
         ResourceError: The cluster cannot hold the actors.
-        StorageError: ``out`` cannot be written.
+        StorageError: ``out`` cannot be written, or another process writes into it.
     """
     if not 0.0 <= max_failed_ratio <= 1.0:
         raise DataError(f"--max-failed-ratio {max_failed_ratio:g} is no share of the frames: expected 0 … 1")
@@ -84,6 +88,7 @@ def prepare(
         def start_ray() -> None:
             stack.enter_context(connect())
 
+        stack.enter_context(held(out, "prepare"))
         job = _Job(index, out, max_failed_ratio, retry_failed, start_ray)
         return job.run(stages)
 
@@ -103,10 +108,12 @@ class _Job:
         catalog = catalog.select(frame_id for frame_id in catalog.frame_id if frame_id in listed)
         return replace(report, layers=self._layers(stages, catalog, ontology))
 
-    def _decode(self, listed: dict[str, dict[str, str]], ontology: Ontology | None) -> tuple[PrepareReport, Catalog]:
+    def _decode(self, listed: dict[str, dict[str, Any]], ontology: Ontology | None) -> tuple[PrepareReport, Catalog]:
         filesystem, folder = storage.resolve(self.out)
         remove_unfinished(filesystem, folder)
-        progress, num_finished = progress_of(listed, self.out, self.limit, self.only_failed)
+        decoded = decoded_frames(listed, self.out)
+        self._drop_changed(decoded)
+        progress = progress_of(listed, decoded, self.out, self.limit, self.only_failed)
         try:
             if progress.waiting:
                 self.start_ray()
@@ -115,10 +122,22 @@ class _Job:
             progress.write_failures()
         with storage.explained("write", self.out):
             catalog = write_catalog(filesystem, folder)
-        counts = (progress.done, num_finished, len(progress.failures), progress.nonfinite_points)
+        counts = (progress.done, len(decoded.finished), len(progress.failures), progress.nonfinite_points)
         report = PrepareReport(*counts, spent=progress.spent)
         print(_summary(report, self.out, len(catalog)), flush=True)
         return report, catalog
+
+    def _drop_changed(self, decoded: Decoded) -> None:
+        if not decoded.outdated:
+            return
+        what = f"{len(decoded.changed)} frames changed since they were prepared: {described(decoded.changed)}"
+        if self.only_failed:
+            print(f"{what}; they stay as they were until the command is given without --retry-failed", flush=True)
+            return
+        if decoded.changed:
+            print(f"{what}; they are decoded again", flush=True)
+        with storage.explained("write", self.out):
+            drop_rows(*storage.resolve(self.out), decoded.outdated)
 
     def _layers(self, stages: list[Stage], catalog: Catalog, ontology: Ontology | None) -> tuple[StageReport, ...]:
         missing = [stage for stage in stages if not is_up_to_date(stage, catalog)]

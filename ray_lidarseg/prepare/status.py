@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from ray_lidarseg import storage
 from ray_lidarseg.datasets.layers import Layer, layer_bytes, layer_names, read_layer
-from ray_lidarseg.prepare.decoding import finished_frames, listed_frames
+from ray_lidarseg.prepare.decoding import decoded_frames, listed_frames
 from ray_lidarseg.prepare.stage_report import read_failures
 from ray_lidarseg.prepare.stages import entries_of, layer_uri
 
@@ -50,7 +50,7 @@ def status(index: str, out: str) -> tuple[StageStatus, ...]:
     storage.check_listable(out)
     filesystem, folder = storage.resolve(out)
     listed = listed_frames(index)
-    decoded = finished_frames(listed, out)
+    decoded = decoded_frames(listed, out).finished
     failures = {name: why for name, why in read_failures(out, decoded).items() if name in listed}
     left = len(listed) - len(decoded) - len(failures)
     found = [StageStatus("decode", "", len(decoded), left, 0, failures, layer_bytes(filesystem, folder))]

@@ -14,13 +14,13 @@ from ray_lidarseg.storage.files import (
     info_of,
     list_files,
     list_folders,
-    read_bytes,
     remove_file,
     remove_folder,
     resolve,
     write_bytes,
     write_once,
 )
+from ray_lidarseg.storage.stamps import read_bytes
 from ray_lidarseg.storage.uris import absolute, beside, is_local, join, name_of, parts_of
 
 __all__ = [

@@ -84,9 +84,12 @@ def parts_of(uri: str) -> tuple[str, ...]:
 
 
 def absolute(uri: str) -> str:
-    """The URI independent of the working directory: Ray workers run in another one."""
+    """The one way to write a place, whatever the working directory (Ray workers run in another one)."""
     place = parse(uri)
-    return place.path if place.is_local else uri
+    if place.is_local:
+        return place.path
+    base, options = _split_options(uri)
+    return f"{base.rstrip('/')}?{options}" if options else base.rstrip("/")
 
 
 def folder_of(uri: str) -> str:

@@ -54,7 +54,10 @@ def test_join(uri, joined):
 def test_absolute_paths_do_not_depend_on_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert storage.absolute("runs/a") == f"{tmp_path}/runs/a"
-    assert storage.absolute("s3://bucket/a") == "s3://bucket/a"
+    for written in ("./runs/a", "runs/a/", f"{tmp_path}/runs/../runs/a", f"file://{tmp_path}/runs/a"):
+        assert storage.absolute(written) == f"{tmp_path}/runs/a"
+    assert storage.absolute("s3://bucket/a") == storage.absolute("s3://bucket/a/") == "s3://bucket/a"
+    assert storage.absolute("s3://bucket/a/?scheme=http") == "s3://bucket/a?scheme=http"
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):

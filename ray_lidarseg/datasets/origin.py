@@ -1,0 +1,105 @@
+"""What a prepared row was made of, written beside it, so that a later call sees when that has changed.
+
+Files by size, times and digest; calibration, times and the rows of other layers by the digest of their value.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray_lidarseg.errors import DataError
+from ray_lidarseg.sample import Keyframe
+from ray_lidarseg.storage.stamps import Stamp, changed_files
+
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What one row was made of.
+
+    Attributes:
+        files: Stamps by URI.
+        values: Digests, or short values, by what they are of.
+    """
+
+    files: dict[str, Stamp] = field(default_factory=dict)
+    values: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """As text."""
+        files = {uri: stamp.to_list() for uri, stamp in self.files.items()}
+        return json.dumps({"files": files, "values": self.values}, sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str, where: str) -> "Origin | None":
+        """The inverse of ``to_json``; None for the empty text of rows that earlier releases wrote.
+
+        Raises:
+            DataError: Not such a text.
+        """
+        if not text:
+            return None
+        try:
+            content = json.loads(text)
+            files = {str(uri): Stamp.from_list(stamp) for uri, stamp in content["files"].items()}
+            return Origin(files, {str(name): str(value) for name, value in content["values"].items()})
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            raise DataError(
+                f"{where} does not say what it was made of ({error}): delete it and prepare again"
+            ) from error
+
+
+def values_of(frame: Keyframe) -> dict[str, str]:
+    """What the index says of a frame beside its files: ``calibration``, ``images`` (which), ``time`` and ``alias``."""
+    calibration = [
+        [camera.name, camera.intrinsics.tolist(), camera.cam_SE3_lidar.tolist(), camera.width_px, camera.height_px]
+        for camera in frame.cameras
+    ]
+    images = [[camera.name, camera.uri, camera.timestamp_us] for camera in frame.cameras]
+    return {
+        "calibration": digest_of_value(calibration),
+        "images": digest_of_value(images),
+        "time": str(frame.timestamp_us),
+        "alias": frame.alias,
+    }
+
+
+def digest_of_value(value: Any) -> str:
+    """First 16 hex digits of the SHA-256 of a value as JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def what_changed(origins: Mapping[str, Origin], now: Mapping[str, Mapping[str, str]]) -> dict[str, list[str]]:
+    """Frames whose files or values are not what they were, each with the URIs and the names of values that differ.
+
+    A value that only one side knows, and a file that is gone, have not changed.
+
+    Args:
+        origins: What the rows were made of, by frame.
+        now: Values as they are, by frame.
+
+    Raises:
+        StorageError: A file whose times changed cannot be read.
+    """
+    before = {uri: stamp for origin in origins.values() for uri, stamp in origin.files.items()}
+    other_files = changed_files(before)
+    found: dict[str, list[str]] = {}
+    for frame_id, origin in origins.items():
+        current = now.get(frame_id, {})
+        different = [name for name, value in origin.values.items() if current.get(name, value) != value]
+        different += [uri for uri in origin.files if uri in other_files]
+        if different:
+            found[frame_id] = different
+    return found
+
+
+def described(changed: Mapping[str, Iterable[str]]) -> str:
+    """The first few frames, each with what changed, by the last part of a file's name."""
+    shown = [
+        f"{frame_id} ({', '.join(name.rpartition('/')[2] for name in changed[frame_id])})"
+        for frame_id in sorted(changed)[:_EXAMPLES]
+    ]
+    return ", ".join(shown) + (f" and {len(changed) - _EXAMPLES} more" if len(changed) > _EXAMPLES else "")
