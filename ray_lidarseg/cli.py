@@ -185,8 +185,9 @@ def _train(verbs: Verbs) -> None:
     def run(args: argparse.Namespace) -> None:
         from ray_lidarseg.recipe.load import load_recipe
         from ray_lidarseg.train import train
+        from ray_lidarseg.training.completion import complete_paths
 
-        recipe = load_recipe(args.recipe, args.overrides)
+        recipe = complete_paths(load_recipe(args.recipe, args.overrides))
         train(recipe, args.run_folder or f"runs/{recipe.name}-{recipe.fingerprint}")
 
     parser = _verb(verbs, "train", "train a recipe on Ray; the same command resumes", run)

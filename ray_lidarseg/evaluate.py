@@ -24,6 +24,7 @@ from ray_lidarseg.runtime.cluster import connect
 from ray_lidarseg.runtime.progress import progress
 from ray_lidarseg.training.environment import git_commit
 from ray_lidarseg.training.run_folder import RunFolder, load_method
+from ray_lidarseg.training.run_frames import described, stored_frames
 
 _FOLDER = "evaluation"
 _LEVELS = ("point", "cell")
@@ -49,14 +50,21 @@ def evaluate(run: str, prepared: str = "", split: str = "val", which: str | int 
     """
     folder = RunFolder(run)
     method, recipe, step = load_method(folder.uri, which)
-    catalog = _labelled(_catalog(recipe, prepared), split)
+    place = storage.absolute(prepared) if prepared else folder.prepared(recipe)
+    everything = read_catalog(*storage.resolve(place))
+    if not prepared:
+        everything = everything.with_validation(recipe.data.val_frames)
+        _compare_with_training(folder, everything, place)
+    catalog = _labelled(everything, split)
     _check_dataset(catalog, recipe)
-    ontology_files.check_classes(recipe.data, prepared or recipe.data.prepared)
+    ontology_files.check_classes(recipe.data, place)
     storage.check_writable(folder.path(_FOLDER))
-    scores = _score(folder.uri, recipe, prepared, catalog, step, list(method.segmentors()))
-    result = _result(folder, recipe, scores, split, step)
-    print(describe(result), flush=True)
-    folder.write(f"{_FOLDER}/{split}.json", json.dumps(result, indent=1).encode())
+    scores = _score(folder.uri, recipe, place, catalog, step, list(method.segmentors()))
+    result = {**_result(folder, recipe, scores, split, step), "prepared": place}
+    try:
+        folder.write(f"{_FOLDER}/{split}.json", json.dumps(result, indent=1).encode())
+    finally:  # what took so long is seen, whatever became of the disk
+        print(describe(result), flush=True)
     return result
 
 
@@ -104,12 +112,18 @@ class _Scorer:
         return {level: getattr(scores, level).as_list() for level in _LEVELS}
 
 
-def _catalog(recipe: Recipe, prepared: str) -> Catalog:
-    if prepared:
-        return read_catalog(*storage.resolve(prepared))
-    if not recipe.data.prepared:
-        raise DataError("the run's recipe names no shards (data.prepared): give the folder with --prepared")
-    return read_catalog(*storage.resolve(recipe.data.prepared)).with_validation(recipe.data.val_frames)
+def _compare_with_training(folder: RunFolder, catalog: Catalog, prepared: str) -> None:
+    """Says when the shards are not what the run was trained beside, and refuses those of another project."""
+    frames = stored_frames(folder.uri)
+    if frames is None or not frames.content:
+        return
+    if frames.content.keys().isdisjoint(catalog.frame_id):
+        raise DataError(
+            f"{prepared} holds none of the {len(frames.content)} frames {folder.uri} was trained beside: another data "
+            "set lies there now; if it is meant, say so with --prepared"
+        )
+    if changed := frames.changed(catalog):
+        print(f"{described(changed)} since {folder.uri} began; what is there now is scored", flush=True)
 
 
 def _labelled(catalog: Catalog, split: str) -> Catalog:
@@ -136,7 +150,7 @@ def _score(run: str, recipe: Recipe, prepared: str, catalog: Catalog, step: int,
     arguments = {
         "run": run,
         "step": step,
-        "prepared": storage.absolute(prepared or recipe.data.prepared),
+        "prepared": prepared,
         "split_catalog": catalog,
     }
     num_classes = taxonomy_for(recipe.data).num_classes

@@ -8,6 +8,7 @@ as itself; a worker that dies is replaced, and all continue from the last whole 
 import logging
 import math
 import os
+import signal
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -29,17 +30,17 @@ from ray.train import (
     UserCallback,
 )
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback as _Cleaner
 
 from ray_lidarseg import storage
 from ray_lidarseg.errors import LidarSegError, RunError
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.runtime import cluster
+from ray_lidarseg.storage.lock import held
 from ray_lidarseg.training import checkpoints, completion
 from ray_lidarseg.training.loop import Ranks
 from ray_lidarseg.training.run_folder import RunFolder
-from ray_lidarseg.training.trainer import Plan, Trainer, make_plan
+from ray_lidarseg.training.trainer import Plan, Trainer, continues, make_plan
 
 _RAY_SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # Ray's 2 s is also how long a report may wait
@@ -56,28 +57,35 @@ def train(recipe: Recipe, run: str) -> RunFolder:
         run: Path or ``s3://`` URI of the run folder; created where absent.
 
     Raises:
-        RunError: The folder belongs to another recipe, or training broke down.
+        RunError: The folder belongs to another recipe, its frames are gone or have changed, or training broke down.
         SplitError: The split selects nothing.
         DataError: The prepared shards are missing or broken.
         ResourceError: The cluster cannot hold the workers.
-        StorageError: The run folder cannot be written.
+        StorageError: The run folder cannot be written, or another process trains in it.
     """
     folder, recipe = RunFolder(run), completion.complete(recipe)
-    if folder.belongs_to(recipe) and folder.is_finished():
+    if continues(folder, recipe) and folder.is_finished():
         print(f"{folder.uri} is finished: {recipe.train.steps} steps", flush=True)
         return folder
-    plan = make_plan(recipe, folder)
+    storage.check_listable(folder.uri)
     storage.check_writable(folder.uri)
-    workers = recipe.workers
+    with held(folder.uri, "train"):
+        _train(recipe, folder)
+    return folder
+
+
+def _train(recipe: Recipe, folder: RunFolder) -> None:
+    plan, workers = make_plan(recipe, folder), recipe.workers
     with cluster.connect(math.ceil(workers.num_workers * workers.cpus_per_worker)):
         use_gpu = _use_gpu(recipe)
         cluster.require(workers.num_workers, workers.cpus_per_worker, float(use_gpu))
-        folder.open(recipe, plan.split)
+        folder.open(recipe, plan.frames)
         # Ray's list of checkpoints may be torn by a crash; the folders themselves say which there are
         storage.remove_file(folder.path(checkpoints.FOLDER, "checkpoint_manager_snapshot.json"))
         _fit(plan, use_gpu)
+    if recipe.train.steps not in checkpoints.steps(folder.uri):
+        raise KeyboardInterrupt  # Ray turns Ctrl-C into an orderly end of the workers
     folder.close()
-    return folder
 
 
 def work(config: dict[str, Plan]) -> None:
@@ -112,20 +120,14 @@ class _OnFailure(UserCallback):
 
 
 class _Trainer(TorchTrainer):
-    """Without the actor that frees the resources of a dead controller, the one for Ray Data, and a handler for Ctrl-C.
+    """Without the actor that frees the resources of a dead controller.
 
-    The first asks Ray's State API, which a Ray without dashboard lacks and which picks a foreign instance where several
-    run on a machine. A driver ends with its controller here, and Ray frees the resources of a driver that ends. The
-    second would hand out datasets, and there are none. Ray's handler waits for the workers and then calls ``sys.exit``;
-    a run that is left ends them as well.
+    That actor asks Ray's State API, which a Ray without dashboard lacks and which picks a foreign instance where
+    several run on a machine. A driver ends with its controller here, and Ray frees the resources of a driver that ends.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()
-        return [item for item in callbacks if not isinstance(item, _Cleaner | DatasetsCallback)]
-
-    def _register_sigint_handler(self, controller: Any) -> None:
-        pass
+        return [item for item in super()._create_default_callbacks() if not isinstance(item, _Cleaner)]
 
 
 def _fit(plan: Plan, use_gpu: bool) -> None:
@@ -147,11 +149,11 @@ def _fit(plan: Plan, use_gpu: bool) -> None:
             failure_config=FailureConfig(workers.max_failures, controller_failure_limit=_START_ATTEMPTS),
             checkpoint_config=CheckpointConfig(num_to_keep=plan.recipe.train.keep_checkpoints),
             callbacks=[_OnFailure()],
-            worker_runtime_env=cluster.worker_runtime_env(),
+            worker_runtime_env={"env_vars": cluster.worker_environment()},
             logging_config=LoggingConfig("CRITICAL"),  # _OnFailure speaks instead; Ray's log files hold everything
         ),
     )
-    with _own_errors():
+    with _own_errors(), _same_interrupt_handler():
         trainer.fit()
 
 
@@ -168,6 +170,16 @@ def _own_errors() -> Iterator[None]:
                 "train.micro_batch or workers.num_workers; the same command continues from the last checkpoint"
             ) from error
         raise
+
+
+@contextmanager
+def _same_interrupt_handler() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is not before:
+            signal.signal(signal.SIGINT, before)
 
 
 def _own_error(error: BaseException | None) -> LidarSegError | None:

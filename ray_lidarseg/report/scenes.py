@@ -21,7 +21,7 @@ from ray_lidarseg.recipe.ontology import Ontology
 from ray_lidarseg.recipe.schema import Data
 from ray_lidarseg.report.run_summary import RunView
 from ray_lidarseg.sample import Keyframe, SensorSpec
-from ray_lidarseg.training.run_folder import load_method
+from ray_lidarseg.training.run_folder import RunFolder, load_method
 
 NUM_FRAMES = 2  # pictures a person looks at; a report of ten runs labels twenty scans
 
@@ -93,9 +93,7 @@ def _first_frames(views: Sequence[RunView], num_frames: int, problems: list[str]
 
 def _frames(view: RunView) -> PreparedFrames:
     assert view.recipe is not None
-    if not view.recipe.data.prepared:
-        raise DataError("the recipe names no prepared folder")
-    filesystem, path = storage.resolve(storage.absolute(view.recipe.data.prepared))
+    filesystem, path = storage.resolve(RunFolder(view.uri).prepared(view.recipe))
     catalog = read_catalog(filesystem, path).with_validation(view.recipe.data.val_frames)
     return PreparedFrames(filesystem, path, _labelled(catalog.of_split("val")))
 

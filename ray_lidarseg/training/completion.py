@@ -14,7 +14,14 @@ from ray_lidarseg.recipe.schema import NeRF, Recipe
 
 def complete(recipe: Recipe) -> Recipe:
     """The recipe with everything its prepared folder decides; see the functions below for what they raise."""
-    return complete_segments(complete_evidence(complete_ontology(recipe)))
+    return complete_segments(complete_evidence(complete_ontology(complete_paths(recipe))))
+
+
+def complete_paths(recipe: Recipe) -> Recipe:
+    """The recipe with places that mean the same from every folder: written in three ways, it is one recipe."""
+    places = {"data.prepared": recipe.data.prepared, "split.file": recipe.split.file}
+    changes = {key: storage.absolute(place) for key, place in places.items() if place}
+    return override(recipe, changes) if changes else recipe
 
 
 def complete_ontology(recipe: Recipe) -> Recipe:

@@ -1,6 +1,6 @@
 """The run folder: everything a run was and did, on a local disk or in a bucket.
 
-``recipe.yaml`` resolved, ``manifest.json`` (versions, split, seed, hardware), ``split.json`` (labelled frame ids),
+``recipe.yaml`` resolved, ``manifest.json`` (versions, split, seed, hardware), ``split.json`` (its frames, drawn once),
 ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/step_XXXXXXXX/``; ``evaluation/`` by the verb of that name.
 """
 
@@ -15,15 +15,15 @@ import torch
 from ray_lidarseg import storage
 from ray_lidarseg.datasets.ontology_taxonomy import taxonomy_for
 from ray_lidarseg.datasets.sensor import resolve_sensor
-from ray_lidarseg.datasets.splits import LabelSplit
 from ray_lidarseg.errors import RunError
 from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.methods.method import Method
 from ray_lidarseg.models.norm_statistics import write_statistics
 from ray_lidarseg.recipe.load import parse_recipe
 from ray_lidarseg.recipe.schema import Recipe
-from ray_lidarseg.training import checkpoints
+from ray_lidarseg.training import checkpoints, run_frames
 from ray_lidarseg.training.environment import hardware, versions
+from ray_lidarseg.training.run_frames import RunFrames
 
 # what Recipe.fingerprint leaves out: may differ when a run is continued
 _FREE_KEYS = (
@@ -51,11 +51,11 @@ class RunFolder:
         """Creates or replaces a file of the folder as a whole."""
         storage.write_bytes(self.path(name), data)
 
-    def open(self, recipe: Recipe, split: LabelSplit) -> None:
+    def open(self, recipe: Recipe, frames: RunFrames) -> None:
         """Writes what the run is, before its first step or again where it continues."""
         self.write("recipe.yaml", recipe.to_yaml().encode())
-        content = asdict(split)
-        self.write("split.json", json.dumps(content).encode())
+        self.write(run_frames.FILE, frames.to_json())
+        content = asdict(frames.split)
         counts = {f"num_{name}": len(content.pop(name)) for name in ("labelled", "unlabelled")}
         manifest = {
             "fingerprint": recipe.fingerprint,
@@ -114,15 +114,19 @@ class RunFolder:
             raise RunError(f"{self.uri} has no checkpoint yet: `ray-lidarseg train` writes one every checkpoint_every")
         return state
 
-    def belongs_to(self, recipe: Recipe) -> bool:
+    def belongs_to(self, recipe: Recipe, stored: Recipe | None = None) -> bool:
         """Whether there is a run here, and of this recipe.
+
+        Args:
+            recipe: What is asked for.
+            stored: The run's own recipe where it was read already.
 
         Raises:
             RunError: The run here is of another recipe; the first differing keys are named.
         """
         if not storage.exists(self.path("recipe.yaml")):
             return False
-        stored = self.recipe()
+        stored = stored or self.recipe()
         if stored.fingerprint != recipe.fingerprint:
             raise RunError(
                 f"{self.uri} belongs to another recipe ({stored.fingerprint}, not {recipe.fingerprint}); they differ "
@@ -133,6 +137,31 @@ class RunFolder:
     def is_finished(self) -> bool:
         """Whether the run got to its last step."""
         return storage.exists(self.path("manifest.json")) and bool(self.manifest()["is_finished"])
+
+    def prepared(self, recipe: Recipe) -> str:
+        """Where the shards lie that the run was trained beside.
+
+        Args:
+            recipe: The run's.
+
+        Raises:
+            RunError: The recipe names none, names them by a path that means another folder elsewhere (runs of earlier
+                releases), or they are not there.
+        """
+        place = recipe.data.prepared
+        if not place:
+            raise RunError("the run's recipe names no shards (data.prepared): give the folder with --prepared")
+        if storage.is_local(place) and storage.absolute(place) != place:
+            raise RunError(
+                f"{self.uri} was trained by an earlier release, which kept data.prepared={place} as it was typed: "
+                "give the folder with --prepared"
+            )
+        if not storage.exists(place):
+            raise RunError(
+                f"{self.uri} was trained beside the shards of {place}, which are not there (any more): where they were "
+                "moved to, say so with --prepared"
+            )
+        return place
 
     def _read(self, name: str) -> bytes:
         if not storage.exists(self.path(name)):

@@ -14,17 +14,18 @@ from torch.utils.data import DataLoader
 from ray_lidarseg import storage
 from ray_lidarseg.datasets.ontology_taxonomy import absent_class, taxonomy_for
 from ray_lidarseg.datasets.sensor import resolve_sensor
-from ray_lidarseg.datasets.shards import Catalog, PreparedFrames, read_catalog
-from ray_lidarseg.datasets.splits import LabelSplit, make_split
+from ray_lidarseg.datasets.shards import CATALOG_NAME, Catalog, PreparedFrames, read_catalog
 from ray_lidarseg.datasets.stream import TrainSteps
 from ray_lidarseg.errors import RecipeError
 from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.models.norm_statistics import Statistics, kept_statistics, measured_statistics, write_statistics
 from ray_lidarseg.recipe.schema import Recipe
+from ray_lidarseg.storage.lock import held
 from ray_lidarseg.training import checkpoints, completion
 from ray_lidarseg.training.diagnosis import Diagnosis, diagnosed_frames
 from ray_lidarseg.training.loop import Hooks, MicroBatches, Ranks, StepLoop, run, synchronise_batch_norm
-from ray_lidarseg.training.run_folder import RunFolder
+from ray_lidarseg.training.run_folder import RunFolder, differing_keys
+from ray_lidarseg.training.run_frames import RunFrames, frames_of_run, refuse_changed, stored_frames
 from ray_lidarseg.training.tracking import Tracker, lines_until
 from ray_lidarseg.training.validation import Validation
 
@@ -40,30 +41,32 @@ class Plan:
         recipe: The run.
         run: Absolute URI of the run folder.
         prepared: Absolute URI of the shards.
-        split: Labelled and unlabelled training frames.
+        frames: What it learns from and is validated on.
     """
 
     recipe: Recipe
     run: str
     prepared: str
-    split: LabelSplit
+    frames: RunFrames
 
 
 def make_plan(recipe: Recipe, folder: RunFolder) -> Plan:
-    """Reads the catalog and draws the split.
+    """Reads the catalog, and the split the run in the folder began with; one that begins draws it.
 
     Raises:
         RecipeError: ``data.prepared`` is not set.
+        RunError: Frames the run began with are gone or have changed.
         SplitError: The split selects nothing.
         DataError: The prepared shards are missing or broken.
     """
     if not recipe.data.prepared:
         raise RecipeError("data.prepared is not set: give the folder that `ray-lidarseg prepare` wrote")
     prepared = storage.absolute(recipe.data.prepared)
-    catalog = _catalog(recipe, prepared)
-    if not len(_validation(catalog)):
+    catalog = catalog_of(recipe)
+    frames = frames_of_run(folder.uri, catalog, recipe)
+    if not frames.validation:
         print("no labelled frame of split val: nothing is evaluated (data.val_frames may name some)", flush=True)
-    return Plan(recipe, folder.uri, prepared, make_split(catalog, recipe.split))
+    return Plan(recipe, folder.uri, prepared, frames)
 
 
 class Trainer:
@@ -87,21 +90,21 @@ class Trainer:
         self._sensor = resolve_sensor(recipe.data)
         num_classes = taxonomy_for(recipe.data).num_classes
         filesystem, path = storage.resolve(plan.prepared)
-        catalog = _catalog(recipe, plan.prepared)
+        catalog = catalog_of(recipe)
         self._frames = PreparedFrames(filesystem, path, catalog)
-        val_frames = PreparedFrames(filesystem, path, _validation(catalog))
+        val_frames = PreparedFrames(filesystem, path, catalog.select(plan.frames.validation))
         torch.manual_seed(recipe.seed)
         method = build_method(recipe, self._sensor, num_classes).to(device)
         synchronise_batch_norm(method, device, ranks)
         self.loop = StepLoop(method, recipe, device, ranks)
         self._validation = Validation(val_frames, recipe, self._sensor, num_classes, device, ranks)
-        known = diagnosed_frames(catalog, plan.split, recipe.train.diagnose_frames)
+        known = diagnosed_frames(catalog, plan.frames.split, recipe.train.diagnose_frames)
         known_frames = PreparedFrames(filesystem, path, known)
         absent = absent_class(recipe.data)
         self._diagnosis = Diagnosis(known_frames, recipe, self._sensor, num_classes, absent, device, ranks)
         self._steps = TrainSteps(
             self._frames,
-            plan.split,
+            plan.frames.split,
             recipe,
             self._sensor,
             ranks.rank,
@@ -206,22 +209,39 @@ def train_alone(recipe: Recipe, run: str, device: torch.device | str = "cpu") ->
         DataError: The prepared shards are missing or broken.
     """
     folder, recipe = RunFolder(run), completion.complete(recipe)
-    plan = make_plan(recipe, folder)
-    if not folder.belongs_to(recipe):
-        folder.open(recipe, plan.split)
-    trainer = Trainer(plan, Ranks(), torch.device(device))
-    trainer.run()
-    folder.close()
+    is_there = continues(folder, recipe)
+    with held(folder.uri, "train"):
+        plan = make_plan(recipe, folder)
+        if not is_there or folder.recipe() != recipe:
+            folder.open(recipe, plan.frames)
+        trainer = Trainer(plan, Ranks(), torch.device(device))
+        trainer.run()
+        folder.close()
     return trainer
 
 
-def _catalog(recipe: Recipe, prepared: str) -> Catalog:
-    return read_catalog(*storage.resolve(prepared)).with_validation(recipe.data.val_frames)
+def continues(folder: RunFolder, recipe: Recipe) -> bool:
+    """Whether the folder holds a run of this recipe, be it that its prepared folder has moved since.
+
+    Raises:
+        RunError: The run there is of another recipe, or finished on data that have changed since.
+    """
+    if not storage.exists(folder.path("recipe.yaml")):
+        return False
+    stored, frames = completion.complete_paths(folder.recipe()), stored_frames(folder.uri)
+    if differing_keys(stored, recipe) == ["data.prepared"] and frames and frames.is_all_of(catalog_of(recipe)):
+        print(f"the frames of {stored.data.prepared} lie in {recipe.data.prepared} now, going on", flush=True)
+    else:
+        folder.belongs_to(recipe, stored)
+    has_shards = storage.exists(storage.join(recipe.data.prepared, CATALOG_NAME))
+    if folder.is_finished() and frames and has_shards:
+        refuse_changed(frames, catalog_of(recipe), folder.uri)
+    return True
 
 
-def _validation(catalog: Catalog) -> Catalog:
-    val = catalog.of_split("val")
-    return val.select(frame_id for frame_id, labelled in zip(val.frame_id, val.is_labelled, strict=True) if labelled)
+def catalog_of(recipe: Recipe) -> Catalog:
+    """The prepared frames of a recipe, those of ``data.val_frames`` in split ``val``."""
+    return read_catalog(*storage.resolve(recipe.data.prepared)).with_validation(recipe.data.val_frames)
 
 
 def _as_is(micro_batches: MicroBatches) -> MicroBatches:

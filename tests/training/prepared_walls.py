@@ -14,11 +14,19 @@ _SHORT = {"train.steps": 4, "train.evaluate_every": 4, "train.checkpoint_every":
 _BATCH = {"train.labelled_per_step": 2, "train.unlabelled_per_step": 2, "split.ratio": 1.0}
 
 
-def write_walls(folder: str) -> str:
-    """Writes the shards and returns their folder."""
+def write_walls(folder: str, num_train: int = NUM_TRAIN, lower: int = 3) -> str:
+    """Writes the shards and returns their folder.
+
+    Args:
+        folder: Where.
+        num_train: Training frames; the names of those there are stay the same.
+        lower: Class of the lower wall.
+    """
     local = fs.LocalFileSystem()
-    frames = [_keyframe(number, "train" if number < NUM_TRAIN else "val") for number in range(NUM_TRAIN + NUM_VAL)]
-    write_shard(local, folder, frames)
+    train = [_keyframe(number, "train", lower) for number in range(num_train)]
+    val = [_keyframe(100 + number, "val", lower) for number in range(NUM_VAL)]
+    for frame in (*train, *val):
+        write_shard(local, folder, [frame])
     write_catalog(local, folder)
     return folder
 
@@ -29,9 +37,9 @@ def walls_recipe(folder: str, **changes: object) -> Recipe:
     return override(Recipe(), {**_TINY, **_SHORT, **_BATCH, "data.prepared": folder, **dotted})
 
 
-def _keyframe(number: int, split: str) -> Keyframe:
+def _keyframe(number: int, split: str, lower: int) -> Keyframe:
     rng = np.random.default_rng(number)
     points = rng.uniform(5, 20, (60, 4)).astype(np.float32)
     points[:30, 2], points[30:, 2] = -2, 1
-    labels = np.repeat([3, 14], 30).astype(np.uint8)
+    labels = np.repeat([lower, 14], 30).astype(np.uint8)
     return Keyframe(f"f{number}", "nuscenes", f"s{number}", split, number, "p", "l", points=points, labels=labels)

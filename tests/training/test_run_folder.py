@@ -6,6 +6,7 @@ from ray_lidarseg.errors import RunError
 from ray_lidarseg.recipe.load import override
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.training import checkpoints
+from ray_lidarseg.training.completion import complete_paths
 from ray_lidarseg.training.run_folder import _FREE_KEYS, RunFolder, differing_keys
 
 
@@ -84,3 +85,26 @@ def test_checkpoints_by_number_or_latest(folder):
         folder.checkpoint("best")
     with pytest.raises(RunError, match="there are: 5, 10"):
         folder.checkpoint(7)
+
+
+def test_the_shards_of_a_run_are_named_by_a_place_that_means_the_same_everywhere(tmp_path, monkeypatch):
+    run = RunFolder(str(tmp_path / "run"))
+    (tmp_path / "p").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert run.prepared(complete_paths(override(Recipe(), {"data.prepared": "p/"}))) == str(tmp_path / "p")
+    with pytest.raises(RunError, match=r"kept data.prepared=p as it was typed: give the folder with --prepared"):
+        run.prepared(override(Recipe(), {"data.prepared": "p"}))
+    with pytest.raises(RunError, match=r"beside the shards of /moved/p, which are not there .*--prepared"):
+        run.prepared(override(Recipe(), {"data.prepared": "/moved/p"}))
+    with pytest.raises(RunError, match=r"names no shards \(data.prepared\)"):
+        run.prepared(Recipe())
+
+
+def test_one_folder_written_three_ways_is_one_recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    written = ("p", "./p", "p/", f"{tmp_path}/p", f"file://{tmp_path}/p")
+    recipes = [complete_paths(override(Recipe(), {"data.prepared": place})) for place in written]
+    assert len({recipe.fingerprint for recipe in recipes}) == 1
+    assert {recipe.data.prepared for recipe in recipes} == {f"{tmp_path}/p"}
+    lists = [complete_paths(override(Recipe(), {"split.file": place})) for place in ("a.txt", "./a.txt")]
+    assert {recipe.split.file for recipe in lists} == {f"{tmp_path}/a.txt"}

@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from ray_lidarseg.errors import RecipeError, RunError, SplitError
+from ray_lidarseg.datasets.sampler import StepSampler
+from ray_lidarseg.errors import RecipeError, RunError, SplitError, StorageError
 from ray_lidarseg.recipe.load import override
+from ray_lidarseg.recipe.schema import Recipe
+from ray_lidarseg.storage.lock import held
 from ray_lidarseg.training import checkpoints
 from ray_lidarseg.training.loop import Ranks, StepLoop
 from ray_lidarseg.training.run_folder import RunFolder, load_method
-from ray_lidarseg.training.trainer import Trainer, make_plan, train_alone
+from ray_lidarseg.training.trainer import Trainer, continues, make_plan, train_alone
 from tests.training.prepared_walls import NUM_TRAIN, NUM_VAL, walls_recipe, write_walls
 
 CPU = torch.device("cpu")
@@ -86,6 +89,73 @@ def test_a_finished_run_is_loaded_and_not_trained_again(whole, recipe):
 def test_another_recipe_is_refused(whole, recipe):
     with pytest.raises(RunError, match=r"differ in seed \(0 there, 5 here\)"):
         train_alone(override(recipe, {"seed": 5}), whole.uri)
+
+
+def _stops_after_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    one_step = StepLoop.one_step
+
+    def stop(self, micro_batches):
+        if self.step == 2:
+            raise KeyboardInterrupt
+        return one_step(self, micro_batches)
+
+    monkeypatch.setattr(StepLoop, "one_step", stop)
+
+
+def _begun(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Recipe, str]:
+    """A run that was interrupted in the middle, with a labelled set of half the frames."""
+    recipe = walls_recipe(write_walls(str(folder / "p")), split__ratio=0.5)
+    with monkeypatch.context() as patch:
+        _stops_after_two_steps(patch)
+        with pytest.raises(KeyboardInterrupt):
+            train_alone(recipe, str(folder / "run"))
+    return recipe, str(folder / "run")
+
+
+def test_frames_that_come_between_do_not_change_what_is_learnt_from(tmp_path, monkeypatch, capsys):
+    recipe, run = _begun(tmp_path, monkeypatch)
+    split = Path(run, "split.json").read_bytes()
+    write_walls(recipe.data.prepared, num_train=9)
+    read, row = [], StepSampler.step
+    monkeypatch.setattr(StepSampler, "step", lambda self, step: read.append((self, row(self, step))) or row(self, step))
+    train_alone(recipe, run)
+    assert (
+        "has 5 training and 0 validation frames more than when this run began: it keeps the 2"
+        in capsys.readouterr().out
+    )
+    assert Path(run, "split.json").read_bytes() == split
+    assert [line["step"] for line in RunFolder(run).metrics() if line["kind"] == "train"] == [1, 2, 3, 4]
+    assert {index for _, (labelled, _) in read for index in labelled} <= {0, 1}
+
+
+def test_labels_corrected_between_end_the_start_also_of_a_finished_run(tmp_path, monkeypatch):
+    recipe, run = _begun(tmp_path, monkeypatch)
+    write_walls(recipe.data.prepared, lower=4)
+    message = r"the labels of 4 frames changed \(for example f\d.*Give another --run"  # two labelled, two of validation
+    with pytest.raises(RunError, match=message):
+        train_alone(recipe, run)
+    write_walls(recipe.data.prepared)
+    train_alone(recipe, run)
+    write_walls(recipe.data.prepared, lower=4)
+    with pytest.raises(RunError, match=message):
+        continues(RunFolder(run), recipe)
+
+
+def test_a_prepared_folder_that_moved_is_known_by_its_content(tmp_path, monkeypatch, capsys):
+    recipe, run = _begun(tmp_path, monkeypatch)
+    (tmp_path / "p").rename(tmp_path / "q")
+    moved = override(recipe, {"data.prepared": str(tmp_path / "q")})
+    train_alone(moved, run)
+    assert f"the frames of {tmp_path}/p lie in {tmp_path}/q now, going on" in capsys.readouterr().out
+    assert RunFolder(run).recipe().data.prepared == f"{tmp_path}/q"
+    other = override(recipe, {"data.prepared": write_walls(str(tmp_path / "other"), lower=4)})
+    with pytest.raises(RunError, match=r"differ in data\.prepared"):
+        continues(RunFolder(run), other)
+
+
+def test_a_second_trainer_in_the_folder_is_refused(recipe, tmp_path):
+    with held(str(tmp_path), "train"), pytest.raises(StorageError, match="is in use: `ray-lidarseg train`, process"):
+        train_alone(recipe, str(tmp_path))
 
 
 def test_whoever_starts_it_may_keep_the_checkpoints(recipe, tmp_path):

@@ -1,0 +1,111 @@
+"""What `evaluate` decides before its work; none of it may start Ray."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pyarrow import fs
+
+from ray_lidarseg import evaluate as verb
+from ray_lidarseg.datasets.sensor import resolve_sensor
+from ray_lidarseg.datasets.shards import read_catalog, write_catalog, write_shard
+from ray_lidarseg.errors import DataError, RunError, StorageError
+from ray_lidarseg.evaluate import evaluate
+from ray_lidarseg.methods.build import build_method
+from ray_lidarseg.metrics.scoring import Scores
+from ray_lidarseg.recipe.load import override
+from ray_lidarseg.recipe.schema import Recipe
+from ray_lidarseg.sample import Keyframe
+from ray_lidarseg.training import checkpoints, run_frames
+from ray_lidarseg.training.run_folder import RunFolder
+from ray_lidarseg.training.run_frames import RunFrames
+
+LOCAL = fs.LocalFileSystem()
+TINY = {"name": "fidnet", "height_px": 8, "width_px": 64, "width_factor": 0.0625, "blocks": [1, 1, 1, 1]}
+
+
+def prepare(folder: Path, label: int = 1, prefix: str = "") -> str:
+    """Two training and two validation frames, all of one class."""
+    frames = [
+        Keyframe(
+            frame_id=f"{prefix}{split}{number}",
+            dataset="nuscenes",
+            scene="s",
+            split=split,
+            timestamp_us=number,
+            points_uri=f"{number}.bin",
+            labels_uri=f"{number}.label",
+            points=np.full((3, 4), number, np.float32),
+            labels=np.full(3, label, np.uint8),
+        )
+        for split in ("train", "val")
+        for number in range(2)
+    ]
+    write_shard(LOCAL, str(folder), frames)
+    write_catalog(LOCAL, str(folder))
+    return str(folder)
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    """A run beside ``tmp_path/p``, and a pool that answers at once."""
+    recipe = override(Recipe(), {"data.prepared": prepare(tmp_path / "p"), "split.ratio": 0.5, "model": TINY})
+    folder = RunFolder(str(tmp_path / "run"))
+    torch.manual_seed(0)
+    state = {"step": 2, "method": build_method(recipe, resolve_sensor(recipe.data), 16).state_dict()}
+    folder.write("recipe.yaml", recipe.to_yaml().encode())
+    folder.write(run_frames.FILE, RunFrames.drawn(read_catalog(LOCAL, recipe.data.prepared), recipe).to_json())
+    folder.write(f"{checkpoints.FOLDER}/{checkpoints.folder_name(2)}/{checkpoints.FILE}", checkpoints.pack(state))
+    monkeypatch.setattr(
+        verb, "_score", lambda run, recipe, prepared, catalog, step, names: dict.fromkeys(names, scored)
+    )
+    scored = Scores.empty(16)
+    return folder
+
+
+def test_the_shards_of_the_run_are_scored_from_whatever_directory(run: RunFolder, tmp_path: Path, monkeypatch) -> None:
+    prepare(tmp_path / "other" / "p", prefix="x")
+    monkeypatch.chdir(tmp_path / "other")
+    assert evaluate(run.uri)["prepared"] == str(tmp_path / "p")
+    assert evaluate(run.uri, prepared="p")["prepared"] == str(tmp_path / "other" / "p")
+
+
+def test_labels_corrected_since_are_scored_and_mentioned(run: RunFolder, tmp_path: Path, capsys) -> None:
+    prepare(tmp_path / "p", label=2)
+    evaluate(run.uri)
+    assert "the labels of 3 frames changed" in capsys.readouterr().out  # one labelled, two of validation
+
+
+def test_another_project_at_the_place_of_the_old_one_is_refused(run: RunFolder, tmp_path: Path) -> None:
+    for file in (tmp_path / "p").iterdir():
+        file.unlink()
+    prepare(tmp_path / "p", prefix="x")
+    with pytest.raises(DataError, match=r"holds none of the 4 frames .*another data set lies there now"):
+        evaluate(run.uri)
+
+
+def test_a_folder_that_moved_is_said_with_the_way_out(run: RunFolder, tmp_path: Path) -> None:
+    (tmp_path / "p").rename(tmp_path / "q")
+    with pytest.raises(RunError, match=r"beside the shards of .*/p, which are not there .*--prepared"):
+        evaluate(run.uri)
+    assert evaluate(run.uri, prepared=str(tmp_path / "q"))["prepared"] == str(tmp_path / "q")
+
+
+def test_a_folder_that_cannot_be_written_ends_it_before_the_work(run: RunFolder, monkeypatch) -> None:
+    def work(*_: object) -> None:
+        raise AssertionError("it scored first")
+
+    monkeypatch.setattr(verb, "_score", work)
+    Path(run.path("evaluation")).touch()
+    with pytest.raises(StorageError, match="a part of the path is a file"):
+        evaluate(run.uri)
+
+
+def test_the_result_is_written_before_it_is_printed(run: RunFolder, monkeypatch) -> None:
+    def describe(result: dict) -> str:
+        assert Path(run.path("evaluation", "val.json")).is_file()
+        return "table"
+
+    monkeypatch.setattr(verb, "describe", describe)
+    evaluate(run.uri)
