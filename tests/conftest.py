@@ -19,6 +19,13 @@ torch.set_num_threads(1)
 SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In several processes (``-n 2 --dist loadgroup``) all Ray tests share one and its Ray, a file its fixtures."""
+    for item in items:
+        group = "ray" if item.get_closest_marker("ray") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def samples() -> Path:
     """The folder of small real recordings; a test that needs it is skipped where it is absent."""
