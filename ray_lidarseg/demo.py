@@ -24,7 +24,7 @@ T = TypeVar("T")
 METHODS = ("supervised", "lasermix", "lasermix_pp")
 """All train on the same few labels; the differences are what unlabelled scans, and then their images, are worth."""
 
-_TEACHERS = {"masks": "sam", "features": "clip", "overrides": ("masks.points_per_side=8",)}
+TEACHERS = {"masks": "sam", "features": "clip", "overrides": ("masks.points_per_side=8",)}
 """The miniatures that ship with the package. On images as small as the demo's a coarser grid of prompts finds as much
 (mean best IoU 0.29 with 8 and with 16 a side, 8 pictures of another seed) in a third of the time."""
 
@@ -78,7 +78,7 @@ def demo_recipe(folder: Path, method: str, steps: int = 0, seed: int = 0, ratio:
 
 
 def _prepare(folder: Path) -> None:
-    prepare(str(folder / "index.parquet"), str(folder / "prepared"), teachers=Teachers.of(**_TEACHERS))
+    prepare(str(folder / "index.parquet"), str(folder / "prepared"), teachers=Teachers.of(**TEACHERS))
 
 
 def _label_unseen_scans(folder: Path) -> None:

@@ -1,0 +1,37 @@
+import pytest
+
+from tests.bench.demo_gain import table_of, verdict
+
+
+def rows(method: str, length: float, *values: float) -> list[dict]:
+    return [
+        {"method": method, "length": length, "seed": seed, "miou_ratio": value / 100}
+        for seed, value in enumerate(values)
+    ]
+
+
+BASE = rows("supervised", 0.5, 30, 32, 34) + rows("supervised", 1.0, 20, 22, 24)
+
+
+def test_labels_only_count_at_their_best_length():
+    is_good, sentence = verdict(table_of(BASE + rows("lasermix", 1.0, 34, 36, 38)))
+    assert is_good
+    assert sentence == "labels only 32.0 ± 2.0; lasermix 36.0 ± 2.0 (+4.0, spread 2.0)"
+
+
+@pytest.mark.parametrize(
+    ("lasermix", "plus"),
+    [
+        ((33, 33.5, 34), (40, 41, 42)),  # +1.5 is inside the spread of 2
+        ((36, 36, 36), (35, 35, 35)),  # LaserMix++ below LaserMix
+        ((36, 36, 36), (38, 30, 40)),  # LaserMix++ scatters
+    ],
+)
+def test_what_is_no_gain_fails(lasermix, plus):
+    table = table_of(BASE + rows("lasermix", 1.0, *lasermix) + rows("lasermix_pp", 1.0, *plus))
+    assert not verdict(table)[0]
+
+
+def test_two_seeds_prove_nothing():
+    few = rows("supervised", 1.0, 30, 31) + rows("lasermix", 1.0, 40, 41)
+    assert not verdict(table_of(few))[0]
