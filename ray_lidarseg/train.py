@@ -8,7 +8,6 @@ as itself; a worker that dies is replaced, and all continue from the last whole 
 import logging
 import math
 import os
-import signal
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -30,6 +29,7 @@ from ray.train import (
     UserCallback,
 )
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback as _Cleaner
 
 from ray_lidarseg import storage
@@ -83,8 +83,6 @@ def _train(recipe: Recipe, folder: RunFolder) -> None:
         # Ray's list of checkpoints may be torn by a crash; the folders themselves say which there are
         storage.remove_file(folder.path(checkpoints.FOLDER, "checkpoint_manager_snapshot.json"))
         _fit(plan, use_gpu)
-    if recipe.train.steps not in checkpoints.steps(folder.uri):
-        raise KeyboardInterrupt  # Ray turns Ctrl-C into an orderly end of the workers
     folder.close()
 
 
@@ -120,14 +118,20 @@ class _OnFailure(UserCallback):
 
 
 class _Trainer(TorchTrainer):
-    """Without the actor that frees the resources of a dead controller.
+    """Without the actor that frees the resources of a dead controller, the one for Ray Data, and a handler for Ctrl-C.
 
-    That actor asks Ray's State API, which a Ray without dashboard lacks and which picks a foreign instance where
-    several run on a machine. A driver ends with its controller here, and Ray frees the resources of a driver that ends.
+    The first asks Ray's State API, which a Ray without dashboard lacks and which picks a foreign instance where several
+    run on a machine. A driver ends with its controller here, and Ray frees the resources of a driver that ends. The
+    second would hand out datasets, and there are none. Ray's handler waits for the workers and then calls ``sys.exit``;
+    a run that is left ends them as well.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        return [item for item in super()._create_default_callbacks() if not isinstance(item, _Cleaner)]
+        callbacks = super()._create_default_callbacks()
+        return [item for item in callbacks if not isinstance(item, _Cleaner | DatasetsCallback)]
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        pass
 
 
 def _fit(plan: Plan, use_gpu: bool) -> None:
@@ -149,11 +153,11 @@ def _fit(plan: Plan, use_gpu: bool) -> None:
             failure_config=FailureConfig(workers.max_failures, controller_failure_limit=_START_ATTEMPTS),
             checkpoint_config=CheckpointConfig(num_to_keep=plan.recipe.train.keep_checkpoints),
             callbacks=[_OnFailure()],
-            worker_runtime_env={"env_vars": cluster.worker_environment()},
+            worker_runtime_env=cluster.worker_runtime_env(),
             logging_config=LoggingConfig("CRITICAL"),  # _OnFailure speaks instead; Ray's log files hold everything
         ),
     )
-    with _own_errors(), _same_interrupt_handler():
+    with _own_errors():
         trainer.fit()
 
 
@@ -170,16 +174,6 @@ def _own_errors() -> Iterator[None]:
                 "train.micro_batch or workers.num_workers; the same command continues from the last checkpoint"
             ) from error
         raise
-
-
-@contextmanager
-def _same_interrupt_handler() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        if signal.getsignal(signal.SIGINT) is not before:
-            signal.signal(signal.SIGINT, before)
 
 
 def _own_error(error: BaseException | None) -> LidarSegError | None:

@@ -23,7 +23,7 @@ from ray_lidarseg.datasets.taxonomy import taxonomy_of
 from ray_lidarseg.errors import DataError, LidarSegError
 from ray_lidarseg.recipe.ontology import Ontology
 from ray_lidarseg.recipe.schema import IMAGE_DATASETS
-from ray_lidarseg.runtime.cluster import connect, worker_environment
+from ray_lidarseg.runtime.cluster import connect, worker_runtime_env
 from ray_lidarseg.runtime.progress import progress
 from ray_lidarseg.sample import Keyframe, SensorSpec
 
@@ -177,9 +177,7 @@ def _tasks(source: _Source) -> Iterator[tuple[range, Results]]:
     """One Ray task a few frames; only row numbers go out and only measures come back."""
     import ray
 
-    remote = ray.remote(_measure_some).options(
-        num_cpus=1, max_retries=_TASK_RETRIES, runtime_env={"env_vars": worker_environment()}
-    )
+    remote = ray.remote(_measure_some).options(num_cpus=1, max_retries=_TASK_RETRIES, runtime_env=worker_runtime_env())
     total, shared = len(source.frame_ids), ray.put(source)
     parts = [range(start, min(start + _FRAMES_PER_TASK, total)) for start in range(0, total, _FRAMES_PER_TASK)]
     running = {remote.remote(shared, part): part for part in parts}

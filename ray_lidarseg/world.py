@@ -10,7 +10,7 @@ import ray
 
 from ray_lidarseg import storage
 from ray_lidarseg.errors import StorageError
-from ray_lidarseg.runtime.cluster import connect, worker_environment
+from ray_lidarseg.runtime.cluster import connect, worker_runtime_env
 from ray_lidarseg.runtime.progress import progress
 from ray_lidarseg.synthetic import nuscenes_writer, semantickitti_writer
 from ray_lidarseg.synthetic.frequencies import frequency_table
@@ -102,9 +102,7 @@ def _is_complete(root: Path, preset: Preset, seed: int) -> bool:
 
 def _run_tasks(root: Path, preset: Preset, seed: int) -> list[Rows]:
     """One task a scene; results in the order of the scenes."""
-    task = ray.remote(num_cpus=1, runtime_env={"env_vars": {**worker_environment(), "OMP_NUM_THREADS": "1"}})(
-        _scene_task
-    )
+    task = ray.remote(num_cpus=1, runtime_env=worker_runtime_env())(_scene_task)
     pending = {task.remote(str(root), preset, seed, index): index for index in range(len(preset.scenes))}
     done: dict[int, Rows] = {}
     with progress(len(pending), "world", "scene") as bar:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 _LEAST_NORM = 1e-3
@@ -15,9 +15,12 @@ _ROWS = 1 << 14
 
 
 def cosine_distance(
-    values: Float[Tensor, "P F"], targets: Float[Tensor, "P F"], group: Int[Tensor, "P"] | None = None
+    values: Float[Tensor, "P F"],
+    targets: Float[Tensor, "P F"],
+    group: Int[Tensor, "P"] | None = None,
+    weight: Float[Tensor, "P"] | None = None,
 ) -> Float[Tensor, ""]:
-    """The mean over the points of ``1 - cos(value, target)``; no gradient to the targets.
+    """The (weighted) mean over the points of ``1 - cos(value, target)``; no gradient to the targets.
 
     In float32 at least. Without points it is 0 with a graph, so that every parameter gets a (zero) gradient.
 
@@ -26,21 +29,33 @@ def cosine_distance(
         targets: [P, F] in any float type.
         group: [P] small integers from 0; where given, the mean over groups of the mean over each one's points, so that
             a group of few points counts like one of many. None: all points count alike.
+        weight: [P] not negative. A mean of weighted points is divided by the number of points and not by the sum of
+            the weights: where all are doubtful, the whole term is small. None: 1.
 
     Source: M3Net (CVPR 2024) for features and for logits; LaserMix++ (arXiv 2405.05258) names the same distance. Groups
     are ours.
     """
     distance = 1 - _Cosines.apply(values, targets.detach())
+    if weight is not None:
+        distance = distance * weight
     if group is None or not len(group):
         return distance.sum() / max(len(distance), 1)
     sizes = torch.bincount(group)
     return (distance / sizes[group]).sum() / (sizes > 0).sum()
 
 
-def centred(scores: Float[Tensor, "P C"]) -> Float[Tensor, "P C"]:
-    """Scores minus their mean over classes, in float32 at least: what is left says which class, not how much of all."""
+def centred(scores: Float[Tensor, "P C"], known: Bool[Tensor, "C"] | None = None) -> Float[Tensor, "P C"]:
+    """Scores minus their mean over classes, in float32 at least: what is left says which class, not how much of all.
+
+    Args:
+        scores: [P, C].
+        known: The classes that count; the others become 0. None: all.
+    """
     wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    return wide - wide.mean(dim=1, keepdim=True)
+    if known is None:
+        return wide - wide.mean(dim=1, keepdim=True)
+    mean = (wide * known).sum(dim=1, keepdim=True) / known.sum().clamp(min=1)
+    return (wide - mean) * known
 
 
 class _Cosines(torch.autograd.Function):

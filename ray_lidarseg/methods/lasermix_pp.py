@@ -10,6 +10,7 @@ from ray_lidarseg.errors import RecipeError
 from ray_lidarseg.geometry.mixing import mix_pairs
 from ray_lidarseg.losses.alignment import centred, cosine_distance
 from ray_lidarseg.losses.softmax import class_probabilities
+from ray_lidarseg.methods.language_reliability import LanguageReliability
 from ray_lidarseg.methods.method import Losses, Method
 from ray_lidarseg.methods.objective import agreement, ramp_up, segmentation_terms
 from ray_lidarseg.methods.pseudo_label import PseudoLabeller, keep_ratio
@@ -62,6 +63,12 @@ class LaserMixPP(Method):
     - ``language_balanced``: off, every paired point counts alike (M3Net); on, every class does that the teacher names
       best anywhere in the batch (ours). A class of few points is otherwise outvoted where the weight is high.
 
+    - ``language_reliable`` (ours): a teacher that never names a class teaches that it is something else. So its words
+      are checked against the labels of the labelled scans, and of nothing else: each point counts by the share of
+      labelled points under the same word that are of that class, and classes of which it names less than
+      ``language_min_recall`` are taken out of s and t, which then say nothing about them.
+    - ``language_drop_ratio`` (ours): the points between whose best and second class t sees the least difference.
+
     Source: LaserMix++ (arXiv 2405.05258, TPAMI 2025); LaserMix as in ``methods/lasermix.py``.
 
     Args:
@@ -82,6 +89,7 @@ class LaserMixPP(Method):
         self.teacher = EMATeacher(student, recipe.ema_decay, recipe.ema_buffers, recipe.ema_warm_up)
         self.labeller = PseudoLabeller(student.num_classes, recipe)
         require_evidence(recipe, evidence_dim)
+        self.words = LanguageReliability(student.num_classes, recipe) if recipe.language_reliable else None
         if recipe.distillation_weight:
             self.head = nn.Linear(student.feature_dim, evidence_dim)
 
@@ -114,6 +122,8 @@ class LaserMixPP(Method):
         stats = {"pseudo_keep_ratio": keep_ratio(pseudo_u)}
         if self.extras:
             seen = [(labelled, student_l), (unlabelled, student_u)]
+            if self.words is not None and recipe.language_weight:
+                self.words.note(labelled.extras[LANGUAGE_LOGITS], labelled.labels, labelled.extras[IS_PAIRED], progress)
             terms |= self._evidence_terms(seen, seen[1:], "", progress)
             stats["paired_ratio"] = unlabelled.extras[IS_PAIRED].float().sum() / max(len(unlabelled), 1)
         if self._mixes_evidence:
@@ -149,11 +159,17 @@ class LaserMixPP(Method):
         scores = torch.cat([output.point_logits[_is_paired(batch)] for batch, output in seen])
         targets = _paired(LANGUAGE_LOGITS, seen)
         group = targets.argmax(dim=1) if self.recipe.language_balanced else None
+        weight = None if self.words is None else self.words.weight(targets)
+        if self.recipe.language_drop_ratio:
+            weight = _sure(targets, self.recipe.language_drop_ratio) * (1.0 if weight is None else weight)
         if self.recipe.language_temperature:
             targets = class_probabilities(targets.float() / self.recipe.language_temperature)
+        known = None if self.words is None else self.words.known
         if self.recipe.language_centred:
-            scores, targets = centred(scores), centred(targets)
-        return cosine_distance(scores, targets, group)
+            scores, targets = centred(scores, known), centred(targets, known)
+        elif known is not None:
+            scores, targets = scores * known, targets * known
+        return cosine_distance(scores, targets, group, weight)
 
     @property
     def _mixes_evidence(self) -> bool:
@@ -177,6 +193,8 @@ class LaserMixPP(Method):
         """Moves the teacher towards the student."""
         self.teacher.update(self.student)
         self.labeller.after_step()
+        if self.words is not None:
+            self.words.after_step()
 
     def pseudo_labels(self, unlabelled: PointBatch) -> Int[Tensor, "P"]:
         """See ``Method.pseudo_labels``."""
@@ -209,6 +227,14 @@ def require_evidence(recipe: schema.LaserMixPP, evidence_dim: int, has_text: boo
         raise RecipeError(_NO_EVIDENCE)
     if recipe.language_weight and not has_text:
         raise RecipeError(_NO_TEXT)
+
+
+def _sure(targets: Float[Tensor, "Q C"], drop_ratio: float) -> Float[Tensor, "Q"]:
+    """0 for the share of points with the smallest margin between best and second class, 1 for the others."""
+    best = targets.float().topk(2, dim=1).values if targets.shape[1] > 1 else targets.float().expand(-1, 2)
+    margin = best[:, 0] - best[:, 1]
+    is_dropped = margin.argsort().argsort() < int(drop_ratio * len(margin))
+    return (~is_dropped).float()
 
 
 def _paired(name: str, seen: list[tuple[PointBatch, Output]]) -> Float[Tensor, "Q F"]:

@@ -15,6 +15,10 @@ class StepNotes:
     def __init__(self) -> None:
         self._notes: list[tuple[float, Tensor]] = []
 
+    def __bool__(self) -> bool:
+        """Whether anything was noted; the same on all ranks, which note in the same steps."""
+        return bool(self._notes)
+
     def add(self, progress: float, values: Tensor) -> None:
         """Notes values of one forward in the step at ``progress``; all notes of a run have one shape."""
         self._notes = [note for note in self._notes if note[0] == progress] + [(progress, values.detach())]

@@ -4,11 +4,12 @@ Only index rows and one result line a frame travel through Ray; points go from f
 about a frame is a result, not an exception, so it costs that frame and nothing else.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import fs
@@ -21,14 +22,11 @@ from ray_lidarseg.datasets.shards import open_parquet, shard_entries, shard_file
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.prepare.stage_report import NUM_RETRIES, Progress, Result, read_failures, reason
 from ray_lidarseg.recipe.ontology import Ontology
-from ray_lidarseg.runtime.cluster import worker_environment
+from ray_lidarseg.runtime.cluster import worker_runtime_env
 from ray_lidarseg.runtime.pool import quiet_data
 from ray_lidarseg.runtime.progress import progress as progress_bar
 from ray_lidarseg.sample import Keyframe
 from ray_lidarseg.storage.stamps import recorded, stamps_of
-
-if TYPE_CHECKING:
-    import ray
 
 _FRAMES_PER_SHARD = 8  # ours: what a crash costs, 5 MiB of nuScenes or 14 MiB of SemanticKITTI
 _ORIGIN = ("points_uri", "labels_uri", "scene", "split")  # what makes a frame of the index the one in a shard
@@ -162,22 +160,27 @@ def _results(index: str, out: str, ontology: Ontology | None, waiting: set[str],
         return
     import ray
 
-    filesystem, path = storage.resolve(index)
-    environment = {"env_vars": worker_environment()}
-    task = {"batch_format": "pyarrow", "batch_size": None, "runtime_env": environment, "max_retries": NUM_RETRIES}
-    rows = ray.data.read_parquet(path, filesystem=filesystem)
-    rows = rows.map_batches(_among, fn_kwargs={"waiting": ray.put(set(waiting))}, **task)
-    blocks = rows.repartition(num_blocks)  # before it, one block may be the whole file
-    results = blocks.map_batches(_prepare_rows, fn_kwargs={"out": out, "ontology": ontology}, **task)
+    rows = _rows(index, waiting)
+    ends = [len(rows) * number // num_blocks for number in range(num_blocks + 1)]
+    # Blocks of our own: Ray's reader starts up to 32 actors to look at the one file, and shuffles its rows into blocks.
+    blocks = [rows.take(pa.array(range(*between), pa.int64())) for between in itertools.pairwise(ends)]
+    results = ray.data.from_arrow(blocks).map_batches(
+        _prepare_rows,
+        fn_kwargs={"out": out, "ontology": ontology},
+        batch_format="pyarrow",
+        batch_size=None,
+        runtime_env=worker_runtime_env(),
+        max_retries=NUM_RETRIES,
+    )
     for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
         for row in batch.to_pylist():
             yield Result(**row)
 
 
-def _among(rows: pa.Table, waiting: "ray.ObjectRef") -> pa.Table:
-    import ray
-
-    wanted = ray.get(waiting)
+def _rows(index: str, wanted: set[str]) -> pa.Table:
+    """Rows of some frames of the index, in its order."""
+    with open_parquet(*storage.resolve(index), writer="index") as file:
+        rows = file.read(use_threads=False)
     return rows.filter(pa.array([frame_id in wanted for frame_id in rows.column("frame_id").to_pylist()], pa.bool_()))
 
 

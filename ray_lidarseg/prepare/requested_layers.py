@@ -20,7 +20,7 @@ from ray_lidarseg.foundation.settings import (
     split_overrides,
 )
 from ray_lidarseg.foundation.teachers import TextTeacher
-from ray_lidarseg.runtime.cluster import worker_environment
+from ray_lidarseg.runtime.cluster import worker_runtime_env
 from ray_lidarseg.runtime.pool import Actors, own_device
 
 _FOLDER_MARK = "local-dir:"
@@ -131,9 +131,7 @@ def probed(settings: MaskSettings | FeatureSettings, vocabulary: Vocabulary, act
     import ray
     from ray.exceptions import RayError, RayTaskError
 
-    task = ray.remote(probe).options(
-        num_cpus=actors.num_cpus, num_gpus=actors.gpus, runtime_env={"env_vars": worker_environment()}
-    )
+    task = ray.remote(probe).options(num_cpus=actors.num_cpus, num_gpus=actors.gpus, runtime_env=worker_runtime_env())
     try:
         return ray.get(task.remote(settings, vocabulary, actors.threads))
     except RayTaskError as error:

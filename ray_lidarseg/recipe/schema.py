@@ -248,9 +248,22 @@ class LaserMixPP(LaserMix):
     language_ramp_up_ratio: Ratio = 0.0  # M3Net: none
     language_centred: bool = True  # ours: without it the offset all CLIP cosines share drowns the class
     language_balanced: bool = False  # M3Net: all points count alike; on (ours): all classes the teacher names
+    language_reliable: bool = False  # ours: weighs what the teacher names by how often labels agree; M3Net trusts all
+    language_min_recall: Ratio = 0.05  # ours: classes it names more seldom on labelled points are left out of the term
+    language_memory: Ratio = 0.99  # ours: share of the counts behind both that stays in a step
+    language_drop_ratio: Ratio = (
+        0.0  # ours: share of the paired points left out, those of the smallest margin; M3Net: 0
+    )
     language_temperature: NonNegative = 0.0  # paper: 0, "non-probabilistic"; else softmax(cosines / it), CLIP's is 0.01
     multimodal_mix_weight: NonNegative = 1.0  # ours: share of both terms on mixed scans too; 0 switches the part off
     multimodal_mix_ramp_up_ratio: Ratio = 0.0  # ours: none
+
+    @model_validator(mode="after")
+    def _language_keys_have_an_effect(self) -> Self:
+        for key in ("language_min_recall", "language_memory"):
+            if not self.language_reliable and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} has no effect without language_reliable: leave it out")
+        return self
 
 
 class CBST(WithTeacher):
@@ -412,6 +425,10 @@ _LATER_KEYS = {
     ("method", "pseudo_rule"): "confidence",
     ("method", "pseudo_memory"): 0.99,
     ("method", "pseudo_portion"): 0.5,
+    ("method", "language_reliable"): False,
+    ("method", "language_min_recall"): 0.05,
+    ("method", "language_memory"): 0.99,
+    ("method", "language_drop_ratio"): 0.0,
     ("train", "norm_batches"): 0,
     ("train", "labelled_sampling"): "uniform",
 }

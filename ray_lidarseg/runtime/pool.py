@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ray_lidarseg.errors import ResourceError
-from ray_lidarseg.runtime.cluster import num_gpus, require, worker_environment
+from ray_lidarseg.runtime.cluster import num_gpus, require, worker_runtime_env
 
 _RETRIES = 2  # of a group whose process died; a scan that kills it every time must not loop for ever
 _GROW_AT = 1.0  # tasks an actor; Ray Data's own 1.75 is never reached with one task at a time, and no pool would grow
@@ -134,7 +134,7 @@ def _mapped(
         compute=ray.data.ActorPoolStrategy(min_size=min_size, max_size=max_size, max_tasks_in_flight_per_actor=1),
         num_cpus=actors.num_cpus,
         num_gpus=actors.gpus,
-        runtime_env={"env_vars": worker_environment()},
+        runtime_env=worker_runtime_env(),
         max_task_retries=_RETRIES,
     )
 

@@ -75,3 +75,16 @@ def test_a_shared_offset_hides_the_class_until_it_is_subtracted():
 def test_centred_by_hand():
     assert centred(torch.tensor([[1.0, 2.0, 6.0]])).tolist() == [[-2.0, -1.0, 3.0]]
     assert centred(torch.ones(2, 3, dtype=torch.float16)).dtype == torch.float32
+
+
+def test_weights_scale_points_and_not_the_mean():
+    values, targets = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([[0.0, 1.0], [-1.0, 0.0]])  # 1 and 2
+    assert float(cosine_distance(values, targets, weight=torch.tensor([0.5, 0.25]))) == pytest.approx(0.5)
+    group = torch.tensor([0, 1])
+    assert float(cosine_distance(values, targets, group, torch.tensor([1.0, 0.0]))) == pytest.approx(0.5)
+
+
+def test_classes_that_do_not_count_are_zero_and_take_no_part_in_the_mean():
+    scores = torch.tensor([[1.0, 3.0, 100.0]])
+    assert centred(scores, torch.tensor([True, True, False])).tolist() == [[-1.0, 1.0, 0.0]]
+    assert centred(scores, torch.tensor([False, False, False])).tolist() == [[0.0, 0.0, 0.0]]

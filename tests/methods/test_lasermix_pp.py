@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ray_lidarseg.errors import RecipeError
 from ray_lidarseg.geometry.mixing import mix_pairs
 from ray_lidarseg.methods.build import build_method
-from ray_lidarseg.methods.lasermix_pp import LaserMixPP
+from ray_lidarseg.methods.lasermix_pp import LaserMixPP, _sure
 from ray_lidarseg.models.fidnet import FIDNet
 from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch, SensorSpec
@@ -323,3 +323,37 @@ def test_two_ranks_of_which_one_sees_no_pixel_do_not_hang(tmp_path):
 
 if __name__ == "__main__":
     _rank(*sys.argv[1:])
+
+
+def test_a_word_the_teacher_never_says_teaches_nothing_about_its_class(run, labelled, unlabelled, seen_l, seen_u):
+    """CLIP calls every point of the last class by the first one's word: guidance would teach that it is the first."""
+
+    def misnamed(batch: PointBatch, truth: torch.Tensor) -> PointBatch:
+        named = torch.where(truth == NUM_CLASSES - 1, 0, torch.where(truth < NUM_CLASSES, truth, 0))
+        words = functional.one_hot(named, NUM_CLASSES).float()
+        return replace(batch, extras={**batch.extras, LANGUAGE_LOGITS: words.half()})
+
+    scans_l = misnamed(seen_l, labelled.labels)
+    trusting = make(schema.LaserMixPP(distillation_weight=0.0))
+    checking = make(schema.LaserMixPP(distillation_weight=0.0, language_reliable=True, language_min_recall=0.5))
+    run(checking, scans_l, misnamed(seen_u, torch.arange(len(seen_u)) % NUM_CLASSES), 1)
+    assert checking.words.known.tolist() == [True] * (NUM_CLASSES - 1) + [False]
+    logits = torch.randn(len(scans_l), NUM_CLASSES, requires_grad=True)
+    gradients = {}
+    for name, method in (("trusting", trusting), ("checking", checking)):
+        output = replace(method.student(scans_l), point_logits=logits)
+        (gradients[name],) = torch.autograd.grad(method._language([(scans_l, output)]), logits)
+    assert gradients["trusting"][:, -1].abs().max() > 0
+    assert gradients["checking"][:, -1].abs().max() == 0
+    first = scans_l.extras[IS_PAIRED] & (scans_l.extras[LANGUAGE_LOGITS].argmax(1) == 0)
+    second = scans_l.extras[IS_PAIRED] & (scans_l.extras[LANGUAGE_LOGITS].argmax(1) == 1)
+    # the first word is right for some of its points only, the second for all of them
+    assert (checking.words.weight(scans_l.extras[LANGUAGE_LOGITS])[first] < 1).all()
+    assert (checking.words.weight(scans_l.extras[LANGUAGE_LOGITS])[second] == 1).all()
+
+
+def test_the_least_certain_points_are_left_out():
+    targets = torch.tensor([[0.9, 0.1], [0.5, 0.5], [0.4, 0.6], [0.0, 1.0]])
+    assert _sure(targets, 0.5).tolist() == [1.0, 0.0, 0.0, 1.0]
+    assert _sure(targets, 0.0).tolist() == [1.0] * 4
+    assert _sure(targets[:0], 0.5).shape == (0,)

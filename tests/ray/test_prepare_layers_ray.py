@@ -121,9 +121,8 @@ print([(layer.done, layer.skipped, layer.failed) for layer in report.layers])
 def test_a_killed_driver_loses_at_most_the_groups_in_flight(log, tmp_path: Path, local_ray) -> None:
     index, out = log
     block(tmp_path, 2)
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
     command = [sys.executable, "-c", DRIVER, index, out, *OVERRIDES]
-    driver = subprocess.Popen(command, env=environment, start_new_session=True)
+    driver = subprocess.Popen(command, start_new_session=True)
     try:
         wait_until(lambda: len(shards(out)) >= 2 or driver.poll() is not None, "some shards were there")
         assert driver.poll() is None, "the driver ended although a frame was blocked"
@@ -225,7 +224,7 @@ def test_an_object_store_that_fails_and_lags_costs_time_only(tmp_path: Path) -> 
             table = table.set_column(table.schema.get_field_index(name), table.schema.field(name), [moved])
         pq.write_table(table, index)
         faults.fail_every, faults.slow_every, faults.delay_s = 7, 5, 0.1
-        environment = {**os.environ, **variables(endpoint), "RAY_AUTH_MODE": "disabled"}
+        environment = {**os.environ, **variables(endpoint)}
         command = [sys.executable, "-c", DRIVER, index, "s3://logs/out", *OVERRIDES]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
         failed, slow = faults.num_failed, faults.num_slow

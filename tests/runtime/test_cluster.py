@@ -1,7 +1,12 @@
+import socket
+import time
+
 import pytest
 
+from ray_lidarseg.cli import main
 from ray_lidarseg.errors import ResourceError
 from ray_lidarseg.runtime import cluster
+from ray_lidarseg.runtime.cluster import connect
 
 
 @pytest.fixture
@@ -45,7 +50,44 @@ def test_a_long_temporary_folder_is_refused_before_ray_fails_on_its_sockets(monk
 def test_credentials_stay_out_of_the_runtime_environment(monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9000")
-    environment = cluster.worker_environment()
+    environment = cluster.worker_runtime_env()["env_vars"]
     assert environment["AWS_ENDPOINT_URL"] == "http://127.0.0.1:9000"
     assert environment["OMP_WAIT_POLICY"] == "passive"
     assert "secret" not in environment.values()
+
+
+def test_an_own_rays_workers_are_told_only_what_they_did_not_inherit(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9000")
+    monkeypatch.setattr(cluster, "_inherited", {"AWS_ENDPOINT_URL": "http://127.0.0.1:9000"})
+    monkeypatch.delenv("AWS_REGION", raising=False)
+    monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+    monkeypatch.delenv("AWS_EC2_METADATA_DISABLED", raising=False)
+    assert cluster.worker_runtime_env() == {}
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9001")
+    assert cluster.worker_runtime_env() == {"env_vars": {"AWS_ENDPOINT_URL": "http://127.0.0.1:9001"}}
+
+
+@pytest.mark.parametrize("address", ["head", "head:", "head:port", ":6379", "http:6379x", "127.0.0.1:0", "h:70000"])
+def test_what_is_no_address_is_said_at_once(monkeypatch, address):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ResourceError, match=rf"RAY_ADDRESS={address} is no address: expected HOST:PORT"), connect():
+        pass
+
+
+def test_addresses_and_where_they_lead():
+    assert cluster._host_and_port("10.0.0.7:6379") == ("10.0.0.7", 6379)
+    assert cluster._host_and_port("[::1]:6379") == ("::1", 6379)
+    assert cluster._host_and_port("ray://head.example:10001") == ("head.example", 10001)
+    assert cluster._host_and_port("auto") is None
+
+
+def test_an_address_where_nobody_answers_is_bad_input(monkeypatch, capsys, tmp_path):
+    """Ray itself dials it for 14 minutes."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    began = time.monotonic()
+    assert main(["world", "--preset", "tiny", "--out", str(tmp_path)]) == 2
+    assert time.monotonic() - began < 30
+    assert f"no Ray cluster answers at RAY_ADDRESS=127.0.0.1:{port}: start it" in capsys.readouterr().err
