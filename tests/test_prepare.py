@@ -2,10 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +18,7 @@ from ray_lidarseg.prepare import PrepareReport, decoding, pipeline, prepare
 from ray_lidarseg.prepare.stage_report import Progress, Result
 from ray_lidarseg.sample import Keyframe
 from ray_lidarseg.storage.lock import held
+from tests.prepare.camera_log import decode_here
 
 LOCAL = fs.LocalFileSystem()
 COUNT = 5
@@ -182,20 +180,8 @@ def test_failures_name_frame_files_and_reason(source: str, tmp_path: Path) -> No
 
 @pytest.fixture
 def inline(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Frames are decoded in this process, all in one shard; gives the ids that were."""
-    done: list[str] = []
-
-    def results(index: str, out: str, ontology: Any, waiting: set[str], num_blocks: int) -> Iterator[Result]:
-        rows = pq.read_table(index)
-        rows = rows.filter(pa.array([name in waiting for name in rows.column("frame_id").to_pylist()], pa.bool_()))
-        done.extend(rows.column("frame_id").to_pylist())
-        if len(rows):
-            yield from (Result(**row) for row in decoding._prepare_rows(rows, out, ontology).to_pylist())
-
-    monkeypatch.setattr(decoding, "_results", results)
-    monkeypatch.setattr(decoding, "quiet_data", nullcontext)
-    monkeypatch.setattr(pipeline, "connect", nullcontext)
-    return done
+    """Frames are decoded in this process; gives the ids that were."""
+    return decode_here(monkeypatch)
 
 
 def labels_of(out: str) -> list[set[int]]:

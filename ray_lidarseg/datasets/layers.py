@@ -22,7 +22,7 @@ import pyarrow as pa
 from jaxtyping import Float, Int8, Int16, UInt16
 from pyarrow import fs
 
-from ray_lidarseg.datasets.shards import CATALOG_NAME, OpenShards, list_shards, open_parquet, parquet_bytes
+from ray_lidarseg.datasets.shards import CATALOG_NAME, OpenShards, list_shards, open_parquet, parquet_bytes, shard_name
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.storage.whole_files import files_in, patiently, write_whole
 
@@ -185,10 +185,20 @@ def layer_shard_file(asked: Sequence[str], rows: Sequence[Mapping[str, Any]]) ->
     Args:
         asked: Frame ids of the group; their digest is the shard's name, so that trying the group again replaces the
             file even where other frames of it fail this time.
-        rows: ``frame_id`` and the columns of one kind; cameras may differ from row to row.
+        rows: ``frame_id`` and the columns of one kind, and ``origin`` where it is known (``datasets.origin``); cameras
+            may differ from row to row.
     """
-    name = f"shard-{hashlib.sha256(chr(10).join(asked).encode()).hexdigest()[:16]}.parquet"
-    return name, parquet_bytes(_table(rows), rows_per_group=1)
+    table = _table([{"origin": "", **row, "digest": _content_digest(row)} for row in rows])
+    return shard_name(asked), parquet_bytes(table, rows_per_group=1)
+
+
+def _content_digest(row: Mapping[str, Any]) -> str:
+    """First 16 hex digits of the SHA-256 of a row's columns."""
+    digest = hashlib.sha256()
+    for name in sorted(row.keys() - {"frame_id", "origin"}):
+        value = row[name]
+        digest.update(f"{name}\n".encode() + (value if isinstance(value, bytes) else str(value).encode()))
+    return digest.hexdigest()[:16]
 
 
 def write_layer_shard(
@@ -204,6 +214,8 @@ _COLUMN_TYPES: dict[str, tuple[pa.DataType, Any]] = {
     "segments": (pa.binary(), b""),
     "segment_features": (pa.binary(), b""),
     "num_segments": (pa.int32(), _ABSENT_CAMERA),
+    "digest": (pa.string(), ""),
+    "origin": (pa.string(), ""),
 }
 
 
@@ -226,7 +238,7 @@ _ENTRY = pa.schema(
 
 
 def layer_entries(filesystem: fs.FileSystem, folder: str) -> Iterator[dict[str, Any]]:
-    """``frame_id``, ``shard`` and ``row`` of every row of a layer's finished shards.
+    """``frame_id``, ``shard``, ``row``, ``digest`` and ``origin`` of every row of a layer's finished shards.
 
     Raises:
         DataError: A shard is torn or of another schema version.
@@ -238,9 +250,9 @@ def layer_entries(filesystem: fs.FileSystem, folder: str) -> Iterator[dict[str, 
 
 def _entries(filesystem: fs.FileSystem, folder: str, name: str) -> list[dict[str, Any]]:
     with open_parquet(filesystem, f"{folder}/{name}") as file:
-        table = patiently(filesystem, lambda: file.read(columns=["frame_id"], use_threads=False))
-    ids = table.column("frame_id").to_pylist()
-    return [{"frame_id": frame_id, "shard": name, "row": row} for row, frame_id in enumerate(ids)]
+        table = patiently(filesystem, lambda: file.read(columns=["frame_id", "digest", "origin"], use_threads=False))
+    rows = table.to_pylist()
+    return [{"digest": "", "origin": "", **columns, "shard": name, "row": row} for row, columns in enumerate(rows)]
 
 
 def write_layer_catalog(filesystem: fs.FileSystem, folder: str) -> int:

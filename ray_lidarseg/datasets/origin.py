@@ -5,7 +5,7 @@ Files by size, times and digest; calibration, times and the rows of other layers
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,6 +94,60 @@ def what_changed(origins: Mapping[str, Origin], now: Mapping[str, Mapping[str, s
         if different:
             found[frame_id] = different
     return found
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Rows that are there, compared with what they would be made of now.
+
+    Attributes:
+        finished: Frames that are there as they would be made now.
+        changed: Frames that are there as they were, each with what changed since.
+        outdated: Shard and row of each row that is not as it would be now.
+        before: Values that the rows of ``changed`` were made of.
+    """
+
+    finished: set[str]
+    changed: dict[str, list[str]]
+    outdated: list[tuple[str, int]]
+    before: dict[str, dict[str, str]]
+
+
+Entries = Mapping[str, Mapping[str, Any]]
+"""Rows by a name of their own: at least ``frame_id``, ``shard``, ``row`` and ``origin`` of each."""
+
+
+def compare(
+    entries: Iterable[Mapping[str, Any]],
+    now: Mapping[str, Mapping[str, str]],
+    folder: str,
+    older: Callable[[Entries], dict[str, list[str]]] = lambda entries: {},
+) -> Compared:
+    """Compares the rows of a folder with the present.
+
+    Args:
+        entries: Of shards or of a layer; frames that ``now`` does not know are left out.
+        now: Values as they are, by frame.
+        folder: Where the rows lie, for errors.
+        older: What changed in rows of earlier releases, which do not say what they were made of; left out, nothing.
+
+    Raises:
+        DataError: A row's origin is damaged.
+        StorageError: A file whose times changed cannot be read.
+    """
+    rows = {f"{entry['shard']}/{entry['row']}": entry for entry in entries if entry["frame_id"] in now}
+    found = {place: Origin.from_json(entry["origin"], f"{folder}/{place}") for place, entry in rows.items()}
+    origins = {place: origin for place, origin in found.items() if origin is not None}
+    differing = what_changed(origins, {place: now[rows[place]["frame_id"]] for place in origins})
+    differing |= older({place: entry for place, entry in rows.items() if place not in origins})
+    finished = {entry["frame_id"] for place, entry in rows.items() if place not in differing}
+    stale = {place: rows[place]["frame_id"] for place in differing if rows[place]["frame_id"] not in finished}
+    return Compared(
+        finished,
+        {frame_id: differing[place] for place, frame_id in stale.items()},
+        [(rows[place]["shard"], rows[place]["row"]) for place in differing],
+        {frame_id: origins[place].values for place, frame_id in stale.items() if place in origins},
+    )
 
 
 def described(changed: Mapping[str, Iterable[str]]) -> str:

@@ -327,15 +327,23 @@ def write_catalog(filesystem: fs.FileSystem, folder: str) -> Catalog:
     Raises:
         DataError: There is no shard, or one is torn or of another schema version.
     """
-    entries: dict[str, dict[str, Any]] = {}
-    for entry in shard_entries(filesystem, folder):
-        entries.setdefault(entry["frame_id"], entry)
-    if not entries:
+    table = _table_of_entries(shard_entries(filesystem, folder))
+    if not len(table):
         raise DataError(f"{folder} holds no prepared frames: run `ray-lidarseg prepare` into it first")
-    rows = [entries[frame_id] for frame_id in sorted(entries)]
-    table = pa.Table.from_pylist(rows, schema=_CATALOG_SCHEMA)
     write_whole(filesystem, f"{folder}/{CATALOG_NAME}", parquet_bytes(table, rows_per_group=len(table)))
     return _catalog(table)
+
+
+def catalog_of_entries(entries: Iterable[dict[str, Any]]) -> Catalog:
+    """The catalog that ``write_catalog`` would write of these rows of shards."""
+    return _catalog(_table_of_entries(entries))
+
+
+def _table_of_entries(entries: Iterable[dict[str, Any]]) -> pa.Table:
+    by_id: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        by_id.setdefault(entry["frame_id"], entry)
+    return pa.Table.from_pylist([by_id[frame_id] for frame_id in sorted(by_id)], schema=_CATALOG_SCHEMA)
 
 
 def shard_entries(filesystem: fs.FileSystem, folder: str) -> Iterator[dict[str, Any]]:

@@ -61,7 +61,7 @@ def identity(settings: AnySettings) -> dict[str, Any]:
     """What decides the output, as JSON: the settings, and the content of the checkpoint instead of its place.
 
     Two equal identities mean equal outputs up to rounding. Batches and precision are left out. The masks of ``files``
-    are known by their folder alone: put changed masks into another folder.
+    are known by their folder; each row of the layer says which file it was made of.
     """
     content = settings.model_dump(mode="json", exclude=set(settings.SPEED_ONLY) | {"checkpoint"})
     if isinstance(settings, SamMasks | ClipFeatures | TimmFeatures):

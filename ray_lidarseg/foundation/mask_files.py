@@ -85,8 +85,8 @@ class MaskFiles:
         )
 
     def _read(self, path: str) -> np.ndarray:
-        with storage.explained("read mask", path), self._filesystem.open_input_file(path) as file:
-            data = file.read()
+        inside = path.removeprefix(self._folder).strip("/")
+        data = storage.read_bytes(storage.join(storage.absolute(self.settings.folder), *inside.split("/")))
         return _load_npy(data, path) if self.settings.suffix == ".npy" else decode_index_image(data, path)
 
 

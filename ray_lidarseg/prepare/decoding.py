@@ -7,8 +7,8 @@ about a frame is a result, not an exception, so it costs that frame and nothing 
 import itertools
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, fields
 from typing import Any
 
 import pyarrow as pa
@@ -16,12 +16,13 @@ from pyarrow import fs
 
 from ray_lidarseg import storage
 from ray_lidarseg.datasets.decode import decode
-from ray_lidarseg.datasets.origin import Origin, values_of, what_changed
+from ray_lidarseg.datasets.origin import Compared, Entries, Origin, compare, values_of
 from ray_lidarseg.datasets.points import num_nonfinite
 from ray_lidarseg.datasets.shards import open_parquet, shard_entries, shard_file
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.prepare.stage_report import NUM_RETRIES, Progress, Result, read_failures, reason
 from ray_lidarseg.recipe.ontology import Ontology
+from ray_lidarseg.recipe.schema import IMAGE_DATASETS
 from ray_lidarseg.runtime.cluster import worker_runtime_env
 from ray_lidarseg.runtime.pool import quiet_data
 from ray_lidarseg.runtime.progress import progress as progress_bar
@@ -30,6 +31,8 @@ from ray_lidarseg.storage.stamps import recorded, stamps_of
 
 _FRAMES_PER_SHARD = 8  # ours: what a crash costs, 5 MiB of nuScenes or 14 MiB of SemanticKITTI
 _ORIGIN = ("points_uri", "labels_uri", "scene", "split")  # what makes a frame of the index the one in a shard
+_NO_POINTS = {"points": b"", "labels": b"", "ring": b""}
+_CONTENT = (*_NO_POINTS, "image")
 _ARROW_TYPES = {str: pa.string(), int: pa.int64(), float: pa.float64()}
 RESULT_SCHEMA = pa.schema([(column.name, _ARROW_TYPES[column.type]) for column in fields(Result)])
 
@@ -44,22 +47,7 @@ def listed_frames(index: str) -> dict[str, dict[str, Any]]:
     }
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """What the shards of a folder hold of an index.
-
-    Attributes:
-        finished: Frames that are there as the index and its files are now.
-        changed: Frames that are there as they were, each with what changed since.
-        outdated: Shard and row of the latter.
-    """
-
-    finished: set[str]
-    changed: dict[str, list[str]]
-    outdated: list[tuple[str, int]]
-
-
-def decoded_frames(listed: dict[str, dict[str, Any]], out: str) -> Decoded:
+def decoded_frames(listed: dict[str, dict[str, Any]], out: str) -> Compared:
     """Compares the shards of ``out`` with an index and its files.
 
     Raises:
@@ -68,20 +56,8 @@ def decoded_frames(listed: dict[str, dict[str, Any]], out: str) -> Decoded:
     """
     filesystem, folder = storage.resolve(out)
     entries = [entry for entry in shard_entries(filesystem, folder) if _is_of(entry, listed, out)]
-    rows = {f"{entry['shard']}/{entry['row']}": entry for entry in entries}
-    origins, unknown = {}, {}
-    for place, entry in rows.items():
-        origin = Origin.from_json(entry["origin"], f"{folder}/{entry['shard']}")
-        if origin is None:
-            unknown[place] = entry
-        else:
-            origins[place] = origin
-    now = {place: listed[rows[place]["frame_id"]]["values"] for place in origins}
-    differing = what_changed(origins, now) | _newer_than_their_shard(filesystem, folder, unknown)
-    finished = {entry["frame_id"] for place, entry in rows.items() if place not in differing}
-    outdated = [(rows[place]["shard"], rows[place]["row"]) for place in differing]
-    changed = {rows[place]["frame_id"]: what for place, what in differing.items()}
-    return Decoded(finished, {name: what for name, what in changed.items() if name not in finished}, outdated)
+    now = {frame_id: columns["values"] for frame_id, columns in listed.items()}
+    return compare(entries, now, folder, lambda older: _differing_of_earlier_release(filesystem, folder, older, now))
 
 
 def _is_of(entry: dict[str, Any], listed: dict[str, dict[str, Any]], out: str) -> bool:
@@ -98,25 +74,37 @@ def _is_of(entry: dict[str, Any], listed: dict[str, dict[str, Any]], out: str) -
     return True
 
 
-def _newer_than_their_shard(
-    filesystem: fs.FileSystem, folder: str, entries: dict[str, dict[str, Any]]
+def _differing_of_earlier_release(
+    filesystem: fs.FileSystem, folder: str, entries: Entries, now: Mapping[str, Mapping[str, str]]
 ) -> dict[str, list[str]]:
-    """Of shards of earlier releases, which do not say what they were made of: files modified after the shard was."""
-    if not entries:
-        return {}
-    shards = sorted({entry["shard"] for entry in entries.values()})
-    written = {info.base_name: info.mtime_ns for info in filesystem.get_file_info([f"{folder}/{x}" for x in shards])}
-    files = {place: [entry["points_uri"], entry["labels_uri"]] for place, entry in entries.items()}
-    stamps = stamps_of(uri for uris in files.values() for uri in uris if uri)
-    newer = {
-        place: [uri for uri in uris if uri in stamps and stamps[uri].times_ns[0] > written[entries[place]["shard"]]]
-        for place, uris in files.items()
-    }
-    return {place: uris for place, uris in newer.items() if uris}
+    """Of shards that do not say what they were made of: files modified since, and calibration compared by value."""
+    found: dict[str, list[str]] = {}
+    stamps = stamps_of(uri for entry in entries.values() for uri in (entry["points_uri"], entry["labels_uri"]) if uri)
+    for shard in sorted({entry["shard"] for entry in entries.values()}):
+        written_ns = filesystem.get_file_info(f"{folder}/{shard}").mtime_ns
+        values = [values_of(frame) for frame in _without_content(filesystem, f"{folder}/{shard}")]
+        for place, entry in entries.items():
+            if entry["shard"] == shard:
+                uris = (entry["points_uri"], entry["labels_uri"])
+                before, current = values[entry["row"]], now[entry["frame_id"]]
+                is_scan = entry["dataset"] not in IMAGE_DATASETS  # a decoded image is a camera, an index row is none
+                different = [name for name in before if is_scan and before[name] != current[name]]
+                different += [uri for uri in uris if uri in stamps and stamps[uri].times_ns[0] > written_ns]
+                found |= {place: different} if different else {}
+    return found
+
+
+def _without_content(filesystem: fs.FileSystem, shard: str) -> list[Keyframe]:
+    """The frames of a shard without points, labels and images."""
+    with open_parquet(filesystem, shard) as file:
+        columns = [name for name in file.schema_arrow.names if name.rpartition(".")[2] not in _CONTENT]
+        rows = file.read(columns=columns, use_threads=False).to_pylist()
+        images = {name: b"" for name in file.schema_arrow.names if name.endswith(".image")}
+    return [Keyframe.from_row({**images, **_NO_POINTS, **row}) for row in rows]
 
 
 def progress_of(
-    listed: dict[str, dict[str, Any]], decoded: Decoded, out: str, limit: float, only_failed: bool = False
+    listed: dict[str, dict[str, Any]], decoded: Compared, out: str, limit: float, only_failed: bool = False
 ) -> Progress:
     """Where decoding stands.
 

@@ -7,13 +7,14 @@ from typing import Any
 
 from ray_lidarseg import storage
 from ray_lidarseg.datasets import ontology_files
-from ray_lidarseg.datasets.origin import described
-from ray_lidarseg.datasets.shards import Catalog, drop_rows, write_catalog
+from ray_lidarseg.datasets.origin import Compared, described
+from ray_lidarseg.datasets.shards import drop_rows, write_catalog
 from ray_lidarseg.errors import DataError
-from ray_lidarseg.prepare.decoding import Decoded, decoded_frames, listed_frames, progress_of, run_decoding
+from ray_lidarseg.prepare.decoding import decoded_frames, listed_frames, progress_of, run_decoding
 from ray_lidarseg.prepare.requested_layers import Teachers
 from ray_lidarseg.prepare.stage_report import FAILURES_NAME, Spent
 from ray_lidarseg.prepare.stages import (
+    Frames,
     Stage,
     StageReport,
     found_layer,
@@ -104,11 +105,10 @@ class _Job:
     def run(self, stages: list[Stage]) -> PrepareReport:
         listed, ontology = listed_frames(self.index), ontology_files.of_index(self.index)
         ontology_files.keep(ontology, self.out)
-        report, catalog = self._decode(listed, ontology)
-        catalog = catalog.select(frame_id for frame_id in catalog.frame_id if frame_id in listed)
-        return replace(report, layers=self._layers(stages, catalog, ontology))
+        report, frames = self._decode(listed, ontology)
+        return replace(report, layers=self._layers(stages, frames, ontology))
 
-    def _decode(self, listed: dict[str, dict[str, Any]], ontology: Ontology | None) -> tuple[PrepareReport, Catalog]:
+    def _decode(self, listed: dict[str, dict[str, Any]], ontology: Ontology | None) -> tuple[PrepareReport, Frames]:
         filesystem, folder = storage.resolve(self.out)
         remove_unfinished(filesystem, folder)
         decoded = decoded_frames(listed, self.out)
@@ -125,9 +125,11 @@ class _Job:
         counts = (progress.done, len(decoded.finished), len(progress.failures), progress.nonfinite_points)
         report = PrepareReport(*counts, spent=progress.spent)
         print(_summary(report, self.out, len(catalog)), flush=True)
-        return report, catalog
+        catalog = catalog.select(frame_id for frame_id in catalog.frame_id if frame_id in listed)
+        values = {frame_id: columns["values"] for frame_id, columns in listed.items()}
+        return report, Frames(catalog, values | (decoded.before if self.only_failed else {}))
 
-    def _drop_changed(self, decoded: Decoded) -> None:
+    def _drop_changed(self, decoded: Compared) -> None:
         if not decoded.outdated:
             return
         what = f"{len(decoded.changed)} frames changed since they were prepared: {described(decoded.changed)}"
@@ -139,21 +141,26 @@ class _Job:
         with storage.explained("write", self.out):
             drop_rows(*storage.resolve(self.out), decoded.outdated)
 
-    def _layers(self, stages: list[Stage], catalog: Catalog, ontology: Ontology | None) -> tuple[StageReport, ...]:
-        missing = [stage for stage in stages if not is_up_to_date(stage, catalog)]
+    def _layers(self, stages: list[Stage], frames: Frames, ontology: Ontology | None) -> tuple[StageReport, ...]:
+        missing: list[Stage] = []
+        for stage in stages:  # what changes a layer may change those that read it
+            below = {other.layer.name for other in missing} & set(stage.layer.reads)
+            if below or not is_up_to_date(stage, frames):
+                missing.append(stage)
         if missing:
             self.start_ray()
         for stage in missing:  # all of them first: CLIP's bad checkpoint shows before SAM's long night
-            found_layer(stage, catalog, ontology)
+            found_layer(stage, frames.catalog, ontology)
         for stage in stages:
-            refresh_words(stage, catalog, ontology, self.start_ray)
+            refresh_words(stage, frames.catalog, ontology, self.start_ray)
         reports = []
         for stage in stages:
             if stage in missing:
-                reports.append(run_stage(stage, catalog, self.limit, self.only_failed))
+                reports.append(run_stage(stage, frames, self.limit, self.only_failed))
             else:
-                reports.append(StageReport(stage.layer.name, 0, len(catalog), 0))
-                print(f"{stage.layer.name} ({stage.settings.name}): all {len(catalog)} frames were there already")
+                count = len(frames.catalog)
+                reports.append(StageReport(stage.layer.name, 0, count, 0))
+                print(f"{stage.layer.name} ({stage.settings.name}): all {count} frames were there already")
         return tuple(reports)
 
 

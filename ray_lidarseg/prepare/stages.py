@@ -4,6 +4,7 @@ Stages run one after the other, each with all the cluster's GPUs, so nobody has 
 image is decoded once for each teacher, which costs little beside SAM.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +23,8 @@ from ray_lidarseg.datasets.layers import (
     read_layer,
     write_layer_catalog,
 )
-from ray_lidarseg.datasets.shards import CATALOG_NAME, Catalog
+from ray_lidarseg.datasets.origin import Compared, compare, described
+from ray_lidarseg.datasets.shards import CATALOG_NAME, Catalog, drop_rows
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.foundation.prompts import vocabulary
 from ray_lidarseg.foundation.settings import PairSettings, SlicMasks
@@ -59,6 +61,19 @@ class StageReport:
 
 
 @dataclass(frozen=True)
+class Frames:
+    """The decoded frames a command is about.
+
+    Attributes:
+        catalog: Their entries.
+        values: What the index says of each beside its files (``datasets.origin.values_of``).
+    """
+
+    catalog: Catalog
+    values: Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True)
 class Stage:
     """One layer that a command asks for.
 
@@ -79,14 +94,17 @@ class Stage:
         """URI of the layer's folder."""
         return layer_uri(self.out, self.layer.name)
 
-    def places(self, catalog: Catalog) -> dict[str, dict[str, Any]]:
+    def places(self, frames: Frames) -> dict[str, dict[str, Any]]:
         """Where the rows lie that a frame's computation reads, by frame id; frames a layer below failed on lack.
 
-        Args:
-            catalog: Of the prepared folder.
+        ``values`` are what the row will be made of beside files, as JSON.
         """
+        catalog, values = frames.catalog, values_now(self.out, self.layer, frames)
         entries = zip(catalog.frame_id, catalog.shard, catalog.row.tolist(), strict=True)
         places = {name: {"frame_id": name, "shard": shard, "row": row} for name, shard, row in entries}
+        for name, place in places.items():
+            known = values.get(name, {})
+            place["values"] = json.dumps({key: known[key] for key in self._reads if known.get(key)})
         if not self.layer.reads:
             return places
         masks = {entry["frame_id"]: entry for entry in entries_of(self.out, self.layer.reads[0])}
@@ -95,6 +113,16 @@ class Stage:
             for name, place in places.items()
             if name in masks
         }
+
+    @property
+    def _reads(self) -> tuple[str, ...]:
+        """Names of the values that decide a row of this layer."""
+        if self.layer.kind == "pairs":
+            return ("scan", "calibration", "images", "masks")
+        if self.layer.kind == "features":
+            return ("images", "masks")
+        with_prompts = getattr(self.settings, "prompts", "grid") == "lidar"
+        return ("images", "scan", "calibration") if with_prompts else ("images",)
 
     def run(self, progress: Progress, places: Mapping[str, Mapping[str, Any]]) -> None:
         """Computes the frames that wait; Ray must be connected.
@@ -134,8 +162,26 @@ def layer_uri(out: str, name: str) -> str:
 
 
 def entries_of(out: str, name: str) -> list[dict[str, Any]]:
-    """``frame_id``, ``shard`` and ``row`` of every row of a layer; none where there is no such layer yet."""
+    """What ``layer_entries`` says of every row of a layer; none where there is no such layer yet."""
     return list(layer_entries(*storage.resolve(layer_uri(out, name))))
+
+
+def values_now(out: str, layer: Layer, frames: Frames) -> dict[str, dict[str, str]]:
+    """What rows of a layer would be made of now, beside files, by frame; frames a layer below lacks are left out."""
+    scans = zip(frames.catalog.frame_id, frames.catalog.digest, strict=True)
+    values = {name: {**frames.values.get(name, {}), "scan": digest.partition("/")[0]} for name, digest in scans}
+    for below in layer.reads:
+        rows = {entry["frame_id"]: entry["digest"] for entry in entries_of(out, below)}
+        values = {name: {**known, "masks": rows[name]} for name, known in values.items() if name in rows}
+    return {  # shards and layers of earlier releases have no digests
+        name: {key: value for key, value in known.items() if value} for name, known in values.items()
+    }
+
+
+def compared_layer(out: str, layer: Layer, frames: Frames) -> Compared:
+    """The rows of a layer, compared with the images, masks, scans and calibration as they are now."""
+    uri = layer_uri(out, layer.name)
+    return compare(entries_of(out, layer.name), values_now(out, layer, frames), uri)
 
 
 def stages_of(out: str, teachers: Teachers, actors: Actors) -> list[Stage]:
@@ -147,12 +193,12 @@ def stages_of(out: str, teachers: Teachers, actors: Actors) -> list[Stage]:
     ]
 
 
-def run_stage(stage: Stage, catalog: Catalog, limit: float, only_failed: bool) -> StageReport:
+def run_stage(stage: Stage, frames: Frames, limit: float, only_failed: bool) -> StageReport:
     """Brings one layer up to date with the decoded frames; its ``layer.json`` is there, and Ray is connected.
 
     Args:
         stage: Which.
-        catalog: Decoded frames of the index.
+        frames: Decoded frames of the index.
         limit: Share of the frames that may fail.
         only_failed: Tries those alone that failed before.
 
@@ -162,8 +208,10 @@ def run_stage(stage: Stage, catalog: Catalog, limit: float, only_failed: bool) -
     """
     filesystem, folder = storage.resolve(stage.uri)
     remove_unfinished(filesystem, folder)
-    places = stage.places(catalog)
-    finished = {entry["frame_id"] for entry in entries_of(stage.out, stage.layer.name)} & set(places)
+    places = stage.places(frames)
+    compared = compared_layer(stage.out, stage.layer, frames)
+    finished = compared.finished | (compared.changed.keys() if only_failed else set())
+    _drop_changed(stage, compared, only_failed)
     earlier = {name: why for name, why in read_failures(stage.uri, finished).items() if name in places}
     waiting = set(earlier) if only_failed else set(places) - finished
     progress = Progress(stage.uri, len(places), limit, waiting, earlier)
@@ -178,12 +226,26 @@ def run_stage(stage: Stage, catalog: Catalog, limit: float, only_failed: bool) -
     return report
 
 
-def is_up_to_date(stage: Stage, catalog: Catalog) -> bool:
+def _drop_changed(stage: Stage, compared: Compared, only_failed: bool) -> None:
+    if not compared.outdated:
+        return
+    what = (
+        f"{stage.layer.name}: what {len(compared.changed)} frames were made of changed: {described(compared.changed)}"
+    )
+    if only_failed:
+        print(f"{what}; they stay as they were until the command is given without --retry-failed", flush=True)
+        return
+    if compared.changed:
+        print(f"{what}; they are computed again", flush=True)
+    with storage.explained("write", stage.uri):
+        drop_rows(*storage.resolve(stage.uri), compared.outdated)
+
+
+def is_up_to_date(stage: Stage, frames: Frames) -> bool:
     """Whether the layer has its catalog and every frame; says so without Ray and without building a teacher."""
     if not storage.exists(storage.join(stage.uri, CATALOG_NAME)):
         return False
-    finished = {entry["frame_id"] for entry in entries_of(stage.out, stage.layer.name)}
-    return finished >= set(catalog.frame_id)
+    return compared_layer(stage.out, stage.layer, frames).finished >= set(frames.catalog.frame_id)
 
 
 def found_layer(stage: Stage, catalog: Catalog, ontology: Ontology | None) -> None:

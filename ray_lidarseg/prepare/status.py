@@ -1,12 +1,16 @@
 """``prepare --status``: what a folder holds of an index, layer by layer, without starting anything."""
 
 from dataclasses import dataclass
+from typing import Any
+
+from pyarrow import fs
 
 from ray_lidarseg import storage
 from ray_lidarseg.datasets.layers import Layer, layer_bytes, layer_names, read_layer
+from ray_lidarseg.datasets.shards import catalog_of_entries, shard_entries
 from ray_lidarseg.prepare.decoding import decoded_frames, listed_frames
 from ray_lidarseg.prepare.stage_report import read_failures
-from ray_lidarseg.prepare.stages import entries_of, layer_uri
+from ray_lidarseg.prepare.stages import Frames, compared_layer, entries_of, layer_uri
 
 _NAMED_FAILURES = 3
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -54,16 +58,24 @@ def status(index: str, out: str) -> tuple[StageStatus, ...]:
     failures = {name: why for name, why in read_failures(out, decoded).items() if name in listed}
     left = len(listed) - len(decoded) - len(failures)
     found = [StageStatus("decode", "", len(decoded), left, 0, failures, layer_bytes(filesystem, folder))]
-    found += [_of_layer(out, read_layer(filesystem, folder, name), decoded) for name in layer_names(filesystem, folder)]
+    frames = _frames_of(filesystem, folder, listed, decoded)
+    found += [_of_layer(out, read_layer(filesystem, folder, name), frames) for name in layer_names(filesystem, folder)]
     print(f"{out}, of {len(listed)} frames in {index}:")
     for stage in found:
         print("\n".join(_lines(stage)))
     return tuple(found)
 
 
-def _of_layer(out: str, layer: Layer, decoded: set[str]) -> StageStatus:
-    uri = layer_uri(out, layer.name)
-    done = {entry["frame_id"] for entry in entries_of(out, layer.name)} & decoded
+def _frames_of(filesystem: fs.FileSystem, folder: str, listed: dict[str, Any], decoded: set[str]) -> Frames:
+    """The decoded frames as their shards hold them; the catalog may not be written yet."""
+    entries = [entry for entry in shard_entries(filesystem, folder) if entry["frame_id"] in decoded]
+    values = {frame_id: columns["values"] for frame_id, columns in listed.items()}
+    return Frames(catalog_of_entries(entries), values)
+
+
+def _of_layer(out: str, layer: Layer, frames: Frames) -> StageStatus:
+    uri, decoded = layer_uri(out, layer.name), set(frames.catalog.frame_id)
+    done = compared_layer(out, layer, frames).finished
     ready = decoded
     for name in layer.reads:
         ready = ready & {entry["frame_id"] for entry in entries_of(out, name)}

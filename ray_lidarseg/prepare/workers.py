@@ -3,6 +3,7 @@
 In come frame ids and where their rows lie, out goes one result line a frame; images are read, and shards written, here.
 """
 
+import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from ray_lidarseg.datasets.layers import (
     pairs_columns,
     segments_of,
 )
+from ray_lidarseg.datasets.origin import Origin
 from ray_lidarseg.datasets.shards import OpenShards
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.foundation.build import build_features, build_masks
@@ -32,6 +34,7 @@ from ray_lidarseg.prepare.image_batches import Clock, each_image, read_image
 from ray_lidarseg.prepare.stage_report import Result, reason
 from ray_lidarseg.runtime.pool import own_device
 from ray_lidarseg.sample import CameraImage, Keyframe
+from ray_lidarseg.storage.stamps import Stamp, recorded
 
 _POINT_COLUMNS = ("points", "labels", "ring")
 _NO_POINTS = {"points": b"", "labels": b"", "ring": b""}
@@ -52,17 +55,21 @@ class LayerWorker(ABC):
         self.device = str(own_device(threads))
         self._frames = OpenShards(*storage.resolve(out))
         self._masks = OpenShards(*storage.resolve(reads)) if reads else None
+        self._files: dict[str, dict[str, Stamp]] = {}
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """One group of frames: writes the good ones as one shard; a result for each, with an error where it failed."""
-        started, self.clock.seconds = time.perf_counter(), 0.0
+        started, self.clock.seconds, self._files = time.perf_counter(), 0.0, {}
         places = rows.to_pylist()
         asked = [place["frame_id"] for place in places]
         made, errors = self._columns(places)
         num_bytes = 0
         if made:
             try:
-                name, data = layer_shard_file(asked, [{"frame_id": frame_id, **row} for frame_id, row in made.items()])
+                values = {place["frame_id"]: json.loads(place["values"]) for place in places}
+                origins = {name: Origin(self._files.get(name, {}), values[name]).to_json() for name in made}
+                rows_made = [{"frame_id": name, **row, "origin": origins[name]} for name, row in made.items()]
+                name, data = layer_shard_file(asked, rows_made)
                 storage.write_bytes(storage.join(self.layer, name), data)
                 num_bytes = len(data) // len(made)
             except Exception as error:  # a full disk: recorded for each frame, and soon more than may fail
@@ -104,7 +111,9 @@ class _ImageWorker(LayerWorker):
                 kept[place["frame_id"]] = {}
             except Exception as error:  # whatever is wrong with one frame must not cost the others
                 errors[place["frame_id"]] = reason(error)
-        images = each_image(jobs, self._read, self._call, self._finish, self.batch, self.threads, self.clock)
+        images = each_image(
+            jobs, self._recorded_read, self._recorded_call, self._finish, self.batch, self.threads, self.clock
+        )
         for (frame_id, camera, *_), value in images:
             if isinstance(value, Exception):
                 kept.pop(frame_id, None)
@@ -112,6 +121,19 @@ class _ImageWorker(LayerWorker):
             elif frame_id in kept:
                 kept[frame_id][camera.name] = value
         return {frame_id: self._row(cameras) for frame_id, cameras in kept.items()}, errors
+
+    def _recorded_read(self, job: tuple[str, CameraImage, Any]) -> dict[str, Any]:
+        with recorded() as files:
+            given = self._read(job)
+        self._files.setdefault(job[0], {}).update(files)
+        return {**given, "frame_id": job[0]}
+
+    def _recorded_call(self, inputs: list[dict[str, Any]]) -> list[Any]:
+        with recorded() as files:  # masks of files are read by their teacher
+            outputs = self._call(inputs)
+        for given in inputs if files else ():
+            self._files[given["frame_id"]].update(files)
+        return outputs
 
     @abstractmethod
     def _jobs(self, place: Mapping[str, Any]) -> list[tuple[CameraImage, Any]]:
@@ -153,7 +175,7 @@ class MaskWorker(_ImageWorker):
         return given | ({"prompts": pixels_in(points, camera)} if self._with_prompts else {})
 
     def _call(self, inputs: list[dict[str, Any]]) -> list[Any]:
-        batch = {name: _objects([given[name] for given in inputs]) for name in inputs[0]}
+        batch = {name: _objects([given[name] for given in inputs]) for name in inputs[0] if name != "frame_id"}
         return list(self._teacher(batch)["segments"])
 
     def _finish(self, given: dict[str, Any], output: Any) -> tuple[bytes, int]:

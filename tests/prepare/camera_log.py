@@ -1,6 +1,8 @@
 """A small SemanticKITTI log with one camera, an index of it, and `prepare` without Ray."""
 
+from collections.abc import Collection, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,10 @@ from pyarrow import fs
 
 from ray_lidarseg.datasets.decode import decode
 from ray_lidarseg.datasets.shards import keyframe_table, parquet_bytes, write_shard
-from ray_lidarseg.prepare import pipeline, stages
+from ray_lidarseg.prepare import decoding, pipeline, stages
 from ray_lidarseg.prepare import requested_layers as teachers
 from ray_lidarseg.prepare.requested_layers import probe
+from ray_lidarseg.prepare.stage_report import Result
 from ray_lidarseg.runtime.pool import Actors
 from ray_lidarseg.sample import CameraImage, Keyframe
 
@@ -35,17 +38,29 @@ def image_file(root: Path, number: int, camera: str = "image_2") -> Path:
     return root / "data" / camera / f"{number:06d}.png"
 
 
-def write_log(root: Path, count: int) -> str:
-    """Scans and images of ``count`` frames below ``root``; returns the index file."""
+def write_log(root: Path, count: int, moved: Collection[int] = (), shift_m: float = 0.1) -> str:
+    """Scans and images of ``count`` frames below ``root``; returns the index file.
+
+    Args:
+        root: Where.
+        count: Frames.
+        moved: Frames whose second camera is calibrated ``shift_m`` beside where it is.
+        shift_m: How far.
+    """
     frames = [_frame(root, number) for number in range(count)]
+    for number in moved:
+        *first, last = frames[number].cameras
+        pose = last.cam_SE3_lidar.copy()
+        pose[0, 3] += shift_m
+        frames[number] = replace(frames[number], cameras=(*first, replace(last, cam_SE3_lidar=pose)))
     index = root / "index.parquet"
     index.write_bytes(parquet_bytes(keyframe_table(frames), rows_per_group=8))
     return str(index)
 
 
-def write_image(root: Path, number: int, camera: str = "image_2") -> None:
-    """Four flat colours, others in each frame."""
-    tiles = np.random.default_rng(number).integers(0, 255, (2, 2, 3), np.uint8)
+def write_image(root: Path, number: int, camera: str = "image_2", seed: int | None = None) -> None:
+    """Four flat colours, others in each frame, or those of a seed."""
+    tiles = np.random.default_rng(number if seed is None else seed).integers(0, 255, (2, 2, 3), np.uint8)
     pixels = tiles.repeat(HEIGHT_PX // 2, 0).repeat(WIDTH_PX // 2, 1)
     file = image_file(root, number, camera)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -61,6 +76,28 @@ def decoded(index: str, out: str) -> None:
         write_shard(fs.LocalFileSystem(), out, frames[first : first + 3])
 
 
+def decode_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The frames that wait are decoded in this process, all in one shard; gives the ids of all that were, as they are.
+
+    No progress bar, no connection.
+    """
+    import pyarrow.parquet as pq
+
+    done: list[str] = []
+
+    def results(index: str, out: str, ontology: Any, waiting: set[str], num_blocks: int) -> Iterator[Result]:
+        rows = pq.read_table(index)
+        rows = rows.filter(pa.array([name in waiting for name in rows.column("frame_id").to_pylist()], pa.bool_()))
+        done.extend(rows.column("frame_id").to_pylist())
+        if len(rows):
+            yield from (Result(**row) for row in decoding._prepare_rows(rows, out, ontology).to_pylist())
+
+    monkeypatch.setattr(decoding, "_results", results)
+    monkeypatch.setattr(decoding, "quiet_data", nullcontext)
+    monkeypatch.setattr(pipeline, "connect", nullcontext)
+    return done
+
+
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """`prepare` runs its workers in this process, one group after the other."""
 
@@ -69,6 +106,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         for first in range(0, len(rows), group):
             yield from actor(pa.Table.from_pylist(rows[first : first + group])).to_pylist()
 
+    decode_here(monkeypatch)
     monkeypatch.setattr(stages, "stream", stream)
     monkeypatch.setattr(stages, "probed", lambda settings, words, actors: probe(settings, words, 1))
     monkeypatch.setattr(pipeline, "connect", nullcontext)

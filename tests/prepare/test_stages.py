@@ -18,7 +18,7 @@ from ray_lidarseg.datasets.shards import list_shards, read_catalog
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.foundation.clip_architecture import MINIATURE, build_clip_miniature
 from ray_lidarseg.foundation.prompts import vocabulary_of
-from ray_lidarseg.prepare import Teachers, prepare, stages, status, workers
+from ray_lidarseg.prepare import PrepareReport, Teachers, prepare, stages, status, workers
 from ray_lidarseg.types import IMAGE_FEATURES, IS_PAIRED, LANGUAGE_LOGITS
 from tests.prepare.camera_log import (
     CAMERAS,
@@ -324,3 +324,108 @@ def test_status_counts_what_is_done_left_failed_and_waiting(
     assert re.search(r"\(clip, checkpoint [0-9a-f]{8}\+[0-9a-f]{8}\): 2 done", said)  # configuration and weights
     assert f"    {frame_id(0)}: image_2: " in said
     assert "; 3 wait for the masks" in said
+
+
+def done_by_kind(report: PrepareReport) -> dict[str, int]:
+    return {layer.layer.partition("-")[0]: layer.done for layer in report.layers}
+
+
+def test_replaced_images_are_shown_again_and_the_other_frames_stay(
+    index: str, out: str, tmp_path: Path, clips: list[str], capsys
+) -> None:
+    teachers = with_clip(clips[0])
+    prepare(index, out, teachers=teachers)
+    before = LayerRows(LOCAL, out, layer_of(out, "features")).row(frame_id(1))
+    capsys.readouterr()
+    write_image(tmp_path, 1, "image_3", seed=99)
+    write_image(tmp_path, 2)  # the same bytes once more
+    report = prepare(index, out, teachers=teachers)
+    said = capsys.readouterr().out
+    assert re.search(rf"masks-\w+: what 1 frames were made of changed: {frame_id(1)} \(000001.png\); they are", said)
+    done = done_by_kind(report)
+    assert (report.done, done["masks"], done["features"]) == (0, 1, 1)
+    now = LayerRows(LOCAL, out, layer_of(out, "features")).row(frame_id(1))
+    same = [now[f"{camera}.segment_features"] == before[f"{camera}.segment_features"] for camera in CAMERAS]
+    assert same == [True, False]
+    ids = [entry["frame_id"] for entry in layer_entries(LOCAL, layer_folder(out, layer_of(out, "masks")))]
+    assert sorted(ids) == [frame_id(number) for number in range(COUNT)], "an old row is still there"
+    assert set(done_by_kind(prepare(index, out, teachers=teachers)).values()) == {0}
+
+
+def test_a_corrected_calibration_pairs_anew_and_shows_no_image_again(
+    index: str, out: str, tmp_path: Path, clips: list[str], capsys
+) -> None:
+    teachers = with_clip(clips[0])
+    fresh = str(tmp_path / "fresh")
+    prepare(index, fresh, teachers=teachers)
+    prepare(index, out, teachers=teachers)  # the shards of ``out`` do not say what they were made of
+    for folder in (fresh, out):
+        write_log(tmp_path, COUNT, moved=[3])
+        for file in (tmp_path / "data" / "velodyne").iterdir():
+            os.utime(file, (0, 0))  # the scans are what they were
+        capsys.readouterr()
+        report = prepare(index, folder, teachers=teachers)
+        assert f"1 frames changed since they were prepared: {frame_id(3)} (calibration)" in capsys.readouterr().out
+        assert (report.done, done_by_kind(report)) == (1, {"masks": 0, "pairs": 1, "features": 0})
+        write_log(tmp_path, COUNT)
+        prepare(index, folder, teachers=teachers)
+
+
+def test_corrected_labels_or_scans_show_no_image_again(tmp_path: Path, clips: list[str]) -> None:
+    index, out = write_log(tmp_path, COUNT), str(tmp_path / "fresh")
+    prepare(index, out, teachers=with_clip(clips[0]))
+    scan = tmp_path / "data" / "velodyne" / "000002.bin"
+    (np.fromfile(scan, np.float32) * np.float32(0.9)).tofile(scan)
+    report = prepare(index, out, teachers=with_clip(clips[0]))
+    assert (report.done, done_by_kind(report)) == (1, {"masks": 0, "pairs": 1, "features": 0})
+
+
+def test_changed_masks_in_the_folder_of_masks_are_read_again(index: str, out: str, tmp_path: Path) -> None:
+    folder = tmp_path / "stored"
+    folder.mkdir()
+    for camera in CAMERAS:
+        for number in range(COUNT):
+            file = folder / camera / f"{number:06d}.png"
+            file.parent.mkdir(exist_ok=True)
+            Image.fromarray(np.full((HEIGHT_PX, WIDTH_PX), 1, np.uint8)).save(file)
+    teachers = Teachers.of("files", overrides=[f"masks.folder={folder}", "pairs.occlusion=no"])
+    assert done_by_kind(prepare(index, out, teachers=teachers)) == {"masks": COUNT, "pairs": COUNT}
+    halves = np.repeat([1, 2], HEIGHT_PX // 2).astype(np.uint8)[:, None].repeat(WIDTH_PX, 1)
+    Image.fromarray(halves).save(folder / "image_2" / "000004.png")
+    assert done_by_kind(prepare(index, out, teachers=teachers)) == {"masks": 1, "pairs": 1}
+    assert LayerRows(LOCAL, out, layer_of(out, "masks")).row(frame_id(4))["image_2.num_segments"] == 2
+
+
+def test_status_counts_what_changed_as_left_and_retry_failed_leaves_it(
+    index: str, out: str, tmp_path: Path, capsys
+) -> None:
+    prepare(index, out, teachers=slic())
+    write_image(tmp_path, 1, seed=99)
+    found = {stage.name.partition("-")[0]: (stage.done, stage.left) for stage in status(index, out)}
+    assert found == {"decode": (COUNT, 0), "masks": (COUNT - 1, 1), "pairs": (COUNT, 0)}
+    report = prepare(index, out, teachers=slic(), retry_failed=True)
+    assert done_by_kind(report) == {"masks": 0, "pairs": 0}
+    assert "they stay as they were until the command is given without --retry-failed" in capsys.readouterr().out
+    assert done_by_kind(prepare(index, out, teachers=slic()))["masks"] == 1
+
+
+def test_no_flipped_bit_of_a_layer_is_read_as_if_nothing_were(index: str, out: str, clips: list[str]) -> None:
+    prepare(index, out, teachers=with_clip(clips[0]))
+    rng, silent, count = np.random.default_rng(0), 0, 0
+    for kind in ("masks", "pairs", "features"):
+        name = layer_of(out, kind)
+        right = LayerRows(LOCAL, out, name).row(frame_id(0))
+        entries = layer_entries(LOCAL, layer_folder(out, name))
+        (shard,) = [entry["shard"] for entry in entries if entry["frame_id"] == frame_id(0)]
+        file = Path(layer_folder(out, name), shard)
+        data = file.read_bytes()
+        for position in rng.choice(8 * len(data), 100, replace=False):
+            flipped = bytearray(data)
+            flipped[position // 8] ^= 1 << (position % 8)
+            file.write_bytes(flipped)
+            try:
+                silent += LayerRows(LOCAL, out, name).row(frame_id(0)) != right
+            except DataError:
+                count += 1
+        file.write_bytes(data)
+    assert (silent, count > 50) == (0, True)
