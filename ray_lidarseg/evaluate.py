@@ -189,6 +189,7 @@ def _result(folder: RunFolder, recipe: Recipe, scores: dict[str, Scores], split:
         "absent_rule": rule,
         "commit": git_commit(),
         "fingerprint": recipe.fingerprint,
+        "deployed": recipe.method.deployed,
         "models": {
             name: {level: _numbers(getattr(part, level), rule) for level in _LEVELS} for name, part in scores.items()
         },

@@ -175,7 +175,7 @@ class _Labeller:
         self.job = job
         self.device = pool.own_device()
         method, recipe, _ = load_method(job.run, job.step, self.device)
-        self.segmentor = list(method.segmentors().values())[-1]
+        self.segmentor = method.deployed_model
         self.sensor, self.use_intensity = resolve_sensor(recipe.data), recipe.data.use_intensity
         self.taxonomy = taxonomy_for(job.data)
         self.frames = _prepared_frames(prepared) if prepared else None

@@ -51,7 +51,7 @@ class CPS(Method):
 
     def segmentors(self) -> dict[str, Segmentor]:
         """Both students; the first is the one to deploy, as in the authors' code."""
-        return {"second": self.second, "student": self.student}
+        return {"student": self.student, "second": self.second}
 
     @property
     def uses_unlabelled(self) -> bool:

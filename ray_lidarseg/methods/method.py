@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from ray_lidarseg.datasets.ray_bundles import RayRequest
 from ray_lidarseg.models.segmentor import Segmentor
+from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch
 
 
@@ -68,13 +70,18 @@ class Method(nn.Module, ABC):
         return None
 
     def segmentors(self) -> dict[str, Segmentor]:
-        """The models worth evaluating, by name; the last one is the one to deploy."""
+        """The models worth evaluating, by name; ``deployed`` names the one to deploy."""
         return {"student": self.student}
 
     @property
+    def deployed(self) -> str:
+        """The name in ``segmentors`` of the model to deploy: what predicts, and what a run is judged by."""
+        return cast(schema.Supervised, self.recipe).deployed  # every method keeps its section under this name
+
+    @property
     def deployed_model(self) -> Segmentor:
-        """The model to deploy: what predicts, and what a run is judged by."""
-        return list(self.segmentors().values())[-1]
+        """The model of that name."""
+        return self.segmentors()[self.deployed]
 
     @property
     def uses_unlabelled(self) -> bool:

@@ -6,7 +6,7 @@ authors' code, or "ours" where both are silent.
 
 import hashlib
 import json
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -169,6 +169,7 @@ class Supervised(Section):
     name: Literal["supervised"] = "supervised"
     cross_entropy_weight: NonNegative = 1.0  # authors' code
     lovasz_weight: NonNegative = 2.0  # authors' nuScenes code; 3 on SemanticKITTI, 0 for MinkUNet
+    deployed: ClassVar[str] = "student"  # which of the method's models predicts
 
     @property
     def pairs_scans(self) -> bool:
@@ -179,6 +180,7 @@ class Supervised(Section):
 class WithTeacher(Supervised):
     """What every method with an EMA teacher says of it."""
 
+    deployed: ClassVar[str] = "teacher"  # LaserMix authors' code
     ema_decay: Ratio = 0.99  # LaserMix: best on nuScenes and SemanticKITTI, and the authors' code
     ema_memory_ratio: Ratio = 0.0  # ours: above 0 the teacher remembers this share of the steps, instead of ema_decay
     ema_warm_up: bool = False  # Mean Teacher's code: update k moves by min(decay, 1 - 1/k); LaserMix: none

@@ -107,10 +107,9 @@ def _draw_loss(axes: Axes, view: RunView, colour: str) -> None:
 
 def _draw_miou(axes: Axes, view: RunView, colour: str) -> None:
     lines = view.lines("evaluate")
-    models = list(dict.fromkeys(line["model"] for line in lines))
-    for model in models:
+    for model in dict.fromkeys(line["model"] for line in lines):
         steps, ratios = _series([line for line in lines if line["model"] == model], "point_miou_ratio")
-        style = "-" if model == models[-1] else "--"
+        style = "-" if model == view.deployed else "--"
         axes.plot(steps, 100 * np.array(ratios), style, color=colour, linewidth=1.6, marker="o", markersize=3)
 
 

@@ -81,13 +81,12 @@ def _environment() -> Environment:
 
 def _card(index: int, view: RunView) -> dict[str, Any]:
     models = view.models()
-    best = list(models.values())[-1] if models else {}
     return {
         "name": view.name,
         "uri": view.uri,
         "colour": curves.PALETTE[index % len(curves.PALETTE)],
-        "miou": tables.mean_and_deviation([best.get("point")]),
-        "deployed": list(models)[-1] if models else "",
+        "miou": tables.mean_and_deviation([models.get(view.deployed, {}).get("point")]),
+        "deployed": view.deployed if models else "",
         "facts": tables.facts(view),
         "missing": view.missing,
     }

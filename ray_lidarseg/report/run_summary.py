@@ -66,6 +66,11 @@ class RunView:
         content["data"].pop("prepared")
         return json.dumps(content, sort_keys=True)
 
+    @property
+    def deployed(self) -> str:
+        """Name of the model to deploy among ``models``."""
+        return self.recipe.method.deployed if self.recipe else ""
+
     def models(self) -> dict[str, dict[str, float | None]]:
         """Final ``point`` and ``cell`` mIoU of each model: of the evaluation, else of the last evaluating step."""
         if self.evaluation:
@@ -80,8 +85,8 @@ class RunView:
     def class_iou(self) -> list[float | None]:
         """Point IoU of each class of the model to deploy; empty where nothing was evaluated."""
         if self.evaluation:
-            return list(self.evaluation["models"].values())[-1]["point"]["iou_ratio"]
-        lines = self.lines("evaluate")
+            return self.evaluation["models"][self.deployed]["point"]["iou_ratio"]
+        lines = [line for line in self.lines("evaluate") if line["model"] == self.deployed]
         return lines[-1].get("point_iou_ratio", []) if lines else []
 
 

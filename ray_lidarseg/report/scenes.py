@@ -104,9 +104,9 @@ def _labelled(catalog: Catalog) -> Catalog:
 
 def _said(view: RunView, frames: Sequence[Keyframe]) -> list[np.ndarray]:
     method, recipe, _ = load_method(view.uri)
-    segmentor = list(method.segmentors().values())[-1]
     sensor = resolve_sensor(recipe.data)
-    return [label_frames(segmentor, [frame], sensor, recipe.data.use_intensity)[0].labels for frame in frames]
+    model, use_intensity = method.deployed_model, recipe.data.use_intensity
+    return [label_frames(model, [frame], sensor, use_intensity)[0].labels for frame in frames]
 
 
 def _predicted(folder: str, summary: dict[str, Any], example: dict[str, Any]) -> Scene:

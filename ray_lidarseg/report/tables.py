@@ -62,7 +62,7 @@ def _row(members: list[RunView]) -> dict[str, Any]:
     finals = [member.models() for member in members]
     recipe = members[0].recipe
     assert recipe is not None
-    names = list(finals[0])[::-1]  # the last of Method.segmentors is the one to deploy
+    names = sorted(finals[0], key=lambda name: name != recipe.method.deployed)
     roles = dict(zip(("deployed", "other"), [*names, "", ""], strict=False))
     numbers = {
         f"{role}_{level}": mean_and_deviation([final.get(model, {}).get(level) for final in finals])

@@ -149,7 +149,7 @@ def train_here(recipe: Recipe, folder: Path) -> Row:
     torch.set_num_threads(1)
     began, run = time.monotonic(), RunFolder(str(folder))
     trainer = train_alone(override(recipe, _ALONE), run.uri)
-    row = {**_scores(run.metrics(), recipe.train.steps), **_circumstances(run.manifest(), trainer)}
+    row = {**_scores(run.metrics(), recipe), **_circumstances(run.manifest(), trainer)}
     row |= {"fingerprint": recipe.fingerprint, "wall_s": round(time.monotonic() - began, 1)}
     row |= {"cpu_s": round(time.process_time(), 1)}
     run.write(FIGURES, json.dumps(row, indent=1).encode())
@@ -180,15 +180,15 @@ def _class_mean(rows: Sequence[Row], index: int) -> str:
     return f"{statistics.mean(known):.1f}" if known else "-"
 
 
-def _scores(lines: Sequence[Row], step: int) -> Row:
+def _scores(lines: Sequence[Row], recipe: Recipe) -> Row:
     """Of the last step: mIoU of every model, and of the one to deploy also the IoU of each class."""
-    evaluations = [line for line in lines if line["kind"] == "evaluate" and line["step"] == step]
+    evaluations = [line for line in lines if line["kind"] == "evaluate" and line["step"] == recipe.train.steps]
     figures = {
         f"{line['model']}_{level}_miou_ratio": line[f"{level}_miou_ratio"]
         for line in evaluations
         for level in ("point", "cell")
     }
-    deployed = evaluations[-1]  # by the contract of Method.segmentors
+    deployed = next(line for line in evaluations if line["model"] == recipe.method.deployed)
     return {
         **figures,
         "miou_ratio": deployed["point_miou_ratio"],

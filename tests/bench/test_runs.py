@@ -42,9 +42,9 @@ def test_a_method_with_a_teacher_is_scored_by_its_teacher(recipe, tmp_path):
 def test_of_two_students_both_are_evaluated_and_the_one_to_deploy_scores(recipe, tmp_path):
     row = runs.train_here(override(recipe, {"method.name": "cps"}), tmp_path / "run")
     evaluations = [line for line in RunFolder(str(tmp_path / "run")).metrics() if line["kind"] == "evaluate"]
-    assert [line["model"] for line in evaluations] == ["second", "student"]
-    assert row["second_point_miou_ratio"] == evaluations[0]["point_miou_ratio"]
-    assert row["miou_ratio"] == row["student_point_miou_ratio"] == evaluations[1]["point_miou_ratio"]
+    assert [line["model"] for line in evaluations] == ["student", "second"]
+    assert row["second_point_miou_ratio"] == evaluations[1]["point_miou_ratio"]
+    assert row["miou_ratio"] == row["student_point_miou_ratio"] == evaluations[0]["point_miou_ratio"]
 
 
 def test_a_folder_of_another_recipe_is_refused(recipe, tmp_path):

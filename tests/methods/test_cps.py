@@ -16,7 +16,7 @@ def test_weight_zero_trains_the_first_student_as_supervised(build, run, labelled
 
 def test_the_students_start_differently_and_the_first_is_deployed(build):
     method = build(schema.CPS())
-    assert list(method.segmentors()) == ["second", "student"]
+    assert list(method.segmentors()) == ["student", "second"]
     pairs = zip(method.student.parameters(), method.second.parameters(), strict=True)
     assert any(not torch.equal(a, b) for a, b in pairs)
 

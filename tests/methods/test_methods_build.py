@@ -42,6 +42,14 @@ def test_weights_of_the_student_do_not_depend_on_the_method(build, expected):
     assert all((value == reference[name]).all() for name, value in student.state_dict().items())
 
 
+@pytest.mark.parametrize("expected", METHODS)
+def test_a_method_with_a_teacher_deploys_it_others_the_first_student(build, expected):
+    method = build(METHODS[expected])
+    assert method.deployed == ("student" if expected in (Supervised, CPS) else "teacher")
+    assert method.deployed_model is method.segmentors()[method.deployed]
+    assert method.deployed_model is (method.student if expected in (Supervised, CPS) else method.teacher.model)
+
+
 def test_every_method_of_the_recipe_is_built_here():
     names = {type(recipe).model_fields["name"].default for recipe in METHODS.values()}
     assert names == set(load.variants("method"))
