@@ -1,13 +1,10 @@
 """From settings to teachers, and what decides a teacher's output; a teacher's library is imported when it is built."""
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ray_lidarseg.errors import DataError
-from ray_lidarseg.foundation.checkpoint_files import file_sha256, local_file
+from ray_lidarseg.foundation.checkpoint_files import file_sha256, local_file, sam_file
 from ray_lidarseg.foundation.settings import (
-    MINIATURE,
     AnySettings,
     ClipFeatures,
     FeatureSettings,
@@ -17,8 +14,6 @@ from ray_lidarseg.foundation.settings import (
     TimmFeatures,
 )
 from ray_lidarseg.foundation.teachers import ImageTeacher, MaskTeacher
-
-_WEIGHTS = Path(str(files("ray_lidarseg"))) / "foundation" / "weights"
 
 
 def build_masks(settings: MaskSettings, device: str) -> MaskTeacher:
@@ -77,22 +72,10 @@ def checkpoint_paths(settings: SamMasks | ClipFeatures | TimmFeatures) -> tuple[
     Raises:
         DataError: A file is missing.
     """
-    if isinstance(settings, SamMasks) and settings.checkpoint == MINIATURE:
-        return (shipped_weights("sam_miniature.safetensors"),)
+    if isinstance(settings, SamMasks):
+        return (sam_file(settings.checkpoint),)
     if isinstance(settings, ClipFeatures):
         from ray_lidarseg.foundation.clip_checkpoint import clip_files
 
         return clip_files(settings)
     return (local_file(settings.checkpoint),)
-
-
-def shipped_weights(name: str) -> Path:
-    """A file or folder of the miniature weights in the package.
-
-    Raises:
-        DataError: It is not installed.
-    """
-    path = _WEIGHTS / name
-    if not path.exists():
-        raise DataError(f"the package holds no {path.name} under {path.parent}: reinstall it, or give a checkpoint")
-    return path

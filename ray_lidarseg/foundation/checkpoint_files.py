@@ -11,7 +11,9 @@ from pyarrow import fs
 
 from ray_lidarseg import storage
 from ray_lidarseg.errors import DataError, StorageError
+from ray_lidarseg.foundation.settings import MINIATURE
 
+_WEIGHTS = Path(__file__).parent / "weights"
 _CHUNK_BYTES = 1 << 20
 _CACHE_FOLDER = "ray-lidarseg-checkpoints"
 
@@ -34,6 +36,27 @@ def local_file(uri: str) -> Path:
             "yourself and give the file's path or URI"
         )
     return Path(storage.absolute(uri)) if storage.is_local(uri) else _fetched(uri, info)
+
+
+def shipped_weights(name: str) -> Path:
+    """A file or folder of the miniature weights in the package.
+
+    Raises:
+        DataError: It is not installed.
+    """
+    path = _WEIGHTS / name
+    if not path.exists():
+        raise DataError(f"the package holds no {path.name} under {path.parent}: reinstall it, or give a checkpoint")
+    return path
+
+
+def sam_file(checkpoint: str) -> Path:
+    """The file of a SAM: the shipped one by its name, any other by path or URI.
+
+    Raises:
+        DataError: There is none.
+    """
+    return shipped_weights("sam_miniature.safetensors") if checkpoint == MINIATURE else local_file(checkpoint)
 
 
 def file_sha256(path: Path) -> str:

@@ -19,7 +19,7 @@ from pyarrow import fs
 
 from ray_lidarseg import storage
 from ray_lidarseg.errors import DataError
-from ray_lidarseg.foundation.checkpoint_files import local_file
+from ray_lidarseg.foundation.checkpoint_files import local_file, shipped_weights
 from ray_lidarseg.foundation.image_tensors import Preprocess
 from ray_lidarseg.foundation.settings import MINIATURE, ClipFeatures
 from ray_lidarseg.recipe.bad_input import nearest
@@ -56,8 +56,6 @@ def clip_files(settings: ClipFeatures) -> tuple[Path, ...]:
         DataError: A file is missing, or only a hub could give it.
     """
     if settings.checkpoint == MINIATURE:
-        from ray_lidarseg.foundation.build import shipped_weights
-
         return _files_of_folder(str(shipped_weights("clip_miniature")))
     if settings.checkpoint.startswith(LOCAL_FOLDER):
         return _files_of_folder(settings.checkpoint.removeprefix(LOCAL_FOLDER))

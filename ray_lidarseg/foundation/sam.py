@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from segment_anything import modeling
 
 from ray_lidarseg.errors import DataError
-from ray_lidarseg.foundation.build import checkpoint_paths
+from ray_lidarseg.foundation.checkpoint_files import sam_file
 from ray_lidarseg.foundation.mask_generation import Thresholds, generate
 from ray_lidarseg.foundation.mask_prompts import grid_points, lidar_points
 from ray_lidarseg.foundation.sam_architecture import Architecture, build_sam, detect_architecture
@@ -38,8 +38,7 @@ class Sam:
             DataError: The checkpoint is missing, broken, no SAM, or of another architecture than asked for.
         """
         expected = None if settings.architecture == "auto" else settings.architecture
-        (path,) = checkpoint_paths(settings)
-        self.model = load_sam(path, expected).to(device)
+        self.model = load_sam(sam_file(settings.checkpoint), expected).to(device)
         self._settings = settings
         is_low = settings.precision == "bf16" or (settings.precision == "auto" and device.startswith("cuda"))
         self._precision = torch.bfloat16 if is_low else torch.float32

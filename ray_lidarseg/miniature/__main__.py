@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import torch
 
-from ray_lidarseg.foundation.build import shipped_weights
+from ray_lidarseg.foundation.checkpoint_files import shipped_weights
 from ray_lidarseg.foundation.clip import Clip
 from ray_lidarseg.foundation.settings import MINIATURE_SAM, ClipFeatures, SamMasks
 from ray_lidarseg.miniature import clip_training as clip

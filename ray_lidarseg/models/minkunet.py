@@ -19,7 +19,8 @@ from ray_lidarseg.geometry.voxelize import MAX_COORDINATE, CartesianGrid, find_v
 from ray_lidarseg.models.segmentor import Cells, Output, Segmentor
 from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch, SensorSpec
-from ray_lidarseg.sparse.backend import SparseBackend, load_backend
+from ray_lidarseg.sparse.backend import SparseBackend
+from ray_lidarseg.sparse.build import load_backend
 from ray_lidarseg.sparse.geometry import VoxelGeometry
 from ray_lidarseg.sparse.modules import SparseConv3d, VoxelNorm
 from ray_lidarseg.sparse.volume import Volume

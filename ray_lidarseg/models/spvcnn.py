@@ -25,7 +25,8 @@ from ray_lidarseg.models.minkunet import NUM_LEVELS, SparseUNet, input_scale, vo
 from ray_lidarseg.models.segmentor import Cells, Output, Segmentor
 from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch, SensorSpec
-from ray_lidarseg.sparse.backend import SparseBackend, load_backend
+from ray_lidarseg.sparse.backend import SparseBackend
+from ray_lidarseg.sparse.build import load_backend
 from ray_lidarseg.sparse.geometry import VoxelGeometry
 from ray_lidarseg.sparse.interpolation import Corners, trilinear
 from ray_lidarseg.sparse.modules import VoxelNorm

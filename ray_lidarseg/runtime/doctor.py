@@ -12,7 +12,7 @@ import torch
 from ray_lidarseg import storage
 from ray_lidarseg.errors import LidarSegError, ResourceError
 from ray_lidarseg.runtime import cluster
-from ray_lidarseg.sparse.backend import load_backend
+from ray_lidarseg.sparse.build import load_backend
 from ray_lidarseg.training.environment import hardware, versions
 
 _LEAST_FREE_GIB = 2.0  # a demo run with its data, rounded up

@@ -1,11 +1,10 @@
-"""What every sparse-convolution backend offers, and how one is chosen by name."""
+"""What every sparse-convolution backend offers."""
 
 from typing import Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
-from ray_lidarseg.errors import ResourceError
 from ray_lidarseg.sparse.geometry import VoxelGeometry
 from ray_lidarseg.sparse.kernel_map import Kernel
 
@@ -34,20 +33,3 @@ class SparseBackend(Protocol):
     ) -> Float[Tensor, "V_out C_out"]:
         """The convolution, differentiable in ``x`` and ``weight``; ``level`` is the finer one for down and up."""
         ...
-
-
-def load_backend(name: str) -> SparseBackend:
-    """The backend of that name.
-
-    Raises:
-        ResourceError: There is none of that name, or it cannot run here.
-    """
-    if name == "torch":
-        from ray_lidarseg.sparse.torch_backend import TorchBackend
-
-        return TorchBackend()
-    if name == "torchsparse":
-        from ray_lidarseg.sparse.torchsparse_backend import TorchsparseBackend
-
-        return TorchsparseBackend()
-    raise ResourceError(f"no sparse backend {name!r}: sparse.backend is 'torch' or 'torchsparse'")

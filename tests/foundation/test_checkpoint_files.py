@@ -6,7 +6,7 @@ import pytest
 from pyarrow import fs
 
 from ray_lidarseg.errors import DataError, StorageError
-from ray_lidarseg.foundation.checkpoint_files import file_sha256, local_file
+from ray_lidarseg.foundation.checkpoint_files import file_sha256, local_file, sam_file, shipped_weights
 from ray_lidarseg.storage import files
 
 
@@ -121,3 +121,14 @@ def test_full_disk_while_fetching(bucket, monkeypatch):
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(StorageError, match=r"cannot fetch s3://weights.pth: the disk is full: free space"):
         local_file("s3://weights.pth")
+
+
+def test_weights_that_are_not_installed():
+    with pytest.raises(DataError, match=r"the package holds no absent.safetensors under .*reinstall it"):
+        shipped_weights("absent.safetensors")
+
+
+def test_a_sam_is_the_shipped_one_by_name_or_any_file(tmp_path):
+    assert sam_file("miniature") == shipped_weights("sam_miniature.safetensors")
+    (tmp_path / "sam.pth").write_bytes(b"x")
+    assert sam_file(str(tmp_path / "sam.pth")) == tmp_path / "sam.pth"

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from ray_lidarseg.errors import DataError
-from ray_lidarseg.foundation.build import build_masks, checkpoint_paths, identity, shipped_weights
+from ray_lidarseg.foundation.build import build_masks, checkpoint_paths, identity
 from ray_lidarseg.foundation.settings import PairSettings, SamMasks, SlicMasks, TimmFeatures
 from ray_lidarseg.foundation.teachers import MaskTeacher
 
@@ -45,11 +45,6 @@ def test_paths_of_a_checkpoint(tmp_path):
     assert checkpoint_paths(TimmFeatures(checkpoint=str(tmp_path / "dino.pth"))) == (tmp_path / "dino.pth",)
     with pytest.raises(DataError, match="no checkpoint file at"):
         checkpoint_paths(SamMasks(checkpoint=str(tmp_path / "absent.pth")))
-
-
-def test_weights_that_are_not_installed():
-    with pytest.raises(DataError, match=r"the package holds no absent.safetensors under .*reinstall it"):
-        shipped_weights("absent.safetensors")
 
 
 def test_masks_by_name():

@@ -7,7 +7,7 @@ import open_clip
 import pytest
 from safetensors.torch import load_file
 
-from ray_lidarseg.foundation.build import shipped_weights
+from ray_lidarseg.foundation.checkpoint_files import shipped_weights
 from ray_lidarseg.foundation.clip import Clip
 from ray_lidarseg.foundation.clip_architecture import MINIATURE
 from ray_lidarseg.foundation.sam import Sam

@@ -2,7 +2,7 @@ import torch
 from torch.nn import functional
 
 from ray_lidarseg.models.asymmetric_unet import COARSENINGS, AsymmetricUNet
-from ray_lidarseg.sparse.backend import load_backend
+from ray_lidarseg.sparse.build import load_backend
 from ray_lidarseg.sparse.geometry import VoxelGeometry
 from ray_lidarseg.sparse.modules import SparseConv3d
 

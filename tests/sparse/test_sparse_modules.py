@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ray_lidarseg.sparse.backend import load_backend
+from ray_lidarseg.sparse.build import load_backend
 from ray_lidarseg.sparse.geometry import VoxelGeometry
 from ray_lidarseg.sparse.modules import SparseConv3d, VoxelNorm
 

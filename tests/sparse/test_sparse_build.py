@@ -4,7 +4,8 @@ import importlib.util
 import pytest
 
 from ray_lidarseg.errors import ResourceError
-from ray_lidarseg.sparse.backend import SparseBackend, load_backend
+from ray_lidarseg.sparse.backend import SparseBackend
+from ray_lidarseg.sparse.build import load_backend
 
 
 def test_the_embedded_backend_is_there_and_travels_with_a_copied_model():
