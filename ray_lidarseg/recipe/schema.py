@@ -421,6 +421,13 @@ MethodRecipe = Annotated[
 ]
 
 
+FREE_KEYS = (
+    *("name", "workers"),
+    *("train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.evaluate_batch"),
+    "train.diagnose_frames",
+)
+"""What decides no result: the fingerprint leaves it out, and it may differ when a run is continued."""
+
 _LATER_KEYS = {
     ("method", "ema_memory_ratio"): 0.0,
     ("method", "ema_warm_up"): False,
@@ -480,8 +487,11 @@ class Recipe(Section):
 
     @property
     def fingerprint(self) -> str:
-        """Eight hex digits of what decides the result; workers, logging and checkpoint rhythm do not."""
-        content = self.model_dump(mode="json", exclude={"workers", "name"})
+        """Eight hex digits of what decides the result, which ``FREE_KEYS`` do not."""
+        content = self.model_dump(mode="json")
+        for key in FREE_KEYS:
+            section, _, name = key.rpartition(".")
+            (content[section] if section else content).pop(name)
         if self.data.ontology is None:
             content["data"].pop("ontology")
         if not self.data.is_images:
@@ -489,8 +499,6 @@ class Recipe(Section):
             content.pop("image_augment")
         if not self.data.evidence:
             content["data"] = {key: value for key, value in content["data"].items() if not key.startswith("evidence")}
-        for key in ("log_every", "checkpoint_every", "keep_checkpoints", "evaluate_batch", "diagnose_frames"):
-            content["train"].pop(key)
         for (section, key), without_effect in _LATER_KEYS.items():
             if content[section].get(key) == without_effect:
                 content[section].pop(key)

@@ -20,17 +20,10 @@ from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.methods.method import Method
 from ray_lidarseg.models.norm_statistics import write_statistics
 from ray_lidarseg.recipe.load import parse_recipe
-from ray_lidarseg.recipe.schema import Recipe
+from ray_lidarseg.recipe.schema import FREE_KEYS, Recipe
 from ray_lidarseg.training import checkpoints, run_frames
 from ray_lidarseg.training.environment import hardware, versions
 from ray_lidarseg.training.run_frames import RunFrames
-
-# what Recipe.fingerprint leaves out: may differ when a run is continued
-_FREE_KEYS = (
-    *("name", "workers"),
-    *("train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.evaluate_batch"),
-    "train.diagnose_frames",
-)
 
 
 class RunFolder:
@@ -204,7 +197,7 @@ def differing_keys(one: Recipe, other: Recipe) -> list[str]:
     """Dotted keys in which two recipes differ, without those that may change when a run is continued."""
     left, right = _flat(one.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
     different = [key for key in {**left, **right} if left.get(key) != right.get(key)]
-    return [key for key in different if not any(key == free or key.startswith(f"{free}.") for free in _FREE_KEYS)]
+    return [key for key in different if not any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)]
 
 
 def _listing(stored: Recipe, asked: Recipe) -> str:
