@@ -176,6 +176,12 @@ def _prepare(verbs: Verbs) -> None:
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="YAML file, or the name of a built-in recipe")
+    _add_changes(parser)
+
+
+def _add_changes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--method", default="", metavar="NAME", help="another method, on the recipe's settings")
+    parser.add_argument("--labels", default="", metavar="SHARE", help="labelled share of the frames: 10%%, 1/16, 0.1")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="e.g. method.confidence=0.9"
     )
@@ -187,7 +193,7 @@ def _train(verbs: Verbs) -> None:
         from ray_lidarseg.train import train
         from ray_lidarseg.training.completion import complete_paths
 
-        recipe = complete_paths(load_recipe(args.recipe, args.overrides))
+        recipe = complete_paths(load_recipe(args.recipe, args.overrides, args.method, args.labels))
         train(recipe, args.run_folder or f"runs/{recipe.name}-{recipe.fingerprint}")
 
     parser = _verb(verbs, "train", "train a recipe on Ray; the same command resumes", run)
@@ -259,13 +265,13 @@ def _recipe(verbs: Verbs) -> None:
         from ray_lidarseg.recipe.load import builtin_recipes, load_recipe
 
         if args.recipe:
-            print(load_recipe(args.recipe, args.overrides).to_yaml(), end="")
+            print(load_recipe(args.recipe, args.overrides, args.method, args.labels).to_yaml(), end="")
         else:
             print("\n".join(sorted(builtin_recipes())))
 
     parser = _verb(verbs, "recipe", "check a recipe and print it resolved; without a name, list the built-in ones", run)
     parser.add_argument("recipe", nargs="?", default="")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    _add_changes(parser)
 
 
 def _doctor(verbs: Verbs) -> None:

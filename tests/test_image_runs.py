@@ -18,7 +18,7 @@ from ray_lidarseg.errors import DataError
 from ray_lidarseg.index import index
 from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.metrics.scoring import score
-from ray_lidarseg.recipe.load import builtin_recipes, load_recipe, override, with_method
+from ray_lidarseg.recipe.load import load_recipe, override, with_method
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.sample import Keyframe
 from ray_lidarseg.training.loop import Ranks, StepLoop
@@ -79,7 +79,7 @@ def frames(rows, tmp_path_factory) -> PreparedFrames:
 
 
 def tiny(method: str) -> Recipe:
-    return override(with_method(load_recipe("images-lasermix-cityscapes-1of8"), method), TINY)
+    return override(with_method(load_recipe("image_unet-cityscapes"), method), TINY)
 
 
 def steps_of(frames: PreparedFrames, recipe: Recipe) -> TrainSteps:
@@ -117,19 +117,10 @@ def test_streams_bring_colours_and_a_repeated_image_another_jitter(frames):
     assert torch.equal(steps[0][0][0].extras[COLOURS], labelled.extras[COLOURS])
 
 
-def test_recipes_of_one_protocol_differ_in_name_and_ratio_only():
-    ratios = {f"images-lasermix-cityscapes-1of{part}": 1 / part for part in (2, 4, 8, 16)}
-    recipes = [load_recipe(name) for name in ratios]
-    assert [recipe.split.ratio for recipe in recipes] == list(ratios.values())
-    same = {override(recipe, {"name": "x", "split.ratio": 0.5}) for recipe in recipes}
-    assert len({recipe.to_yaml() for recipe in same}) == 1
-    assert set(ratios) | {"images-lasermix-world"} == {name for name in builtin_recipes() if name.startswith("images-")}
-
-
 def test_settings_of_images_leave_the_fingerprints_of_scans_alone():
     """A run folder made before images were there must still be recognised."""
-    content = load_recipe("lasermix-fidnet-nuscenes-1pct")
+    content = load_recipe("fidnet-nuscenes", labels="1%")
     assert content.fingerprint == "51c4bb90"
-    world = load_recipe("images-lasermix-world")
+    world = load_recipe("image_unet-world")
     assert world.fingerprint != override(world, {"data.image_size": [32, 56]}).fingerprint
     assert world.fingerprint != override(world, {"image_augment.brightness": 0.5}).fingerprint

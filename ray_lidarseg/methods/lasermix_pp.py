@@ -223,7 +223,7 @@ def require_evidence(recipe: schema.LaserMixPP, evidence_dim: int, has_text: boo
     Raises:
         RecipeError: See above.
     """
-    if (recipe.distillation_weight or recipe.language_weight) and not evidence_dim:
+    if recipe.reads_evidence and not evidence_dim:
         raise RecipeError(_NO_EVIDENCE)
     if recipe.language_weight and not has_text:
         raise RecipeError(_NO_TEXT)

@@ -8,11 +8,19 @@ from pydantic import ValidationError
 
 from ray_lidarseg.errors import RecipeError
 from ray_lidarseg.recipe.bad_input import assignments, carries_credentials, explain, read_yaml, shown
+from ray_lidarseg.recipe.former_names import arguments_now
 from ray_lidarseg.recipe.schema import MethodRecipe, Model, Recipe, Section
 
 
-def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
-    """Reads a recipe file, or the built-in recipe of that name, and applies ``a.b=c`` overrides.
+def load_recipe(path: str | Path, overrides: Iterable[str] = (), method: str = "", labels: str = "") -> Recipe:
+    """Reads a recipe file, or the built-in recipe of that name, and applies flags and ``a.b=c`` overrides.
+
+    Args:
+        path: File or name.
+        overrides: Applied last; ``method.…`` is a key of the method that ``method`` names.
+        method: Another method, see ``with_method``; one that reads image evidence gets ``data.evidence=auto``. Empty:
+            the recipe's.
+        labels: Labelled share of the training frames: ``10%``, ``1/16``, ``0.1``. Empty: the recipe's.
 
     Raises:
         RecipeError: No such file or built-in name, not YAML, an unknown key (the nearest is named), a bad value.
@@ -25,9 +33,11 @@ def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     except OSError as error:  # a name too long, no permission
         raise RecipeError(f"recipe {shown(str(path))} cannot be read: {error.strerror}") from error
     if text is None:
+        if now := arguments_now(str(path)):
+            raise RecipeError(f"recipe {path!s} is now said with flags: {now}")
         known = ", ".join(sorted(builtin_recipes()))
         raise RecipeError(f"no recipe {shown(str(path))}: give a YAML file or one of {known}")
-    return parse_recipe(text, overrides, origin=str(path))
+    return parse_recipe(text, overrides, str(path), method, labels)
 
 
 def builtin_recipes() -> dict[str, Path]:
@@ -35,14 +45,28 @@ def builtin_recipes() -> dict[str, Path]:
     return {file.stem: file for file in (Path(__file__).parents[1] / "recipes").glob("*.yaml")}
 
 
-def parse_recipe(text: str | bytes, overrides: Iterable[str] = (), origin: str = "recipe") -> Recipe:
+def parse_recipe(
+    text: str | bytes, overrides: Iterable[str] = (), origin: str = "recipe", method: str = "", labels: str = ""
+) -> Recipe:
     """A recipe from YAML text; see ``load_recipe``."""
     content = read_yaml(text, origin, RecipeError) or {}
     if not isinstance(content, dict):
         raise RecipeError(f"{origin}: expected a mapping of sections, got {type(content).__name__}")
-    for key, value in assignments(overrides, "method.confidence=0.9", RecipeError).items():
-        _set(content, key, read_yaml(value, f"--set {key}", RecipeError))
-    return validate_recipe(content, origin)
+    values = {
+        key: read_yaml(value, f"--set {key}", RecipeError)
+        for key, value in assignments(overrides, "method.confidence=0.9", RecipeError).items()
+    }
+    of_method = {key: values.pop(key) for key in list(values) if method and key.startswith("method.")}
+    if labels:
+        _set(content, "split.ratio", _stated_share(labels))
+    for key, value in values.items():
+        _set(content, key, value)
+    recipe = validate_recipe(content, origin)
+    if method:
+        recipe = _with_evidence(override(with_method(recipe, method), of_method))
+    if labels and recipe.split.protocol == "list":
+        raise RecipeError(f"{origin}: split.protocol list names its frames, so --labels {labels} has no effect")
+    return _named(recipe, method, labels)
 
 
 def validate_recipe(content: Mapping[str, Any], origin: str = "recipe") -> Recipe:
@@ -77,6 +101,25 @@ def with_method(recipe: Recipe, name: str) -> Recipe:
         raise RecipeError(f"no method {name!r}: expected one of {', '.join(sections)}")
     kept = {key: value for key, value in recipe.method if key in sections[name].model_fields}
     return override(recipe, {"method": {**kept, "name": name}})
+
+
+def _stated_share(labels: str) -> str:
+    """The flag's text, unless it could mean a share as well as a percentage."""
+    if labels.strip().isdigit():
+        raise RecipeError(f"--labels {labels}: write {labels}% for {labels} of a hundred frames, or 100% for all")
+    return labels
+
+
+def _with_evidence(recipe: Recipe) -> Recipe:
+    if not recipe.method.reads_evidence or recipe.data.evidence:
+        return recipe
+    return override(recipe, {"data.evidence": "auto"})
+
+
+def _named(recipe: Recipe, method: str, labels: str) -> Recipe:
+    """The recipe under a name that also says what the flags said: it becomes that of the run folder."""
+    said = [*([method] if method else []), *([f"{100 * recipe.split.ratio:g}pct"] if labels else [])]
+    return override(recipe, {"name": "-".join([recipe.name, *said])}) if said else recipe
 
 
 _UNIONS = {"model": Model, "method": MethodRecipe}

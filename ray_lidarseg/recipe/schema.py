@@ -6,7 +6,8 @@ authors' code, or "ours" where both are silent.
 
 import hashlib
 import json
-from typing import Annotated, ClassVar, Literal, Self
+from fractions import Fraction
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -22,6 +23,18 @@ Count = Annotated[int, Field(ge=1)]
 def _word_of(on: str, off: str) -> BeforeValidator:
     """YAML reads bare ``on``, ``off``, ``yes`` and ``no`` as booleans; they mean the words here."""
     return BeforeValidator(lambda value: {True: on, False: off}[value] if isinstance(value, bool) else value)
+
+
+def _share(value: Any) -> Any:
+    """``10%`` and ``1/16`` are the numbers they say."""
+    if not isinstance(value, str):
+        return value
+    try:
+        if value.strip().endswith("%"):
+            return float(value.strip()[:-1]) / 100
+        return float(Fraction(value))
+    except (ValueError, ZeroDivisionError):
+        raise ValueError("expected a share such as 10%, 1/16 or 0.1") from None
 
 
 class Section(BaseModel):
@@ -83,7 +96,7 @@ class Split(Section):
     """Which training frames count as labelled."""
 
     protocol: Literal["uniform", "scene", "slidr-skip", "list"] = "uniform"  # LaserMix: uniform over all frames
-    ratio: Ratio = 0.1  # LaserMix: 1, 10, 20, 50 %
+    ratio: Annotated[Ratio, BeforeValidator(_share)] = 0.1  # LaserMix: 1, 10, 20, 50 %; also written 10% or 1/16
     seed: int = 0
     frames: tuple[str, ...] = ()  # protocol list: frame ids …
     file: str = ""  # … or a text file with one frame id a line
@@ -176,6 +189,11 @@ class Supervised(Section):
         """Whether labelled scan i is paired with unlabelled scan i, so that a step needs as many of both."""
         return False
 
+    @property
+    def reads_evidence(self) -> bool:
+        """Whether steps need what images say of the points, a layer that ``data.evidence`` names."""
+        return False
+
 
 class WithTeacher(Supervised):
     """What every method with an EMA teacher says of it."""
@@ -266,6 +284,11 @@ class LaserMixPP(LaserMix):
             if not self.language_reliable and getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"{key} has no effect without language_reliable: leave it out")
         return self
+
+    @property
+    def reads_evidence(self) -> bool:
+        """Unless both parts are off."""
+        return bool(self.distillation_weight or self.language_weight)
 
 
 class CBST(WithTeacher):

@@ -111,7 +111,7 @@ def disagreements(rows: Sequence[Row]) -> list[str]:
 
 def recipe(backbone: str, method: str, width: float, amp: str = "auto") -> Recipe:
     """The built-in nuScenes recipe of a backbone with another method, and no wider than ``width`` of its network."""
-    pp = load_recipe(f"lasermix_pp-{backbone}-nuscenes-10pct")
+    pp = load_recipe(f"{backbone}-nuscenes", method="lasermix_pp")
     changes = {"model.width_factor": width * pp.model.width_factor, "data.evidence_dim": EVIDENCE_DIM, "train.amp": amp}
     return with_method(override(pp, changes), method)
 

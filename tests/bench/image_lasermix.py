@@ -3,7 +3,7 @@
 `python -m tests.bench.image_lasermix --json FILE [--jobs 1] [--quick]`
 
 All six cameras of every key-frame; truth is rendered with the images, the sky is ignored. The built-in recipe
-images-lasermix-world and the same recipe with other methods (the keys they share keep their values). The seed changes
+image_unet-world and the same recipe with other methods (the keys they share keep their values). The seed changes
 the label split, the initial weights and the order of the images; the world, the model and the number of steps stay. The
 last checkpoint counts (no selection on the validation scenes). Fails (rc 1) where LaserMix is not better than sup-only
 by more than the larger of both standard deviations at every ratio, or where a figure is not finite.
@@ -32,7 +32,7 @@ from ray_lidarseg.synthetic.scene import Scene
 from tests.bench.ledger import Ledger, Row, commit, parser, print_table
 from tests.bench.runs import MIN_SEEDS, Job, mean_std, measure_all, prepared_folder, print_classes, std
 
-RECIPE = "images-lasermix-world"
+RECIPE = "image_unet-world"
 METHODS = ("supervised", "mean_teacher", "lasermix")
 OPTIONS = {"label_images": "yes", "columns": 16}  # hardly any LiDAR: only images are read
 _IMAGES_PER_SHARD = 48

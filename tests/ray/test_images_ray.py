@@ -24,7 +24,7 @@ def test_images_go_from_files_to_scores(tmp_path, local_ray):
     tiny |= {"model.width_factor": 0.25, "model.num_levels": 2, "train.steps": 4, "train.evaluate_every": 2}
     tiny |= {"train.labelled_per_step": 2, "train.unlabelled_per_step": 2, "workers.num_workers": 2}
     tiny |= {"workers.use_gpu": "no", "workers.loader_processes": 0, "train.checkpoint_every": 4}
-    run = train(override(load_recipe("images-lasermix-cityscapes-1of2"), tiny), str(tmp_path / "run"))
+    run = train(override(load_recipe("image_unet-cityscapes"), tiny), str(tmp_path / "run"))
     assert {line["frames"] for line in run.metrics() if line["kind"] == "evaluate"} == {3}
     scored = evaluate(run.uri)["models"]["teacher"]
     assert np.sum(scored["point"]["confusion"]) == 3 * SIZE[0] * SIZE[1]

@@ -48,7 +48,7 @@ def real(local_ray, samples, tmp_path_factory) -> str:
 
 @pytest.mark.parametrize("backbone", SMALLER)
 def test_every_backbone_learns_from_labelled_and_unlabelled_real_scans(backbone, real, tmp_path):
-    published = load_recipe(f"lasermix-{backbone}-semantickitti-10pct")
+    published = load_recipe(f"{backbone}-semantickitti")
     where = {"data.prepared": real, "data.val_frames": ["00/000002"]}
     recipe = override(published, {**where, **ONE_OF_EACH, **SMALLER[backbone]})
     run = RunFolder(str(tmp_path / "run"))

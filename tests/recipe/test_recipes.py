@@ -1,5 +1,6 @@
-"""The recipes of the published settings: one file each, flat, and each starts on data in its format."""
+"""The built-in recipes: one a backbone and data set; with two flags they give each published setting."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,6 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
-import yaml
 from pyarrow import fs
 
 from ray_lidarseg.datasets import nuscenes, semantickitti
@@ -17,7 +17,9 @@ from ray_lidarseg.datasets.shards import PreparedFrames, write_catalog, write_sh
 from ray_lidarseg.datasets.splits import make_split
 from ray_lidarseg.datasets.stream import TrainSteps
 from ray_lidarseg.datasets.taxonomy import taxonomy_of
+from ray_lidarseg.errors import RecipeError
 from ray_lidarseg.methods.build import build_method
+from ray_lidarseg.recipe.former_names import arguments_now
 from ray_lidarseg.recipe.load import builtin_recipes, load_recipe, override, with_method
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.sample import PointBatch
@@ -30,10 +32,13 @@ from ray_lidarseg.types import IMAGE_FEATURES, IS_PAIRED, LANGUAGE_LOGITS
 
 METHODS = ("lasermix", "lasermix_pp")
 BACKBONES = ("fidnet", "cylinder3d", "minkunet", "spvcnn")
-DATASETS = ("nuscenes", "semantickitti", "scribblekitti")
-PERCENT = (1, 10, 20, 50)
-FAMILIES = [f"{method}-{model}-{data}" for method in METHODS for model in BACKBONES for data in DATASETS]
-STARTED = [family for family in FAMILIES if family.startswith("lasermix-") or family.endswith("-nuscenes")]
+DATASETS = ("nuscenes", "semantickitti")
+PUBLISHED = json.loads(Path(__file__).with_name("published_fingerprints.json").read_text())
+"""Former names to fingerprints, from commit 6209cd2, when there was a recipe for each method and labelled share. A
+fingerprint is a digest of everything but the name, the workers and the rhythm of logging and checkpoints."""
+
+STARTED = [("lasermix", model, data) for model in BACKBONES for data in (*DATASETS, "scribblekitti")]
+STARTED += [("lasermix_pp", model, "nuscenes") for model in BACKBONES]
 EVIDENCE_DIM = 8
 LOCAL = fs.LocalFileSystem()
 TINY_MODELS = {
@@ -52,57 +57,69 @@ TINY = {
 }
 
 
-def _files(family: str) -> dict[int, Path]:
-    return {percent: builtin_recipes()[f"{family}-{percent}pct"] for percent in PERCENT}
+def _flags(former: str) -> dict[str, str]:
+    """The arguments of ``load_recipe`` that a former name's message tells people to give."""
+    name, *flags = arguments_now(former).split()
+    return {
+        "path": name,
+        **{flag.removeprefix("--"): value for flag, value in zip(flags[::2], flags[1::2], strict=True)},
+    }
 
 
-def test_no_published_setting_lacks_its_recipe_and_no_recipe_its_place():
-    published = {f"{family}-{percent}pct" for family in FAMILIES for percent in PERCENT}
-    assert {name for name in builtin_recipes() if name.endswith("pct")} == published
+def test_the_grid_of_published_settings_is_whole():
+    grid = {
+        f"{method}-{model}-{data}-{percent}pct"
+        for method in METHODS
+        for model in BACKBONES
+        for data in (*DATASETS, "scribblekitti")
+        for percent in (1, 10, 20, 50)
+    }
+    images = {f"images-lasermix-cityscapes-1of{part}" for part in (2, 4, 8, 16)} | {"images-lasermix-world"}
+    assert set(PUBLISHED) == grid | images | {"demo", "three-scans"}
+    assert len(builtin_recipes()) == 12
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_files_of_a_family_differ_in_name_and_ratio_only(family):
-    first, *others = (yaml.safe_load(file.read_text()) for file in _files(family).values())
-    for percent, content in zip(PERCENT, (first, *others), strict=True):
-        assert content.pop("name") == f"{family}-{percent}pct"
-        assert content["split"].pop("ratio") == percent / 100
-    assert all(content == first for content in others)
+@pytest.mark.parametrize("former", PUBLISHED)
+def test_flags_give_each_published_setting(former):
+    recipe = load_recipe(**_flags(former)) if arguments_now(former) else load_recipe(former)
+    assert recipe.fingerprint == PUBLISHED[former]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_is_what_its_name_says(family):
-    method, backbone, data = family.split("-")
-    recipe = load_recipe(f"{family}-10pct")
-    assert (recipe.method.name, recipe.model.name) == (method, backbone)
-    assert recipe.data.evidence == ("auto" if method == "lasermix_pp" else "")
-    assert recipe.data.dataset == {"nuscenes": "nuscenes"}.get(data, "semantickitti")
-    comment = " ".join(line.lstrip("# ") for line in _files(family)[10].read_text().splitlines() if line[0] == "#")
+@pytest.mark.parametrize("former", [name for name in PUBLISHED if name not in builtin_recipes()])
+def test_a_former_name_says_what_to_write_now(former):
+    with pytest.raises(RecipeError, match=f"recipe {former} is now said with flags: {arguments_now(former)}"):
+        load_recipe(former)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("data", DATASETS)
+def test_a_recipe_is_what_its_name_says(backbone, data):
+    recipe, text = load_recipe(f"{backbone}-{data}"), builtin_recipes()[f"{backbone}-{data}"].read_text()
+    assert (recipe.name, recipe.model.name, recipe.data.dataset) == (f"{backbone}-{data}", backbone, data)
+    assert (recipe.method.name, recipe.split.ratio, recipe.data.evidence) == ("lasermix", 0.1, "")
+    assert (recipe.workers.num_workers, recipe.workers.use_gpu, recipe.workers.loader_processes) == (8, "yes", 0)
+    assert recipe.train.checkpoint_every == recipe.train.evaluate_every
+    comment = " ".join(line.lstrip("# ") for line in text.splitlines() if line[0] == "#")
     assert "authors" in comment
-    assert ("--labels scribbles" in comment) == (data == "scribblekitti")
+    assert ("--labels scribbles" in comment) == (data == "semantickitti")
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 @pytest.mark.parametrize("data", DATASETS)
 def test_lasermix_pp_is_lasermix_with_its_own_keys_at_their_defaults(backbone, data):
-    plain, more = (load_recipe(f"{method}-{backbone}-{data}-20pct") for method in METHODS)
+    plain, more = (load_recipe(f"{backbone}-{data}", method=method, labels="20%") for method in METHODS)
     assert with_method(more, "lasermix").method == plain.method
     assert more.method == with_method(plain, "lasermix_pp").method
+    assert (plain.data.evidence, more.data.evidence) == ("", "auto")
     for section in ("split", "augment", "model", "optim", "train", "workers"):
         assert getattr(more, section) == getattr(plain, section)
-
-
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_scribbles_are_trained_as_semantickitti(backbone):
-    kitti, scribbles = (load_recipe(f"lasermix-{backbone}-{data}-1pct") for data in DATASETS[1:])
-    assert scribbles == kitti.model_copy(update={"name": scribbles.name})
 
 
 def test_authors_values_of_their_released_configurations():
     """LaserMix's code: thresholds, areas, consistency, Lovász, steps and scans of a step."""
     values = {}
     for name in ("cylinder3d-nuscenes", "cylinder3d-semantickitti", "minkunet-semantickitti"):
-        recipe = load_recipe(f"lasermix-{name}-10pct")
+        recipe = load_recipe(name)
         method, train = recipe.method, recipe.train
         values[name] = (method.confidence, method.num_areas, method.consistency_weight, method.lovasz_weight)
         values[name] += (train.steps, train.labelled_per_step)
@@ -111,7 +128,7 @@ def test_authors_values_of_their_released_configurations():
         "cylinder3d-semantickitti": (0.9, (4, 5, 6, 7, 8), 250.0, 3.0, 45_000, 8),
         "minkunet-semantickitti": (0.9, (3, 4, 5, 6), 200.0, 0.0, 25_000, 16),
     }
-    model = load_recipe("lasermix-cylinder3d-nuscenes-1pct").model
+    model = load_recipe("cylinder3d-nuscenes").model
     assert (model.grid, model.height_m, model.width_factor) == ((240, 180, 20), (-4.0, 2.0), 1.0)
 
 
@@ -141,8 +158,8 @@ def prepared(tmp_path_factory) -> Callable[[str], PreparedFrames]:
     return shards.__getitem__
 
 
-def _tiny(family: str) -> Recipe:
-    recipe = load_recipe(f"{family}-10pct")
+def _tiny(method: str, backbone: str, data: str) -> Recipe:
+    recipe = load_recipe(f"{backbone}-{data.replace('scribble', 'semantic')}", method=method)
     return override(recipe, {**TINY, **TINY_MODELS[recipe.model.name]})
 
 
@@ -159,9 +176,9 @@ def _with_evidence(scan: PointBatch, num_classes: int) -> PointBatch:
     return replace(scan, extras=extras)
 
 
-@pytest.mark.parametrize("family", STARTED)
-def test_it_starts_on_data_of_its_format(family, prepared):
-    recipe, frames = _tiny(family), prepared(family.rsplit("-", 1)[1])
+@pytest.mark.parametrize(("method_name", "backbone", "data"), STARTED)
+def test_it_starts_on_data_of_its_format(method_name, backbone, data, prepared):
+    recipe, frames = _tiny(method_name, backbone, data), prepared(data)
     sensor = resolve_sensor(recipe.data)
     num_classes = taxonomy_of(recipe.data.dataset).num_classes
     steps = TrainSteps(frames, make_split(frames.catalog, recipe.split), recipe, sensor)

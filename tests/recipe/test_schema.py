@@ -46,6 +46,51 @@ def test_a_recipe_that_does_not_fit_says_what_and_what_to_do(text: str, message:
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(("said", "ratio"), [("10%", 0.1), ("1/16", 0.0625), ("0.1", 0.1), ("0.5%", 0.005), (0.2, 0.2)])
+def test_a_labelled_share_is_a_percentage_a_fraction_or_a_number(said, ratio):
+    assert parse_recipe(f"split: {{ratio: {said}}}").split.ratio == ratio
+    assert parse_recipe("", [f"split.ratio={said}"]) == parse_recipe("", [f"split.ratio={ratio}"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ("10", "--labels 10: write 10% for 10 of a hundred frames, or 100% for all"),
+        ("few", "expected a share such as 10%, 1/16 or 0.1"),
+        ("1/0", "expected a share such as 10%, 1/16 or 0.1"),
+        ("200%", "split.ratio: Input should be less than or equal to 1"),
+    ],
+)
+def test_a_labelled_share_that_is_none_or_may_mean_two_things_is_refused(labels, message):
+    with pytest.raises(RecipeError) as error:
+        parse_recipe("", labels=labels)
+    assert message in str(error.value)
+
+
+def test_flags_change_method_and_share_and_name_themselves():
+    text = "{name: mine, method: {name: lasermix, confidence: 0.5, lovasz_weight: 3}}"
+    recipe = parse_recipe(text, ["method.ema_decay=0.9", "seed=4"], method="cutmix_seg", labels="25%")
+    assert (recipe.name, recipe.split.ratio, recipe.seed) == ("mine-cutmix_seg-25pct", 0.25, 4)
+    assert (recipe.method.name, recipe.method.confidence, recipe.method.lovasz_weight) == ("cutmix_seg", 0.5, 3)
+    assert recipe.method.ema_decay == 0.9
+    with pytest.raises(RecipeError, match=r"unknown key 'method.confidence'"):
+        parse_recipe(text, ["method.confidence=0.9"], method="supervised")
+    assert parse_recipe(text).name == "mine"
+
+
+def test_a_method_that_reads_images_gets_their_evidence_by_its_flag_unless_both_parts_are_off():
+    assert parse_recipe("", method="lasermix_pp").data.evidence == "auto"
+    assert parse_recipe("", ["data.evidence=mine"], method="lasermix_pp").data.evidence == "mine"
+    off = ["method.language_weight=0", "method.distillation_weight=0"]
+    assert parse_recipe("", off, method="lasermix_pp").data.evidence == ""
+    assert parse_recipe("", method="lasermix").data.evidence == ""
+
+
+def test_a_share_of_frames_that_are_listed_has_no_effect():
+    with pytest.raises(RecipeError, match=r"split.protocol list names its frames, so --labels 50% has no effect"):
+        parse_recipe("split: {protocol: list, frames: [a]}", labels="50%")
+
+
 def test_overrides_are_yaml_values_through_the_same_door() -> None:
     recipe = parse_recipe("method: {name: lasermix}", ["method.confidence=0.5", "method.num_areas=[2, 3]"])
     assert recipe.method.confidence == 0.5

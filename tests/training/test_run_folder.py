@@ -4,10 +4,10 @@ import pytest
 
 from ray_lidarseg.errors import RunError
 from ray_lidarseg.recipe.load import override
-from ray_lidarseg.recipe.schema import Recipe
+from ray_lidarseg.recipe.schema import FREE_KEYS, Recipe
 from ray_lidarseg.training import checkpoints
 from ray_lidarseg.training.completion import complete_paths
-from ray_lidarseg.training.run_folder import _FREE_KEYS, RunFolder, differing_keys
+from ray_lidarseg.training.run_folder import RunFolder, differing_keys
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_the_keys_left_out_are_those_the_fingerprint_leaves_out():
     for key in set(values) - {"labelled_per_step", "unlabelled_per_step"}:  # these two only change together
         changed = override(recipe, {f"train.{key}": not values[key] if values[key] is False else values[key] + 16})
         is_free = changed.fingerprint == recipe.fingerprint
-        assert is_free == (f"train.{key}" in _FREE_KEYS), key
+        assert is_free == (f"train.{key}" in FREE_KEYS), key
         assert differing_keys(recipe, changed) == ([] if is_free else [f"train.{key}"])
     assert override(recipe, {"name": "x", "workers.max_failures": 9}).fingerprint == recipe.fingerprint
 
