@@ -233,15 +233,15 @@ _Tagged = list[tuple[str, type[BaseModel]]]
 
 def _inside(current: _Tagged, part: object) -> tuple[_Tagged, bool]:
     """The models one part of a place further in, and whether the part only names the variant of a union."""
+    tagged: _Tagged = [("", each) for tag, each in current if tag and tag == part]
+    if tagged:  # it comes right behind the union, before any field of that name
+        return tagged, True
     inner = [
         found
         for _, each in current
         if part in each.model_fields
         for found in _models(each.model_fields[str(part)].annotation)
     ]
-    tagged = [(tag, each) for tag, each in current if tag and tag == part]
-    if tagged and not any(part in each.model_fields for _, each in current):
-        return tagged, True
     return inner or current, False  # an index, or the key of a mapping, stays where it is
 
 

@@ -7,7 +7,7 @@ authors' code, or "ours" where both are silent.
 import hashlib
 import json
 from fractions import Fraction
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -182,7 +182,11 @@ class Supervised(Section):
     name: Literal["supervised"] = "supervised"
     cross_entropy_weight: NonNegative = 1.0  # authors' code
     lovasz_weight: NonNegative = 2.0  # authors' nuScenes code; 3 on SemanticKITTI, 0 for MinkUNet
-    deployed: ClassVar[str] = "student"  # which of the method's models predicts
+
+    @property
+    def deployed(self) -> str:
+        """Which of the method's models predicts."""
+        return "student"
 
     @property
     def pairs_scans(self) -> bool:
@@ -198,7 +202,6 @@ class Supervised(Section):
 class WithTeacher(Supervised):
     """What every method with an EMA teacher says of it."""
 
-    deployed: ClassVar[str] = "teacher"  # LaserMix authors' code
     ema_decay: Ratio = 0.99  # LaserMix: best on nuScenes and SemanticKITTI, and the authors' code
     ema_memory_ratio: Ratio = 0.0  # ours: above 0 the teacher remembers this share of the steps, instead of ema_decay
     ema_warm_up: bool = False  # Mean Teacher's code: update k moves by min(decay, 1 - 1/k); LaserMix: none
@@ -209,6 +212,11 @@ class WithTeacher(Supervised):
         if self.ema_memory_ratio and "ema_decay" in self.model_fields_set and self.ema_decay != 0.99:
             raise ValueError("ema_memory_ratio and ema_decay both say how long the teacher remembers: leave one out")
         return self
+
+    @property
+    def deployed(self) -> str:
+        """The teacher, as in the LaserMix authors' code."""
+        return "teacher"
 
     def decay_over(self, steps: int) -> float:
         """The decay of each update in a run of so many steps: a memory of m updates is ``1 - 1 / m``."""
@@ -379,6 +387,11 @@ class NeRF(Supervised):
         if self.target == "projected" and self.masks == "none":
             raise ValueError("target projected groups points by segments: masks=none leaves nothing to group by")
         return self
+
+    @property
+    def deployed(self) -> str:
+        """The teacher where there is one."""
+        return "student" if self.teacher == "none" else "teacher"
 
     @property
     def pairs_scans(self) -> bool:

@@ -44,10 +44,17 @@ def test_weights_of_the_student_do_not_depend_on_the_method(build, expected):
 
 @pytest.mark.parametrize("expected", METHODS)
 def test_a_method_with_a_teacher_deploys_it_others_the_first_student(build, expected):
-    method = build(METHODS[expected])
-    assert method.deployed == ("student" if expected in (Supervised, CPS) else "teacher")
+    method = build(METHODS[expected], MODELS.get(expected, "fidnet"))
+    has_teacher = getattr(method, "teacher", None) is not None
+    assert has_teacher == (expected not in (Supervised, CPS, NeRF))
+    assert method.deployed == ("teacher" if has_teacher else "student")
     assert method.deployed_model is method.segmentors()[method.deployed]
-    assert method.deployed_model is (method.student if expected in (Supervised, CPS) else method.teacher.model)
+    assert method.deployed_model is (method.teacher.model if has_teacher else method.student)
+
+
+def test_a_nerf_with_a_teacher_deploys_it(build):
+    method = build(schema.NeRF(teacher="ema"), "minkunet")
+    assert method.deployed_model is method.teacher.model
 
 
 def test_every_method_of_the_recipe_is_built_here():

@@ -58,7 +58,7 @@ def test_a_labelled_share_is_a_percentage_a_fraction_or_a_number(said, ratio):
         ("10", "--labels 10: write 10% for 10 of a hundred frames, or 100% for all"),
         ("few", "expected a share such as 10%, 1/16 or 0.1"),
         ("1/0", "expected a share such as 10%, 1/16 or 0.1"),
-        ("200%", "split.ratio: Input should be less than or equal to 1"),
+        ("200%", "split.ratio: expected at most 1 (got 2.0)"),
     ],
 )
 def test_a_labelled_share_that_is_none_or_may_mean_two_things_is_refused(labels, message):
