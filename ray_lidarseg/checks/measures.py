@@ -8,7 +8,7 @@ from PIL import Image
 
 from ray_lidarseg import storage
 from ray_lidarseg.checks.camera_alignment import DepthEdges, depth_edges, rearranged_scores, scores
-from ray_lidarseg.checks.origin import Origin, find_origin
+from ray_lidarseg.checks.sensor_origin import Origin, find_origin
 from ray_lidarseg.checks.upright import Upright, upright
 from ray_lidarseg.datasets.points import num_nonfinite, usable
 from ray_lidarseg.errors import DataError, LidarSegError

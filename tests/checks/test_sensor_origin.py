@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ray_lidarseg.checks.origin import find_origin
+from ray_lidarseg.checks.sensor_origin import find_origin
 
 
 def ground(num_rings: int = 16, num_columns: int = 180) -> np.ndarray:
