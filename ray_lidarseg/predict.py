@@ -19,7 +19,7 @@ from ray_lidarseg import storage
 from ray_lidarseg.datasets import ontology_files
 from ray_lidarseg.datasets.decode import decode
 from ray_lidarseg.datasets.ontology_taxonomy import MANIFEST, taxonomy_for
-from ray_lidarseg.datasets.point_files import has_known_extension
+from ray_lidarseg.datasets.point_files import FORMATS, has_known_extension
 from ray_lidarseg.datasets.scans import decode_scan, scan_id
 from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.datasets.shards import PreparedFrames, open_parquet, read_catalog
@@ -278,8 +278,11 @@ def _index_rows(index: str) -> list[dict[str, Any]]:
 def _scan_rows(scans: Sequence[str], columns: int, dataset: str) -> list[dict[str, Any]]:
     is_scan = has_known_extension if dataset else _is_binary
     files = [file for scan in scans for file in _files(storage.absolute(scan), is_scan)]
+    stated = f"#bin{columns}" if dataset and columns else ""
+    if stated and stated[1:] not in FORMATS:
+        raise DataError(f"--columns {columns}: expected {', '.join(name[3:] for name in FORMATS if name[:3] == 'bin')}")
     return [
-        {"frame_id": scan_id(file), "points_uri": file, "dataset": dataset, "columns": columns, "position": -1}
+        {"frame_id": scan_id(file), "points_uri": file + stated, "dataset": dataset, "columns": columns, "position": -1}
         for file in files
     ]
 

@@ -10,15 +10,18 @@ scene            string  drive the frame belongs to; label splits keep drives ap
 split            string  train, val or test
 timestamp_us     int     LiDAR time, microseconds
 points           string  the scan: a path relative to the manifest, an absolute path, or a URI (``s3://…``)
-point_format     string  optional; bin4, bin5, npy, pcd or parquet (``point_files.py``); else from the extension
+point_format     string  optional; bin4, bin5, bin6, npy, pcd or parquet (``point_files.py``); else from the extension
 labels           string  optional; path or URI of one raw id per point in file order, or ``#NAME``: that column of the
                          point file (pcd, parquet, structured npy)
+label_format     string  optional; uint8, uint16, uint32 or npy; else from the extension
 cameras          mapping optional; image name → camera
 ================ ======= ===============================================================================================
 
-Label files are ``.npy`` (integers [P]), or plain little-endian unsigned integers of one, two or four bytes a point
-(``.label``, ``.bin``; the width follows from the number of points). Of unsigned 32-bit ids, in any container, the low
-16 bits are the class (SemanticKITTI keeps the instance in the others).
+Label files are ``.npy`` (integers [P]), or plain little-endian unsigned integers: of four bytes a point in ``.label``
+(SemanticKITTI), of one in ``.bin`` (nuScenes-lidarseg), of what ``label_format`` says in any other. The width is never
+guessed from the number of points. Of ids of 32 bits and more, in any container and signed or not, the low 16 bits are
+the class (SemanticKITTI keeps the instance in the others); -1 of a signed type is a point without label. A null of an
+optional column means that it is absent.
 
 A camera is a mapping:
 
@@ -40,7 +43,7 @@ together when they are read (``ontology.py``).
 """
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -51,17 +54,32 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from ray_lidarseg import storage
 from ray_lidarseg.datasets.ontology_taxonomy import MANIFEST, taxonomy
-from ray_lidarseg.datasets.point_files import FORMATS, Columns, column, format_of, load_npy, read_columns
+from ray_lidarseg.datasets.point_files import (
+    FORMATS,
+    Columns,
+    column,
+    format_of,
+    load_npy,
+    read_columns,
+    refuse_other_columns,
+)
 from ray_lidarseg.errors import DataError, StorageError
 from ray_lidarseg.geometry.camera import chain
 from ray_lidarseg.geometry.pose import require_rigid
 from ray_lidarseg.recipe.bad_input import explain, nearest, read_json, shown
 from ray_lidarseg.recipe.ontology import Ontology
 from ray_lidarseg.sample import CameraImage, Keyframe
+from ray_lidarseg.types import IGNORE
 
 _SHOWN_PROBLEMS = 5
 _CHAIN = ("ego_SE3_lidar", "global_SE3_lidar_ego", "global_SE3_camera_ego", "ego_SE3_cam")
 _CLASS_MASK = 0xFFFF
+_UNLABELLED = -1
+_LABEL_FORMATS = {"uint8": "<u1", "uint16": "<u2", "uint32": "<u4", "npy": ""}
+_LABEL_EXTENSIONS = {".label": "uint32", ".bin": "uint8", ".npy": "npy"}
+_BATCH_ROWS, _BATCH_BYTES = 4096, 32 << 20  # ours
+_MAX_MANIFEST_BYTES = 1 << 30  # ours: a hundred thousand frames of twelve cameras
+_LATEST_US = 2**63 - 1  # int64, about the year 294,000
 
 
 def _flat(values: Any) -> Any:
@@ -72,6 +90,8 @@ def _flat(values: Any) -> Any:
 _Numbers = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], BeforeValidator(_flat)]
 _Pose = Annotated[_Numbers, Field(min_length=16, max_length=16)]
 _Text = Annotated[str, Field(min_length=1)]
+_Time = Annotated[int, Field(ge=-_LATEST_US, le=_LATEST_US)]
+_Pixels = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
 class _Record(BaseModel):
@@ -81,9 +101,9 @@ class _Record(BaseModel):
 class _Camera(_Record):
     image: _Text
     intrinsics: Annotated[_Numbers, Field(min_length=9, max_length=9)]
-    width: Annotated[int, Field(ge=1)]
-    height: Annotated[int, Field(ge=1)]
-    timestamp_us: int
+    width: _Pixels
+    height: _Pixels
+    timestamp_us: _Time
     cam_SE3_lidar: _Pose | None = None
     ego_SE3_lidar: _Pose | None = None
     global_SE3_lidar_ego: _Pose | None = None
@@ -110,10 +130,11 @@ class _Frame(_Record):
     frame_id: _Text
     scene: _Text
     split: Literal["train", "val", "test"]
-    timestamp_us: int
+    timestamp_us: _Time
     points: _Text
-    point_format: Literal["bin4", "bin5", "npy", "pcd", "parquet"] | None = None
+    point_format: Literal["bin4", "bin5", "bin6", "npy", "pcd", "parquet"] | None = None
     labels: str = ""
+    label_format: Literal["uint8", "uint16", "uint32", "npy"] | None = None
     cameras: dict[_Text, _Camera] = {}
 
 
@@ -162,9 +183,11 @@ def decode(frame: Keyframe, ontology: Ontology) -> Keyframe:
             labels do not fit its points, or an id is not in the ontology. The message names the file.
         StorageError: A file is missing or cannot be read.
     """
-    uri, _, point_format = frame.points_uri.rpartition("#")
-    uri, point_format = (uri, point_format) if point_format in FORMATS else (frame.points_uri, "")
-    columns = read_columns(storage.read_bytes(uri), point_format or format_of(uri), uri)
+    uri, stated = _split_format(frame.points_uri, FORMATS)
+    content, point_format = storage.read_bytes(uri), stated or format_of(uri)
+    if not stated and point_format.startswith("bin"):
+        refuse_other_columns(content, int(point_format[3:]), uri)
+    columns = read_columns(content, point_format, uri)
     points = np.empty((len(columns["x"]), 4), np.float32)
     for row, (axis, sign) in enumerate(_turned_axes(ontology)):
         points[:, row] = columns["xyz"[axis]] * np.float32(sign)
@@ -177,23 +200,41 @@ def _jsonl_records(content: bytes, uri: str) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(content.splitlines(), start=1):
         if not line.strip():
             continue
-        yield f"line {number}", read_json(line, f"{uri}, line {number}", DataError, object)
+        yield f"line {number}", _without_absent(read_json(line, f"{uri}, line {number}", DataError, object))
 
 
 def _parquet_records(content: bytes, uri: str) -> Iterator[tuple[str, Any]]:
     try:
-        table = pq.ParquetFile(io.BytesIO(content)).read(use_threads=False)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{uri} is truncated or not a Parquet file: {error}") from error
-    for number, record in enumerate(table.to_pylist()):
-        yield f"row {number}", _without_absent(record)
+        file = pq.ParquetFile(io.BytesIO(content))
+        yield from _rows_of(file, uri)
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{uri} is truncated or not a Parquet file: {reason:.200}") from error
 
 
-def _without_absent(record: dict[str, Any]) -> dict[str, Any]:
-    """Parquet gives every record every field; of optional ones a null means absent. Maps come as pairs."""
+def _rows_of(file: pq.ParquetFile, uri: str) -> Iterator[tuple[str, Any]]:
+    """Row by row in batches that stay small even where a column repeats one long value, and never too many in all."""
+    groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+    chunks = (group.column(number) for group in groups for number in range(group.num_columns))
+    longest = max((chunk.total_uncompressed_size for chunk in chunks), default=1)
+    num_bytes = number = 0
+    for batch in file.iter_batches(max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, longest))), use_threads=False):
+        num_bytes += batch.nbytes
+        if num_bytes > _MAX_MANIFEST_BYTES:
+            raise DataError(f"{uri} holds more than the {_MAX_MANIFEST_BYTES} bytes of records we decode: split it up")
+        for record in batch.to_pylist():
+            yield f"row {number}", _without_absent(record)
+            number += 1
+
+
+def _without_absent(record: Any) -> Any:
+    """Data frames and Parquet give every record every field; of optional ones a null means absent. Maps are pairs."""
+    if not isinstance(record, dict):
+        return record
     record = _without_nulls(record, _Frame)
     cameras = record.get("cameras", {})
-    cameras = dict(cameras) if isinstance(cameras, list) else cameras
+    if isinstance(cameras, list) and all(isinstance(pair, tuple) and len(pair) == 2 for pair in cameras):
+        cameras = dict(cameras)
     if isinstance(cameras, dict):
         record["cameras"] = {
             name: _without_nulls(camera, _Camera) for name, camera in cameras.items() if camera is not None
@@ -228,9 +269,42 @@ def _keyframe(frame: _Frame, manifest_uri: str, ontology: Ontology) -> Keyframe:
         split=frame.split,
         timestamp_us=frame.timestamp_us,
         points_uri=f"{points_uri}#{frame.point_format}" if frame.point_format else points_uri,
-        labels_uri=frame.labels if frame.labels.startswith("#") else _resolve(frame.labels, manifest_uri),
+        labels_uri=_labels_uri(frame, manifest_uri),
         cameras=tuple(_camera(name, frame, manifest_uri, ontology) for name in sorted(frame.cameras)),
     )
+
+
+def _labels_uri(frame: _Frame, manifest_uri: str) -> str:
+    if not frame.labels or frame.labels.startswith("#"):
+        if frame.label_format:
+            raise DataError(f"frame {shown(frame.frame_id)}: label_format is for label files: leave it out")
+        return frame.labels
+    uri = _resolve(frame.labels, manifest_uri)
+    if frame.label_format:
+        return f"{uri}#{frame.label_format}"
+    label_format_of(uri)
+    return uri
+
+
+def label_format_of(uri: str) -> str:
+    """The default format of a label file.
+
+    Raises:
+        DataError: The extension says nothing about it.
+    """
+    name = storage.name_of(uri).lower()
+    for extension, label_format in _LABEL_EXTENSIONS.items():
+        if name.endswith(extension):
+            return label_format
+    raise DataError(
+        f"{uri}: cannot tell from the name how wide its ids are: set label_format to one of {', '.join(_LABEL_FORMATS)}"
+    )
+
+
+def _split_format(uri: str, formats: Collection[str]) -> tuple[str, str]:
+    """``FILE#FORMAT`` of an index as its two parts; the format is empty where the name says it."""
+    file, _, stated = uri.rpartition("#")
+    return (file, stated) if stated in formats else (uri, "")
 
 
 def _camera(name: str, frame: _Frame, manifest_uri: str, ontology: Ontology) -> CameraImage:
@@ -295,17 +369,31 @@ def _labels(frame: Keyframe, columns: Columns, ontology: Ontology) -> np.ndarray
     if uri.startswith("#"):
         place, raw = f"{frame.points_uri}, column {uri[1:]}", _label_column(columns, uri[1:], frame.points_uri)
     else:
-        place, raw = uri, _label_file(storage.read_bytes(uri), len(columns["x"]), uri)
+        file, stated = _split_format(uri, _LABEL_FORMATS)
+        place = file
+        raw = _label_file(storage.read_bytes(file), len(columns["x"]), file, stated or label_format_of(file))
     if raw.dtype.kind not in "ui":
         raise DataError(f"{place} holds {raw.dtype}: expected integers, one raw id per point")
     if raw.shape != columns["x"].shape:
         raise DataError(
             f"{place} has shape {list(raw.shape)}, the scan has {len(columns['x'])} points: expected one id per point"
         )
+    is_unlabelled = raw == _UNLABELLED if raw.dtype.kind == "i" else np.zeros(raw.shape, bool)
+    train = np.full(raw.shape, IGNORE, np.uint8)
     try:
-        return taxonomy(ontology).to_train(raw & np.uint32(_CLASS_MASK) if raw.dtype == np.uint32 else raw)
+        train[~is_unlabelled] = taxonomy(ontology).to_train(_classes(raw[~is_unlabelled]))
     except DataError as error:
         raise DataError(f"{place}: {error}, or add them to a class or to ignore_raw_ids of the ontology") from error
+    return train
+
+
+def _classes(raw: np.ndarray) -> np.ndarray:
+    """The semantic part of raw ids; a loader's int32 and int64 hold what the file's uint32 did."""
+    if raw.dtype.itemsize < 4:
+        return raw
+    wide = raw.astype(np.int64)
+    wide = np.where((wide < 0) & (wide >= -(2**31)), wide + 2**32, wide)
+    return np.where((wide >= 0) & (wide < 2**32), wide & _CLASS_MASK, wide)
 
 
 def _label_column(columns: Columns, name: str, uri: str) -> np.ndarray:
@@ -314,13 +402,14 @@ def _label_column(columns: Columns, name: str, uri: str) -> np.ndarray:
     return columns[name.lower()]
 
 
-def _label_file(content: bytes, num_points: int, uri: str) -> np.ndarray:
-    if storage.name_of(uri).lower().endswith(".npy"):
+def _label_file(content: bytes, num_points: int, uri: str, label_format: str) -> np.ndarray:
+    if label_format == "npy":
         return load_npy(content, uri).reshape(-1)
-    width, rest = divmod(len(content), num_points)
-    if rest or width not in (1, 2, 4):
+    dtype = np.dtype(_LABEL_FORMATS[label_format])
+    if len(content) != num_points * dtype.itemsize:
         raise DataError(
-            f"{uri} has {len(content)} bytes for {num_points} points: expected 1, 2 or 4 bytes a point (uint8, uint16 "
-            "or uint32); labels and scan do not belong together, or the file is truncated"
+            f"{uri} has {len(content)} bytes, expected {num_points * dtype.itemsize} ({num_points} points of "
+            f"{label_format}): labels and scan do not belong together, the file is truncated, or label_format must say "
+            f"another width ({', '.join(_LABEL_FORMATS)})"
         )
-    return np.frombuffer(content, f"<u{width}")
+    return np.frombuffer(content, dtype)

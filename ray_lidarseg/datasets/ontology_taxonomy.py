@@ -86,7 +86,7 @@ def doubts(frame: Keyframe, ontology: Ontology) -> list[str]:
     The limits are ours: wide enough for every real scan we have, narrow enough for wrong units, axes and ranges.
     """
     spec = sensor(ontology)
-    points = frame.points[usable(frame.points, spec)]
+    points = frame.points[usable(frame.points, spec, use_intensity=False)]
     if not len(points):
         return [f"no point lies beyond min_range_m={spec.min_range_m:g}: are the points in metres?"]
     range_m = np.linalg.norm(points[:, :3], axis=1)
@@ -129,6 +129,9 @@ def _doubt_height(points: np.ndarray, ontology: Ontology) -> str:
 
 
 def _doubt_intensity(intensity: np.ndarray) -> str:
+    intensity = intensity[np.isfinite(intensity)]
+    if not len(intensity):
+        return "no intensity is finite: set sensor.intensity to none"
     high, clipped_ratio = np.percentile(intensity, 99), np.mean(intensity >= 1.0)
     if clipped_ratio > 0.05:
         return f"{clipped_ratio:.0%} of the intensities are at or above the given range: check sensor.intensity"

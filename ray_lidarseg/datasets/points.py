@@ -7,12 +7,18 @@ import torch
 from jaxtyping import Shaped
 
 from ray_lidarseg.datasets import image_scans as images
+from ray_lidarseg.errors import DataError
 from ray_lidarseg.sample import Keyframe, PointBatch, SensorSpec
 from ray_lidarseg.types import IGNORE
 
 
-def usable(points: np.ndarray, sensor: SensorSpec) -> np.ndarray:
+def usable(points: np.ndarray, sensor: SensorSpec, use_intensity: bool = True) -> np.ndarray:
     """Which points [P, 4] are real returns: finite, and not nearer than the sensor's minimum range.
+
+    Args:
+        points: Of a scan.
+        sensor: Its LiDAR.
+        use_intensity: False: the intensity may be anything, for it is not used.
 
     Returns:
         bool [P].
@@ -20,7 +26,7 @@ def usable(points: np.ndarray, sensor: SensorSpec) -> np.ndarray:
     with np.errstate(invalid="ignore", over="ignore"):
         xyz = points[:, :3]
         far_enough = np.einsum("pc,pc->p", xyz, xyz) >= sensor.min_range_m**2
-    return far_enough & np.isfinite(points).all(axis=1)
+    return far_enough & np.isfinite(points if use_intensity else xyz).all(axis=1)
 
 
 def num_nonfinite(points: np.ndarray) -> int:
@@ -44,11 +50,19 @@ def to_batch(
 
     Returns:
         The batch, and the bool [P] mask of the file's points that are in it, in file order (all of an image).
+
+    Raises:
+        DataError: The intensity of every point is NaN, but the recipe uses it.
     """
     if sensor.num_columns:
         scan = images.to_scan(frame, sensor)
         return scan, np.ones(len(scan), bool)
-    is_usable = usable(frame.points, sensor)
+    is_usable = usable(frame.points, sensor, use_intensity)
+    if not is_usable.any() and usable(frame.points, sensor, use_intensity=False).any():
+        raise DataError(
+            f"frame {frame.frame_id}: no point has a finite intensity: set data.use_intensity=no for a model without "
+            "it, or sensor.intensity to none in the ontology"
+        )
     points = torch.from_numpy(frame.points[is_usable])
     if not use_intensity:
         points[:, 3] = 0.0

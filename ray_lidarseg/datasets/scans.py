@@ -2,6 +2,7 @@
 
 from ray_lidarseg import storage
 from ray_lidarseg.datasets.decode import decode_binary
+from ray_lidarseg.datasets.point_files import refuse_other_columns
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.sample import Keyframe
 
@@ -50,14 +51,16 @@ def _ending(name: str) -> str:
 
 
 def _only_fit(uri: str, content: bytes, fitting: list[int]) -> Keyframe:
-    frames, reasons = [], []
+    frames, reasons = {}, []
     for columns in fitting:
         try:
-            frames.append(_decode(uri, content, columns))
+            frames[columns] = _decode(uri, content, columns)
         except DataError as error:
             reasons.append(str(error))
     if len(frames) == 1:
-        return frames[0]
+        (columns,) = frames
+        refuse_other_columns(content, columns, uri)
+        return frames[columns]
     if frames:
         raise DataError(f"{uri} can be read with 4 and with 5 columns: say which with --columns")
     raise DataError(f"{uri} fits no layout; " + "; ".join(reasons))

@@ -44,7 +44,7 @@ class Taxonomy:
         """Raw ids [P] (semantic part only) to uint8 class ids [P].
 
         Raises:
-            DataError: Some id is not in the data set's definition; all such ids are named.
+            DataError: Some id is not in the data set's definition; the first such ids are named.
         """
         raw = np.asarray(raw).astype(np.int64, copy=False)
         clipped = np.clip(raw, 0, _HIGHEST_RAW_ID)
@@ -52,7 +52,8 @@ class Taxonomy:
         if (train == _UNKNOWN).any():
             unknown = np.unique(raw[train == _UNKNOWN]).tolist()
             raise DataError(
-                f"unknown {self.name} label ids {unknown}: expected ids among {sorted(self.raw_to_train)}; "
+                f"unknown {self.name} label ids {_some(unknown, 8)}: expected ids among "
+                f"{_some(sorted(self.raw_to_train), 40)}; "
                 "check that the labels belong to this data set"
             )
         return train.astype(np.uint8)
@@ -76,6 +77,11 @@ class Taxonomy:
         lookup = np.full(_HIGHEST_RAW_ID + 1, _UNKNOWN, np.int16)
         lookup[list(self.raw_to_train)] = list(self.raw_to_train.values())
         return lookup
+
+
+def _some(ids: list[int], shown: int) -> str:
+    """All of a few, the first of many: a message is no list of ids."""
+    return str(ids) if len(ids) <= shown else f"{str(ids[:shown])[:-1]}, …] ({len(ids)} in all)"
 
 
 _Row = tuple[str, tuple[int, int, int], tuple[int, ...], int]

@@ -145,7 +145,13 @@ def test_the_chain_of_four_poses_is_composed() -> None:
         (without(frame_id=""), "frame_id: expected at least 1 character"),
         (without(split="training"), "split: expected 'train', 'val' or 'test'"),
         (without(points="a.las"), "cannot tell the point format"),
-        (without(point_format="las"), "point_format: expected 'bin4', 'bin5', 'npy', 'pcd' or 'parquet'"),
+        (without(labels="a.lbl"), "a.lbl: cannot tell from the name how wide its ids are: set label_format to one of"),
+        (without(labels="#class", label_format="uint8"), "label_format is for label files"),
+        (without(timestamp_us=10**20), "frame 'a': timestamp_us: expected at most 9223372036854775807"),
+        (camera(width=2**31), "cameras.front.width: expected at most 2147483647"),
+        (without(points="s3://KEY:se/cret@b/a.bin"), "set AWS_ACCESS_KEY_ID"),
+        (camera(image="s3://b/a//b.jpg"), "S3 clients disagree"),
+        (without(point_format="las"), "point_format: expected 'bin4', 'bin5', 'bin6', 'npy', 'pcd' or 'parquet'"),
         (without(cameras=[1]), "cameras: expected a mapping"),
         (camera(intrinsics=[1.0] * 8), "cameras.front.intrinsics: expected at least 9 items, got 8"),
         (camera(intrinsics=None), "cameras.front.intrinsics is missing"),
@@ -201,6 +207,40 @@ def test_a_manifest_that_is_none(content: bytes, uri: str, message: str) -> None
         manifest.index(content, uri, ontology())
 
 
+def test_null_means_absent_in_jsonl_as_in_parquet() -> None:
+    nulls = {"labels": None, "point_format": None, "label_format": None, "cameras": None}
+    record = without(**nulls)
+    for content, uri in (
+        (json.dumps(record).encode(), "m.jsonl"),
+        (parquet([record, without(frame_id="b")]), "m.parquet"),
+    ):
+        frame = manifest.index(content, uri, ontology())[0]
+        assert (frame.labels_uri, frame.cameras) == ("", ())
+    (frame,) = index(without(cameras={"front": None}))
+    assert frame.cameras == ()
+
+
+def test_a_parquet_manifest_that_repeats_one_long_value_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "_MAX_MANIFEST_BYTES", 1 << 20)
+    monkeypatch.setattr(manifest, "_BATCH_BYTES", 1 << 16)
+    records = [without(frame_id=str(number), scene="s" * 30_000) for number in range(100)]
+    assert len(parquet(records)) < 100_000
+    with pytest.raises(DataError, match="more than the 1048576 bytes of records"):
+        manifest.index(parquet(records), "m.parquet", ontology())
+
+
+def test_six_columns_are_not_read_as_four_and_can_be_stated() -> None:
+    rng = np.random.default_rng(0)
+    four = np.column_stack([rng.normal(0, 20, (256, 2)), rng.normal(-1, 0.5, 256), rng.uniform(0, 200, 256)])
+    six = np.column_stack([four, np.arange(256) % 32, np.linspace(0, 0.1, 256)]).astype("<f4").tobytes()
+    with pytest.raises(DataError, match=r"0.bin looks like 6 float32 columns, not 4: say which with point_format"):
+        decode({SCAN: six}, labels="")
+    frame = decode({SCAN: six}, labels="", point_format="bin6")
+    np.testing.assert_array_equal(frame.points[:, :3], four[:, :3].astype(np.float32))
+    assert frame.ring[:3].tolist() == [0, 1, 2]
+    assert len(decode({SCAN: four.astype("<f4").tobytes()}, labels="").points) == 256
+
+
 def decode(files: dict[str, bytes], **changes: Any) -> Keyframe:
     sensor = changes.pop("sensor", {})
     (frame,) = index(without(cameras={}, **changes), **sensor)
@@ -228,9 +268,45 @@ def test_decode_scales_clips_and_maps() -> None:
     assert frame.ring.shape == (0,)
 
 
-@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.uint32])
-def test_label_width_follows_from_the_number_of_points(kind: type[np.generic]) -> None:
-    assert decode({SCAN: POINTS.tobytes(), LABELS: RAW.astype(kind).tobytes()}).labels.tolist() == [0, 1, IGNORE]
+@pytest.mark.parametrize(
+    ("file", "stated", "kind"),
+    [
+        ("l.label", None, np.uint32),
+        ("l.LABEL", None, np.uint32),
+        ("l.bin", None, np.uint8),
+        ("l.label", "uint16", np.uint16),
+        ("l.txt", "uint8", np.uint8),
+    ],
+)
+def test_label_width_follows_from_the_extension_or_is_stated(file: str, stated: str | None, kind: Any) -> None:
+    changes = {"labels": file, **({"label_format": stated} if stated else {})}
+    labels = {f"/logs/{file}": RAW.astype(kind).tobytes()}
+    assert decode({SCAN: POINTS.tobytes(), **labels}, **changes).labels.tolist() == [0, 1, IGNORE]
+
+
+@pytest.mark.parametrize("kind", [np.uint32, np.int32, np.int64, np.uint64])
+def test_the_instance_is_dropped_from_ids_of_32_bits_and_more(kind: Any) -> None:
+    file = io.BytesIO()
+    with_instances = RAW | np.array([7, 0xFFFF, 0x8000], np.uint32) << 16  # the latter two are negative as int32
+    np.save(file, with_instances.view(np.int32) if kind is np.int32 else with_instances.astype(kind))
+    files = {SCAN: POINTS.tobytes(), "/logs/l.npy": file.getvalue()}
+    assert decode(files, labels="l.npy").labels.tolist() == [0, 1, IGNORE]
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int16, np.int32, np.int64])
+def test_minus_one_is_a_point_without_label(kind: Any) -> None:
+    file = io.BytesIO()
+    np.save(file, np.array([10, -1, 41], kind))
+    files = {SCAN: POINTS.tobytes(), "/logs/l.npy": file.getvalue()}
+    assert decode(files, labels="l.npy").labels.tolist() == [0, IGNORE, 1]
+
+
+def test_other_negative_ids_are_refused_and_many_are_not_all_named() -> None:
+    file = io.BytesIO()
+    np.save(file, np.arange(-60, 0, dtype=np.int16))
+    scan = np.ones((60, 4), "<f4").tobytes()
+    with pytest.raises(DataError, match=r"l.npy: unknown own label ids \[-60, -59, .*-53, …\] \(59 in all\)"):
+        decode({SCAN: scan, "/logs/l.npy": file.getvalue()}, labels="l.npy")
 
 
 def test_labels_in_npy_and_in_a_column_of_the_scan() -> None:
@@ -287,11 +363,12 @@ def test_no_intensity_gives_zeros_with_and_without_a_column() -> None:
 @pytest.mark.parametrize(
     ("files", "changes", "message"),
     [
-        ({SCAN: POINTS.tobytes(), LABELS: b"\0" * 7}, {}, "7 bytes for 3 points: expected 1, 2 or 4 bytes a point"),
-        ({SCAN: POINTS.tobytes(), LABELS: b"\0" * 9}, {}, "9 bytes for 3 points"),
+        ({SCAN: POINTS.tobytes(), LABELS: b"\0" * 7}, {}, r"7 bytes, expected 12 \(3 points of uint32\)"),
+        ({SCAN: POINTS.tobytes(), LABELS: b"\0" * 6}, {}, "6 bytes, expected 12"),
+        ({SCAN: POINTS.tobytes(), LABELS: b"\0" * 24}, {"label_format": "uint16"}, "24 bytes, expected 6"),
         (
             {SCAN: POINTS.tobytes(), LABELS: bytes([10, 99, 0])},
-            {},
+            {"label_format": "uint8"},
             r"0.label: unknown own label ids \[99\]: expected ids among \[0, 10, 40, 41\].* to ignore_raw_ids",
         ),
         (

@@ -1,9 +1,11 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from ray_lidarseg.datasets.points import num_nonfinite, to_batch, usable
+from ray_lidarseg.errors import DataError
 from ray_lidarseg.sample import Keyframe, SensorSpec
 from ray_lidarseg.types import IGNORE
 
@@ -46,8 +48,17 @@ def test_without_labels_every_point_is_ignore() -> None:
 def test_intensity_can_be_left_out_without_touching_the_frame() -> None:
     keyframe = frame(np.zeros(0, np.uint8))
     batch, _ = to_batch(keyframe, SENSOR, use_intensity=False)
-    assert batch.points[:, 3].tolist() == [0.0, 0.0]
+    assert batch.points[:, 3].tolist() == [0.0, 0.0, 0.0]  # a NaN there does not matter either
     assert keyframe.points[0, 3] == pytest.approx(0.5)
+
+
+def test_a_scan_whose_intensities_are_all_nan_is_refused_unless_they_are_not_used() -> None:
+    keyframe = frame(np.zeros(0, np.uint8))
+    points = keyframe.points.copy()
+    points[:, 3] = np.nan
+    with pytest.raises(DataError, match=r"no point has a finite intensity: set data.use_intensity=no"):
+        to_batch(replace(keyframe, points=points), SENSOR)
+    assert len(to_batch(replace(keyframe, points=points), SENSOR, use_intensity=False)[0]) == 3
 
 
 def test_a_scan_without_usable_points_is_an_empty_scan() -> None:
