@@ -13,7 +13,6 @@ a turn of 3 degrees was found in every single frame (6 images of 224 x 126 pixel
 and in every four).
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -24,6 +23,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
+from ray_lidarseg.datasets.image_files import read_picture
 from ray_lidarseg.geometry.camera import is_visible, project
 from ray_lidarseg.geometry.pose import transform
 from ray_lidarseg.sample import CameraImage, SensorSpec
@@ -184,7 +184,7 @@ def scores(
     chosen = _visible_edges(points, edges, camera)
     if len(chosen) < _MIN_EDGES:
         return None
-    maps = edge_maps(image or Image.open(io.BytesIO(camera.image)), float(camera.intrinsics[0, 0]))
+    maps = edge_maps(image or read_picture(camera.image, camera.name), float(camera.intrinsics[0, 0]))
     return _total(maps, _TURNS, edges, chosen, camera).reshape(_GRID_DEG.shape[:3])
 
 
@@ -195,7 +195,7 @@ def rearranged_scores(
 
     Arguments as of ``scores``; 0, the average, where too few edges would be in the picture.
     """
-    maps = edge_maps(image or Image.open(io.BytesIO(camera.image)), float(camera.intrinsics[0, 0]))
+    maps = edge_maps(image or read_picture(camera.image, camera.name), float(camera.intrinsics[0, 0]))
     found = np.zeros(len(_REARRANGED), np.float32)
     for which, change in enumerate(_REARRANGED.values()):
         restored = np.eye(4)

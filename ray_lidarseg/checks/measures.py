@@ -1,6 +1,5 @@
 """What one key-frame says about itself: small numbers that checks compare with the sensor and with other frames."""
 
-import io
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -10,6 +9,7 @@ from ray_lidarseg import storage
 from ray_lidarseg.checks.camera_alignment import DepthEdges, depth_edges, rearranged_scores, scores
 from ray_lidarseg.checks.sensor_origin import Origin, find_origin
 from ray_lidarseg.checks.upright import Upright, upright
+from ray_lidarseg.datasets.image_files import read_picture
 from ray_lidarseg.datasets.points import num_nonfinite, usable
 from ray_lidarseg.errors import DataError, LidarSegError
 from ray_lidarseg.geometry.camera import project
@@ -235,12 +235,10 @@ def _camera(
 def _image(camera: CameraImage) -> tuple[Image.Image | None, str]:
     """The decoded image, or why there is none; truncated files only show when all of it is decoded."""
     try:
-        image = Image.open(io.BytesIO(camera.image or storage.read_bytes(camera.uri)))
-        return image.convert("L"), ""
+        content = camera.image or storage.read_bytes(camera.uri)
+        return read_picture(content, camera.uri or camera.name).convert("L"), ""
     except LidarSegError as error:
         return None, str(error)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return None, f"{camera.uri or camera.name} is not a whole image: {error}"
 
 
 def _calibration_problem(camera: CameraImage) -> str:

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from ray_lidarseg.datasets.image_files import read_ids, read_rgb
 from ray_lidarseg.datasets.taxonomy import CITYSCAPES_TRAIN_IDS, taxonomy_of
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.sample import CameraImage, Keyframe, PointBatch, SensorSpec
@@ -119,17 +120,13 @@ def _camera(frame: Keyframe, image: bytes, size: tuple[int, int]) -> CameraImage
 
 def _pixels(encoded: bytes, name: str) -> np.ndarray:
     """uint8 [H, W, 3] RGB."""
-    pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR) if encoded else None
-    if pixels is None:
-        raise DataError(f"{name} is empty or no image: expected a whole PNG or JPEG file")
-    return pixels[..., ::-1]
+    return read_rgb(encoded, name)
 
 
 def _labels(frame: Keyframe, encoded: bytes, size: tuple[int, int]) -> np.ndarray:
-    raw = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED) if encoded else None
-    if raw is None or raw.ndim != 2 or raw.dtype != np.uint8:
-        found = "no image" if raw is None else f"{raw.dtype} {list(raw.shape)}"
-        raise DataError(f"{frame.labels_uri} is {found}: expected a PNG of one 8-bit channel, one raw id a pixel")
+    raw = read_ids(encoded, frame.labels_uri)
+    if raw.dtype != np.uint8:
+        raise DataError(f"{frame.labels_uri} is {raw.dtype}: expected a PNG of one 8-bit channel, one raw id a pixel")
     if raw.shape != size:
         raise DataError(
             f"{frame.labels_uri} has {raw.shape[0]} x {raw.shape[1]} pixels, its image {size[0]} x {size[1]}: labels "

@@ -22,6 +22,7 @@ import pyarrow as pa
 from jaxtyping import Float, Int8, Int16, UInt16
 from pyarrow import fs
 
+from ray_lidarseg.datasets.image_files import read_ids
 from ray_lidarseg.datasets.shards import CATALOG_NAME, OpenShards, list_shards, open_parquet, parquet_bytes, shard_name
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.storage.whole_files import files_in, patiently, write_whole
@@ -152,10 +153,10 @@ def segments_of(row: Mapping[str, Any], camera: str) -> UInt16[np.ndarray, "H W"
     Raises:
         DataError: The PNG cannot be decoded.
     """
-    encoded = np.frombuffer(row[f"{camera}.segments"], np.uint8)
-    decoded = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED) if len(encoded) else None
-    if decoded is None:
-        raise DataError(f"the segments of {camera} are no PNG: delete that layer's shard and prepare again")
+    try:
+        decoded = read_ids(row[f"{camera}.segments"], f"the segments of {camera}")
+    except DataError as error:
+        raise DataError(f"{error}: delete that layer's shard and prepare again") from error
     return decoded.astype(np.uint16, copy=False)
 
 

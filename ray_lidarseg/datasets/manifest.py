@@ -372,6 +372,8 @@ def _labels(frame: Keyframe, columns: Columns, ontology: Ontology) -> np.ndarray
         file, stated = _split_format(uri, _LABEL_FORMATS)
         place = file
         raw = _label_file(storage.read_bytes(file), len(columns["x"]), file, stated or label_format_of(file))
+        if not stated and raw.dtype == np.uint32:
+            _refuse_pairs(raw, file)
     if raw.dtype.kind not in "ui":
         raise DataError(f"{place} holds {raw.dtype}: expected integers, one raw id per point")
     if raw.shape != columns["x"].shape:
@@ -413,3 +415,14 @@ def _label_file(content: bytes, num_points: int, uri: str, label_format: str) ->
             f"another width ({', '.join(_LABEL_FORMATS)})"
         )
     return np.frombuffer(content, dtype)
+
+
+def _refuse_pairs(raw: np.ndarray, uri: str) -> None:
+    """Refuses 32-bit ids that are two 16-bit ids each: where the upper half repeats the lower, it is no instance."""
+    lower, upper = raw & _CLASS_MASK, raw >> 16
+    repeated = (lower == upper) & (raw != 0)
+    if 2 * np.count_nonzero(repeated) > np.count_nonzero(raw) and len(np.unique(lower[repeated])) > 1:
+        raise DataError(
+            f"{uri} holds the same ids in the upper and the lower 16 bits, as two uint16 ids a point would: labels and "
+            "scan do not belong together; if the upper bits are instances, set label_format to uint32"
+        )

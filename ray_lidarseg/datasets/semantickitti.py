@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from ray_lidarseg import storage
+from ray_lidarseg.datasets.image_files import size_px
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.geometry import pose
 from ray_lidarseg.sample import CameraImage, Keyframe
@@ -14,6 +15,7 @@ from ray_lidarseg.sample import CameraImage, Keyframe
 VALIDATION = ("08",)
 TEST = tuple(f"{number:02d}" for number in range(11, 22))
 _CAMERA = "image_2"
+_IMAGES = (".png", ".jpg", ".jpeg")
 _SWEEP_US = 100_000  # the LiDAR turns ten times a second; used where times.txt is absent
 
 
@@ -59,7 +61,7 @@ def split_of(sequence: str) -> str:
 
 
 def _sequence(folder: Path, label_dir: str) -> Iterator[Keyframe]:
-    scans = sorted((folder / "velodyne").glob("*.bin"))
+    scans = sorted(file for file in (folder / "velodyne").iterdir() if file.suffix.lower() == ".bin")
     split = split_of(folder.name)
     labels = folder / (label_dir if split == "train" else "labels")
     images, times_us = _images(folder), _times_us(folder, scans)
@@ -79,7 +81,7 @@ def _sequence(folder: Path, label_dir: str) -> Iterator[Keyframe]:
 
 
 def _images(folder: Path) -> dict[str, Path]:
-    return {path.stem: path for path in sorted((folder / _CAMERA).glob("*")) if path.suffix in (".png", ".jpg")}
+    return {path.stem: path for path in sorted((folder / _CAMERA).glob("*")) if path.suffix.lower() in _IMAGES}
 
 
 def _camera(image: Path, calibration: _Calibration, time_us: int) -> CameraImage:
@@ -116,11 +118,7 @@ def _calibration(folder: Path, image: Path) -> _Calibration:
         raise DataError(f"{folder / 'calib.txt'}: P2 is no projection of a camera: expected f 0 c; 0 f c; 0 0 1")
     cam_SE3_cam0 = np.eye(4)
     cam_SE3_cam0[:3, 3] = np.linalg.solve(intrinsics, projection[:, 3])  # P2 = K [1 | t]; t is not zero
-    try:
-        with Image.open(image) as opened:
-            width_px, height_px = opened.size
-    except OSError as error:
-        raise DataError(f"{image} cannot be read as an image: {error}") from error
+    width_px, height_px = size_px(storage.read_bytes(str(image)), str(image))
     return _Calibration(intrinsics, pose.compose(cam_SE3_cam0, cam0_SE3_lidar), width_px, height_px)
 
 

@@ -17,8 +17,9 @@ from jaxtyping import UInt16
 from pyarrow import fs
 
 from ray_lidarseg import storage
+from ray_lidarseg.datasets.image_files import read_ids
 from ray_lidarseg.errors import DataError
-from ray_lidarseg.foundation.segment_maps import decode_index_image, renumbered, require_ids
+from ray_lidarseg.foundation.segment_maps import renumbered, require_ids
 from ray_lidarseg.foundation.settings import FileMasks
 from ray_lidarseg.foundation.teachers import Batch, as_objects
 
@@ -87,7 +88,7 @@ class MaskFiles:
     def _read(self, path: str) -> np.ndarray:
         inside = path.removeprefix(self._folder).strip("/")
         data = storage.read_bytes(storage.join(storage.absolute(self.settings.folder), *inside.split("/")))
-        return _load_npy(data, path) if self.settings.suffix == ".npy" else decode_index_image(data, path)
+        return _load_npy(data, path) if self.settings.suffix == ".npy" else read_ids(data, path)
 
 
 def _candidates(uri: str, folder: str, suffix: str) -> list[str]:

@@ -3,13 +3,13 @@
 import io
 
 import numpy as np
-from jaxtyping import Integer, UInt16
-from PIL import Image, UnidentifiedImageError
+from jaxtyping import UInt16
+from PIL import Image
 
+from ray_lidarseg.datasets.image_files import read_ids
 from ray_lidarseg.errors import DataError
 
 MAX_SEGMENTS = 0xFFFF
-_INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 
 
 def encode_map(segments: UInt16[np.ndarray, "H W"]) -> bytes:
@@ -29,22 +29,7 @@ def decode_map(png: bytes, origin: str = "segment map") -> UInt16[np.ndarray, "H
     Raises:
         DataError: Not an image, truncated, or more than one channel.
     """
-    return require_ids(decode_index_image(png, origin), origin)
-
-
-def decode_index_image(data: bytes, origin: str) -> Integer[np.ndarray, "H W"]:
-    """The ids of a one-channel image as they are; see ``decode_map``."""
-    try:
-        image = Image.open(io.BytesIO(data))
-        if image.mode not in _INDEX_MODES:
-            raise DataError(
-                f"{origin}: expected one channel of segment ids (8 or 16 bits, or a palette), got mode {image.mode}; "
-                "write ids, not colours"
-            )
-        ids = np.asarray(image)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise DataError(f"{origin} is no whole image ({error}); write it again") from error
-    return ids.astype(np.uint8) if ids.dtype == bool else ids
+    return require_ids(read_ids(png, origin), origin)
 
 
 def require_ids(ids: np.ndarray, origin: str) -> UInt16[np.ndarray, "H W"]:

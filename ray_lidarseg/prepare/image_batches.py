@@ -1,6 +1,5 @@
 """Images on their way through a teacher: read and checked, a few at a time, the next ones while the teacher works."""
 
-import io
 import os
 import sys
 import time
@@ -13,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image
 
 from ray_lidarseg import storage
+from ray_lidarseg.datasets.image_files import read_rgb
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.sample import CameraImage
 
@@ -29,16 +28,14 @@ def read_image(camera: CameraImage) -> UInt8[np.ndarray, "H W 3"]:
     """
     origin = camera.uri or camera.name
     data = camera.image or storage.read_bytes(camera.uri)
-    try:
-        image = Image.open(io.BytesIO(data)).convert("RGB")  # a truncated file shows when all of it is decoded
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{origin} is not a whole image: {error}") from error
-    if image.size != (camera.width_px, camera.height_px):
+    image = read_rgb(data, origin)
+    height_px, width_px, _ = image.shape
+    if (width_px, height_px) != (camera.width_px, camera.height_px):
         raise DataError(
-            f"{origin} has {image.width} x {image.height} pixels, its calibration is for {camera.width_px} x "
+            f"{origin} has {width_px} x {height_px} pixels, its calibration is for {camera.width_px} x "
             f"{camera.height_px}: give the original image, or correct width and height in the index"
         )
-    return np.asarray(image)
+    return image
 
 
 @dataclass

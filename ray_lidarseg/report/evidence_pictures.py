@@ -1,14 +1,13 @@
 """Pictures of what image teachers say, as RGB arrays: masks, pooled features, labels of points on an image."""
 
-import io
 import math
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8, UInt16
 from matplotlib.colors import hsv_to_rgb
-from PIL import Image
 
+from ray_lidarseg.datasets.image_files import read_picture
 from ray_lidarseg.report.pictures import UNKNOWN, WHITE, dots
 
 _GOLDEN_RATIO = (math.sqrt(5.0) - 1.0) / 2.0  # steps of it around the hue circle keep neighbouring ids apart
@@ -21,11 +20,11 @@ def read_photo(content: bytes, width_px: int) -> UInt8[np.ndarray, "H W 3"]:
     """An encoded image at the width of the page's pictures.
 
     Raises:
-        OSError: It is no image.
+        DataError: It is no image.
     """
-    with Image.open(io.BytesIO(content)) as opened:
-        height_px = max(1, round(opened.height * width_px / opened.width))
-        return np.array(opened.convert("RGB").resize((width_px, height_px)))
+    picture = read_picture(content, "the image")
+    height_px = max(1, round(picture.height * width_px / picture.width))
+    return np.array(picture.resize((width_px, height_px)))
 
 
 def blank_photo(segments: UInt16[np.ndarray, "h w"], width_px: int) -> UInt8[np.ndarray, "H W 3"]:

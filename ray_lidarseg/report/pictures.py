@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from ray_lidarseg.datasets.image_files import read_picture
 from ray_lidarseg.datasets.points import usable
 from ray_lidarseg.datasets.taxonomy import Taxonomy
 from ray_lidarseg.geometry import camera as camera_geometry
@@ -110,10 +111,9 @@ def camera_overlay(
         rgb: [P, 3].
         width_px: Of the picture; the height follows.
     """
-    with Image.open(io.BytesIO(image)) as opened:
-        scale = width_px / opened.width
-        height_px = round(opened.height * scale)
-        photo = np.array(opened.convert("RGB").resize((width_px, height_px)))
+    picture = read_picture(image, camera.name)
+    height_px = round(picture.height * width_px / picture.width)
+    photo = np.array(picture.resize((width_px, height_px)))
     shown = np.isfinite(points[:, :3]).all(axis=1)
     projection = camera_geometry.project(
         points[shown].astype(np.float64), camera.cam_SE3_lidar, camera.intrinsics, camera.width_px, camera.height_px

@@ -284,6 +284,13 @@ def test_label_width_follows_from_the_extension_or_is_stated(file: str, stated: 
     assert decode({SCAN: POINTS.tobytes(), **labels}, **changes).labels.tolist() == [0, 1, IGNORE]
 
 
+def test_two_16_bit_ids_a_point_are_no_32_bit_id_unless_stated() -> None:
+    pairs = np.repeat(np.array([10, 41, 0], np.uint16), 2).tobytes()
+    with pytest.raises(DataError, match=r"0.label holds the same ids in the upper and the lower 16 bits.*label_format"):
+        decode({SCAN: POINTS.tobytes(), LABELS: pairs})
+    assert decode({SCAN: POINTS.tobytes(), LABELS: pairs}, label_format="uint32").labels.tolist() == [0, 1, IGNORE]
+
+
 @pytest.mark.parametrize("kind", [np.uint32, np.int32, np.int64, np.uint64])
 def test_the_instance_is_dropped_from_ids_of_32_bits_and_more(kind: Any) -> None:
     file = io.BytesIO()

@@ -99,7 +99,7 @@ def test_an_image_that_is_none(tmp_path: Path) -> None:
     folder = sequence(tmp_path, "00", images=True)
     (folder / "calib.txt").write_text(f"{P2}\n{TR}\n")
     (folder / "image_2" / "000000.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"000000.png cannot be read as an image"):
+    with pytest.raises(DataError, match=r"000000.png is empty or no image"):
         list(semantickitti.index(str(tmp_path)))
 
 

@@ -22,7 +22,7 @@ def test_names_and_keys_of_the_command_line_make_layers_in_order() -> None:
         (("", "", ["masks.num_segments=3"]), r"--set masks.num_segments has no effect without --masks"),
         (("slic", "", ["features.image_batch=3"]), r"--set features.image_batch has no effect without --features"),
         (("", "", ["pairs.occlusion=no"]), r"--set pairs.occlusion has no effect without --masks"),
-        (("slic", "", ["masks.num_segmens=3"]), r"unknown key 'masks.num_segmens'; did you mean 'num_segments'"),
+        (("slic", "", ["masks.num_segmens=3"]), r"unknown key 'masks.num_segmens'; did you mean 'masks.num_segments'"),
     ],
 )
 def test_what_has_no_effect_or_is_unknown_is_said(arguments: tuple, message: str) -> None:
