@@ -78,7 +78,7 @@ def test_ids_that_do_not_fit(tmp_path, ids):
 def test_truncated_files(tmp_path):
     write_png(tmp_path / "000007.png", np.random.default_rng(0).integers(0, 9000, (40, 40)))
     np.save(tmp_path / "000007.npy", IDS)
-    for suffix, message in ((".png", "is no whole image"), (".npy", "is no whole .npy file")):
+    for suffix, message in ((".png", "(is not a whole image|is empty or no image)"), (".npy", "is no whole .npy file")):
         path = tmp_path / f"000007{suffix}"
         path.write_bytes(path.read_bytes()[: -path.stat().st_size // 4])
         with pytest.raises(DataError, match=message):
