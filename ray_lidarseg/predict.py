@@ -19,7 +19,9 @@ from ray_lidarseg import storage
 from ray_lidarseg.datasets import ontology_files
 from ray_lidarseg.datasets.decode import decode
 from ray_lidarseg.datasets.ontology_taxonomy import MANIFEST, taxonomy_for
+from ray_lidarseg.datasets.origin import Origin, described, digest_of_value, what_changed
 from ray_lidarseg.datasets.point_files import FORMATS, has_known_extension
+from ray_lidarseg.datasets.prediction_log import LabelledScan, PredictionLog, read_log
 from ray_lidarseg.datasets.scans import decode_scan, scan_id
 from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.datasets.shards import PreparedFrames, open_parquet, read_catalog
@@ -40,6 +42,8 @@ from ray_lidarseg.runtime import pool
 from ray_lidarseg.runtime.cluster import connect
 from ray_lidarseg.runtime.progress import progress as progress_bar
 from ray_lidarseg.sample import Keyframe
+from ray_lidarseg.storage.lock import held
+from ray_lidarseg.storage.stamps import recorded
 from ray_lidarseg.training.environment import git_commit
 from ray_lidarseg.training.run_folder import RunFolder, load_method
 
@@ -48,7 +52,14 @@ FAILURES_NAME = "failures.jsonl"
 
 _NUM_EXAMPLES = 4  # scans the summary names, for pictures
 _NAMED_FAILURES = 5
-_RESULT = pa.schema([("frame_id", pa.string()), ("error", pa.string()), ("histogram", pa.list_(pa.int64()))])
+_RESULT = pa.schema(
+    [
+        ("frame_id", pa.string()),
+        ("error", pa.string()),
+        ("histogram", pa.list_(pa.int64())),
+        ("origin", pa.string()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -90,8 +101,8 @@ def predict(
 
     Args:
         run: Run folder.
-        out: Folder for the outputs (``datasets.submission`` says where in it), ``predictions.json`` and
-            ``failures.jsonl``; a path or a URI.
+        out: Folder for the outputs (``datasets.submission`` says where in it), ``predictions.json``, ``scans.jsonl``
+            (``datasets.prediction_log``) and ``failures.jsonl``; a path or a URI.
         prepared: Folder that `prepare` wrote.
         index: File that `index` wrote.
         scans: float32 files, or folders of them.
@@ -103,9 +114,8 @@ def predict(
     Raises:
         RunError: There is no run or checkpoint, or ``out`` holds the predictions of another one.
         DataError: No scans, two scans with one name, or a format that cannot hold the run's classes.
-        StorageError: ``out`` cannot be written.
+        StorageError: ``out`` cannot be written, or another process writes into it.
     """
-    began = time.monotonic()
     out = storage.absolute(out)
     job = _job(run, out, which, file_format, split, index)
     rows = _rows(job.data, prepared, index, scans, columns, split)
@@ -113,16 +123,26 @@ def predict(
         ontology_files.check_classes(job.data, prepared)
     _refuse_equal_names(rows, job)
     storage.check_writable(out)
-    summary = _claim(job, rows, prepared)
-    waiting = _without_output(rows, job)
-    progress = _Progress({row["frame_id"] for row in waiting})
-    try:
-        _run(waiting, job, prepared, progress)
-    finally:
-        report = progress.report(job, len(rows) - len(waiting), time.monotonic() - began)
-        _write_failures(out, rows, progress)
-        _write_summary(out, _with_counts(summary, report))
+    with held(out, "predict"):
+        report = _label_missing(job, rows, prepared)
     print(_describe(report, out))
+    return report
+
+
+def _label_missing(job: "_Job", rows: list[dict[str, Any]], prepared: str) -> PredictReport:
+    began = time.monotonic()
+    summary = _claim(job, rows, prepared)
+    there = _labelled_already(rows, job)
+    paths = {row["frame_id"]: job.path(row["frame_id"]) for row in rows}
+    waiting = [row for row in rows if paths[row["frame_id"]] not in there]
+    progress = _Progress({row["frame_id"] for row in waiting})
+    with PredictionLog(job.out, there.values()) as log:
+        try:
+            _run(waiting, job, prepared, progress, log)
+        finally:
+            report = progress.report(job, len(rows) - len(waiting), time.monotonic() - began)
+            _write_failures(job.out, rows, progress)
+            _write_summary(job.out, {**summary, **_totals(job, log), "num_failed": report.failed})
     return report
 
 
@@ -133,6 +153,7 @@ class _Job:
     run: str
     out: str
     step: int
+    weights: str  # digest of the checkpoint's content
     file_format: FileFormat
     split: str
     data: Data
@@ -182,10 +203,12 @@ class _Labeller:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         frames: dict[str, Keyframe] = {}
-        results = {row["frame_id"]: {"error": "", "histogram": []} for row in rows.to_pylist()}
+        results = {row["frame_id"]: {"error": "", "histogram": [], "origin": ""} for row in rows.to_pylist()}
         for row in rows.to_pylist():
             try:
-                frames[row["frame_id"]] = self._read(row)
+                with recorded() as files:
+                    frames[row["frame_id"]] = self._read(row)
+                results[row["frame_id"]]["origin"] = Origin(files, self._values(row)).to_json()
             except Exception as error:  # whatever is wrong with one scan must not cost the others
                 results[row["frame_id"]]["error"] = _reason(error)
         for frame_id, labelled in self._label(frames):
@@ -196,6 +219,9 @@ class _Labeller:
             except Exception as error:
                 results[frame_id]["error"] = _reason(error)
         return pa.Table.from_pylist([{"frame_id": name, **result} for name, result in results.items()], _RESULT)
+
+    def _values(self, row: dict[str, Any]) -> dict[str, str]:
+        return {**json.loads(row["values"]), "read_as": _digest_of(self.job.read_as)}
 
     def _read(self, row: dict[str, Any]) -> Keyframe:
         if self.frames is not None:
@@ -231,10 +257,11 @@ class _Labeller:
 def _job(run: str, out: str, which: str | int, file_format: FileFormat, split: str, index: str) -> _Job:
     folder = RunFolder(run)
     _, recipe, step = load_method(folder.uri, which)
+    weights = folder.checkpoint(step)["sha256"][:16]
     check_format(file_format, taxonomy_for(recipe.data))
     read_as = ontology_files.of_index(index) if index else recipe.data.ontology
     batch = recipe.train.evaluate_batch
-    return _Job(folder.uri, out, step, file_format, split, recipe.data, recipe.fingerprint, batch, read_as)
+    return _Job(folder.uri, out, step, weights, file_format, split, recipe.data, recipe.fingerprint, batch, read_as)
 
 
 def _prepared_frames(prepared: str) -> PreparedFrames:
@@ -245,27 +272,40 @@ def _prepared_frames(prepared: str) -> PreparedFrames:
 def _rows(
     data: Data, prepared: str, index: str, scans: Sequence[str], columns: int, split: str
 ) -> list[dict[str, Any]]:
-    """One row a scan: ``frame_id``, ``points_uri``, ``dataset`` (empty: by layout), ``columns``, ``position``."""
+    """One row a scan: ``frame_id``, ``points_uri``, ``dataset`` (empty: by layout), ``columns``, ``position`` …."""
     if sum(map(bool, (prepared, index, scans))) != 1:
         raise DataError("predict needs exactly one of --prepared, --index and --scans")
     if scans:
-        return _scan_rows(scans, columns, MANIFEST if data.dataset == MANIFEST else "")
+        return [_with_values(row) for row in _scan_rows(scans, columns, MANIFEST if data.dataset == MANIFEST else "")]
     listed = _catalog_rows(prepared, data) if prepared else _index_rows(index)
-    rows = [row for row in listed if row.pop("split") == split]
+    rows = [_with_values(row) for row in listed if row.pop("split") == split]
     if not rows:
         raise DataError(f"{prepared or index} holds no frame of split {split!r}: give another --split")
     return rows
+
+
+def _with_values(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with ``values``: what decides its labels beside the model and its file, as JSON."""
+    values = {"scan": row.pop("digest", "").partition("/")[0], "file": row["points_uri"], "columns": row["columns"]}
+    return {**row, "values": json.dumps({name: str(value) for name, value in values.items() if value})}
 
 
 def _catalog_rows(prepared: str, data: Data) -> list[dict[str, Any]]:
     catalog = _prepared_frames(prepared).catalog
     if storage.absolute(prepared) == storage.absolute(data.prepared):
         catalog = catalog.with_validation(data.val_frames)  # as in training
+    columns = zip(catalog.frame_id, catalog.dataset, catalog.split, catalog.digest, strict=True)
     return [
-        {"frame_id": name, "points_uri": "", "dataset": dataset, "columns": 0, "position": position, "split": split}
-        for position, (name, dataset, split) in enumerate(
-            zip(catalog.frame_id, catalog.dataset, catalog.split, strict=True)
-        )
+        {
+            "frame_id": name,
+            "points_uri": "",
+            "dataset": dataset,
+            "columns": 0,
+            "position": position,
+            "split": split,
+            "digest": digest,
+        }
+        for position, (name, dataset, split, digest) in enumerate(columns)
     ]
 
 
@@ -311,12 +351,15 @@ def _refuse_equal_names(rows: list[dict[str, Any]], job: _Job) -> None:
 
 def _claim(job: _Job, rows: list[dict[str, Any]], prepared: str) -> dict[str, Any]:
     """Writes the summary before the work, so that a folder never holds labels of two models."""
-    same = {name: getattr(job, name) for name in ("run", "step", "fingerprint", "file_format")}
+    same = {name: getattr(job, name) for name in ("run", "step", "weights", "fingerprint", "file_format")}
     file = storage.join(job.out, SUMMARY_NAME)
-    there: dict[str, Any] = {}
     if storage.exists(file):
-        there = json.loads(storage.read_bytes(file))
-        other = [f"{name} {there.get(name)}, not {value}" for name, value in same.items() if there.get(name) != value]
+        there = _summary_there(file)
+        if there.get("weights") == job.weights:
+            there.pop("run", None)  # the run folder may have moved
+        other = [
+            f"{name} {there[name]}, not {value}" for name, value in same.items() if there.get(name, value) != value
+        ]
         if other:
             raise RunError(f"{job.out} holds other predictions ({'; '.join(other)}): choose another folder")
     summary = {
@@ -328,7 +371,6 @@ def _claim(job: _Job, rows: list[dict[str, Any]], prepared: str) -> dict[str, An
         "class_names": list(taxonomy_for(job.data).class_names),
         "commit": git_commit(),
         "num_scans": len(rows),
-        "num_points": there.get("num_points", {}),
         "prepared": storage.absolute(prepared) if prepared else "",
         "examples": [_example(row, job) for row in rows[:: max(1, len(rows) // _NUM_EXAMPLES)][:_NUM_EXAMPLES]],
     }
@@ -338,29 +380,55 @@ def _claim(job: _Job, rows: list[dict[str, Any]], prepared: str) -> dict[str, An
     return summary
 
 
-def _with_counts(summary: dict[str, Any], report: PredictReport) -> dict[str, Any]:
-    """The summary with this call's points added to those of the calls before it."""
-    total = Counter(summary["num_points"]) + Counter(report.num_points)
-    labelled = report.done + report.skipped
-    return {**summary, "num_points": dict(total), "num_labelled": labelled, "num_failed": report.failed}
+def _summary_there(file: str) -> dict[str, Any]:
+    try:
+        content = json.loads(storage.read_bytes(file))
+    except ValueError as error:
+        raise RunError(f"{file} is damaged ({error}): choose another folder, or delete it with its labels") from error
+    if not isinstance(content, dict):
+        raise RunError(f"{file} is no summary of predictions: choose another folder, or delete it with its labels")
+    return content
+
+
+def _totals(job: _Job, log: PredictionLog) -> dict[str, Any]:
+    """Points by class and number of all scans whose labels lie in the folder, whichever calls made them."""
+    names, points = taxonomy_for(job.data).class_names, log.points_by_class()
+    return {
+        "num_points": {name: points[index] for index, name in enumerate(names)},
+        "num_labelled": len(log.scans),
+    }
 
 
 def _example(row: dict[str, Any], job: _Job) -> dict[str, Any]:
-    return {**row, "labels": job.path(row["frame_id"])}
+    return {**{name: row[name] for name in row if name != "values"}, "labels": job.path(row["frame_id"])}
 
 
-def _without_output(rows: list[dict[str, Any]], job: _Job) -> list[dict[str, Any]]:
-    paths = {row["frame_id"]: storage.join(job.out, job.path(row["frame_id"])) for row in rows}
-    folders = {path.rpartition("/")[0] for path in paths.values()}
+def _labelled_already(rows: list[dict[str, Any]], job: _Job) -> dict[str, LabelledScan]:
+    """What the folder holds, by label file, without the scans of this call that changed since; they are named."""
+    found = read_log(job.out)
+    folders = {storage.join(job.out, path).rpartition("/")[0] for path in found}
     there = {file for folder in folders for file in storage.list_files(folder)}
-    return [row for row in rows if paths[row["frame_id"]] not in there]
+    found = {path: scan for path, scan in found.items() if storage.join(job.out, path) in there}
+    now = {job.path(row["frame_id"]): {**json.loads(row["values"]), "read_as": _digest_of(job.read_as)} for row in rows}
+    changed = what_changed({path: scan.origin for path, scan in found.items() if path in now}, now)
+    if changed:
+        shown = described({found[path].frame_id: what for path, what in changed.items()})
+        print(f"{len(changed)} scans changed since they were labelled: {shown}; they are labelled again", flush=True)
+    return {path: scan for path, scan in found.items() if path not in changed}
 
 
-def _run(waiting: list[dict[str, Any]], job: _Job, prepared: str, progress: _Progress) -> None:
+def _digest_of(ontology: Ontology | None) -> str:
+    return digest_of_value(ontology.model_dump(mode="json")) if ontology else ""
+
+
+def _run(waiting: list[dict[str, Any]], job: _Job, prepared: str, progress: _Progress, log: PredictionLog) -> None:
     arguments = {"job": job, "prepared": storage.absolute(prepared) if prepared else ""}
     with connect(), progress_bar(len(waiting), "predict", "scan") as bar:
         for result in pool.stream(waiting, _Labeller, arguments, job.batch):
             progress.add(result["frame_id"], result["error"], result["histogram"])
+            if not result["error"]:
+                frame_id, origin = result["frame_id"], Origin.from_json(result["origin"], result["frame_id"])
+                log.add(LabelledScan(frame_id, job.path(frame_id), tuple(result["histogram"]), origin or Origin()))
             bar.update()
             bar.set_postfix(failed=len(progress.failures), refresh=False)
     for frame_id in sorted(progress.waiting):
