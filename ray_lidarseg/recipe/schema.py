@@ -510,6 +510,15 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _rays_meet_cells(self) -> "Recipe":
+        if isinstance(self.method, NeRF) and isinstance(self.model, FIDNet | ImageUNet):
+            raise ValueError(
+                f"method nerf looks through cells in space, and model {self.model.name} sees scans as images: set "
+                "model.name to cylinder3d, minkunet or spvcnn"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _images_fit(self) -> "Recipe":
         if self.data.is_images != isinstance(self.model, ImageUNet):
             raise ValueError(

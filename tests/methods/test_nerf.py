@@ -16,6 +16,7 @@ from ray_lidarseg.methods import nerf as module
 from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.methods.objective import segmentation_terms
 from ray_lidarseg.recipe import schema
+from ray_lidarseg.recipe.load import load_recipe, with_method
 from ray_lidarseg.sample import PointBatch, SensorSpec
 from ray_lidarseg.types import IGNORE, POINT_SEGMENT, RAY_CAMERA, RAY_TRUTH
 
@@ -271,8 +272,11 @@ def test_the_head_is_for_training_only(labelled, unlabelled):
 
 def test_range_view_models_are_refused_in_one_sentence():
     model = schema.FIDNet(height_px=16, width_px=64, width_factor=0.125, blocks=(1, 1, 1, 1))
+    with pytest.raises(ValueError, match=r"method nerf looks through cells in space, .*set model\.name to cylinder3d"):
+        schema.Recipe(model=model, method=schema.NeRF())
+    student = build_method(schema.Recipe(model=model, method=schema.Supervised()), SENSOR, NUM_CLASSES).student
     with pytest.raises(RecipeError, match=r"method nerf looks through cells in space, .*set model\.name to cylinder3d"):
-        build_method(schema.Recipe(model=model, method=schema.NeRF()), SENSOR, NUM_CLASSES)
+        module.NeRF(student, schema.NeRF(), SENSOR)
 
 
 def test_scans_without_rays_are_refused(labelled, unlabelled):
@@ -285,3 +289,16 @@ def test_projected_without_masks_makes_no_sense():
         schema.NeRF(target="projected", masks="none")
     with pytest.raises(ValueError, match="near_m must be below far_m"):
         schema.NeRF(near_m=5.0, far_m=5.0)
+
+
+def test_the_worlds_recipe_trains_it_on_a_small_cylinder3d():
+    recipe = load_recipe("nerf-world")
+    assert (recipe.method.name, recipe.model.name) == ("nerf", "cylinder3d")
+    assert recipe.method.masks == "sam"
+    assert with_method(load_recipe("nerf-world"), "supervised").model == recipe.model
+    plain = with_method(load_recipe("lasermix-cylinder3d-nuscenes-1pct"), "nerf").method
+    assert (plain.lasermix, plain.segment_weight, plain.segment_ramp_ratio) == (
+        None,
+        0.5,
+        0.2,
+    )  # nothing left of lasermix

@@ -20,6 +20,7 @@ from ray_lidarseg.recipe.load import override
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.sample import Keyframe
 from ray_lidarseg.training import completion
+from tests.datasets.walls_with_masks import HEIGHT, WIDTH, with_layers
 
 LOCAL = fs.LocalFileSystem()
 PAIRS = Layer("pairs", {}, ("masks-0",))
@@ -96,3 +97,28 @@ def test_the_driver_refuses_before_it_makes_a_run_folder(tmp_path: Path) -> None
     with pytest.raises(RecipeError, match="reads image evidence"):
         train(wanted, str(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def nerf(folder: str, masks: str = "sam") -> Recipe:
+    changes = {"model": {"name": "cylinder3d"}, "method": {"name": "nerf", "masks": masks}}
+    return override(Recipe(), {"data.prepared": folder, **changes})
+
+
+def test_the_run_folder_says_whose_segments_method_nerf_reads(tmp_path: Path) -> None:
+    with_layers(str(tmp_path))
+    complete = completion.complete(nerf(str(tmp_path)))
+    masks, pairs = complete.method.masks.split("/")
+    assert masks.startswith("masks-")
+    assert pairs.startswith("pairs-")
+    assert completion.complete(complete) == complete
+    assert completion.complete(nerf(str(tmp_path), "none")).method.masks == "none"
+
+
+def test_segments_that_are_not_there_are_refused_before_training(tmp_path: Path) -> None:
+    with_layers(str(tmp_path))
+    with pytest.raises(DataError, match=r"has no layer of segments 'slic'.*--masks slic"):
+        completion.complete(nerf(str(tmp_path), "slic"))
+    empty = str(tmp_path / "empty")
+    with_layers(empty, maps={"CAM_A": np.zeros((HEIGHT, WIDTH), np.uint16)})
+    with pytest.raises(DataError, match="holds not one segment in 2 frames"):
+        completion.complete(nerf(empty))
