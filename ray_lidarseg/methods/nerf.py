@@ -43,8 +43,8 @@ class NeRF(Method):
     ``target: projected`` is the baseline the paper argues against: the points' own probabilities, grouped by the
     segment their projection falls on, label the segment, and its points learn that label; nothing is rendered for it.
     ``masks: none`` makes every pixel its own segment (there are no pairs then, so no camera rays on labelled scans).
-    ``teacher: ema`` lets an average of past weights, head included, make the pseudo-labels. ``lasermix`` adds that
-    method's two terms, whose mixed scans no camera saw: the un-mixed ones are rendered.
+    ``teacher: ema`` lets an average of past weights, head included, make the pseudo-labels. ``mixing`` adds
+    LaserMix's two terms; no camera saw its mixed scans, so the un-mixed ones are rendered.
 
     Source: arXiv 2411.02969 (Timoneda et al., IROS 2024): two heads on the voxel features of Cylinder3D, camera rays
     over unlabelled voxel features, SAM masks, a confidence sampler by entropy, both heads trained on labels. Its body
@@ -70,9 +70,9 @@ class NeRF(Method):
         self.student, self.recipe, self.sensor = student, recipe, sensor
         sizes = (recipe.reduced_dim, recipe.hidden_dims, recipe.density_bias)
         self.head = RadianceHead(student.cell_feature_dim, student.num_classes, *sizes) if self._renders else None
-        ema: schema.NeRF | schema.LaserMix = recipe.lasermix or recipe
+        ema: schema.NeRF | schema.LaserMix = recipe.mixing or recipe
         self.ema_decay = ema.ema_decay
-        has_teacher = recipe.teacher == "ema" or recipe.lasermix is not None
+        has_teacher = recipe.teacher == "ema" or recipe.mixing is not None
         self.teacher = EMATeacher(student, ema.ema_decay, ema.ema_buffers) if has_teacher else None
         self.teacher_head: RadianceHead | None = None
         if recipe.teacher == "ema" and self.head is not None:
@@ -102,8 +102,8 @@ class NeRF(Method):
         # L_2D: all pixels of a kept segment, its uncertain border included, learn its label
         scores = student_u.point_logits if recipe.target == "projected" or seen_u is None else seen_u.semantics
         terms["segments"] = self._segment_weight(progress) * cross_entropy(scores, segments.of_members)
-        if recipe.lasermix is not None:
-            terms |= self._lasermix(recipe.lasermix, labelled, unlabelled, student_l, student_u, teacher_u, generator)
+        if recipe.mixing is not None:
+            terms |= self._lasermix(recipe.mixing, labelled, unlabelled, student_l, student_u, teacher_u, generator)
         return Losses(terms, self._stats(segments, seen_u, rays_u))
 
     def _judged(

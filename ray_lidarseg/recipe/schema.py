@@ -377,7 +377,7 @@ class NeRF(Supervised):
     reduced_dim: Count = 32  # width of features in space; RenderOcc, UniPAD, PonderV2
     hidden_dims: tuple[Count, ...] = (64, 64)  # RenderOcc: 64
     density_bias: float = -1.0  # softplus(-1): about 0.3 a metre before anything is learned
-    lasermix: LaserMix | None = None  # {}: LaserMix's terms on top
+    mixing: LaserMix | None = None  # {}: LaserMix's terms on top
     log_truth: bool = False  # compare with the label images of a synthetic world (never learned from)
 
     @model_validator(mode="after")
@@ -396,7 +396,7 @@ class NeRF(Supervised):
     @property
     def pairs_scans(self) -> bool:
         """With LaserMix on top only."""
-        return self.lasermix is not None
+        return self.mixing is not None
 
 
 class Optim(Section):

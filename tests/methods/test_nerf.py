@@ -141,7 +141,7 @@ def test_transparent_pixels_neither_vote_nor_learn(labelled, unlabelled):
     assert 0 < float(stats["pixel_opacity_ratio"]) < 1
 
 
-@pytest.mark.parametrize("settings", [{}, {"target": "projected"}, {"teacher": "ema"}, {"lasermix": {}}])
+@pytest.mark.parametrize("settings", [{}, {"target": "projected"}, {"teacher": "ema"}, {"mixing": {}}])
 def test_rays_that_all_miss_are_no_harm(labelled, unlabelled, settings):
     """Every ray looks at the sky: finite, and a gradient for every parameter, so that no rank waits for another."""
     method = build(**settings)
@@ -156,7 +156,7 @@ def test_rays_that_all_miss_are_no_harm(labelled, unlabelled, settings):
     assert torch.isfinite(losses.total)
     own = [p for p in method.parameters() if p.requires_grad]
     assert all(p.grad is not None and p.grad.isfinite().all() for p in own)
-    if "lasermix" not in settings and "target" not in settings:
+    if "mixing" not in settings and "target" not in settings:
         assert float(losses.terms["segments"].detach()) == 0.0
 
 
@@ -245,7 +245,7 @@ def test_a_teacher_renders_the_pseudo_labels_and_follows_with_its_head(labelled,
 
 
 def test_lasermix_on_top_mixes_points_and_renders_unmixed_scans(labelled, unlabelled):
-    method = build(lasermix={"confidence": 0.0, "mix_weight": 0.5, "consistency_weight": 3.0})
+    method = build(mixing={"confidence": 0.0, "mix_weight": 0.5, "consistency_weight": 3.0})
     assert method.recipe.pairs_scans
     terms = method(labelled, unlabelled, 0.5, generator()).terms
     alone = build()(labelled, unlabelled, 0.5, generator()).terms
@@ -297,8 +297,4 @@ def test_the_worlds_recipe_trains_it_on_a_small_cylinder3d():
     assert recipe.method.masks == "sam"
     assert with_method(load_recipe("nerf-world"), "supervised").model == recipe.model
     plain = with_method(load_recipe("lasermix-cylinder3d-nuscenes-1pct"), "nerf").method
-    assert (plain.lasermix, plain.segment_weight, plain.segment_ramp_ratio) == (
-        None,
-        0.5,
-        0.2,
-    )  # nothing left of lasermix
+    assert (plain.mixing, plain.segment_weight) == (None, 0.5)  # nothing left of lasermix
