@@ -22,6 +22,7 @@ from ray_lidarseg.errors import DataError
 from ray_lidarseg.foundation.checkpoint_files import local_file, shipped_weights
 from ray_lidarseg.foundation.image_tensors import Preprocess
 from ray_lidarseg.foundation.settings import MINIATURE, ClipFeatures
+from ray_lidarseg.foundation.weight_files import check_weights
 from ray_lidarseg.recipe.bad_input import nearest
 
 LOCAL_FOLDER = "local-dir:"
@@ -164,6 +165,7 @@ def _load_weights(model: torch.nn.Module, path: Path, settings: ClipFeatures) ->
 
     origin = f"checkpoint {settings.checkpoint}"
     try:
+        check_weights(path)
         open_clip.load_checkpoint(model, str(path), strict=True, weights_only=True)
     except (*_BROKEN_FILE, SafetensorError) as error:
         first_line = " ".join(str(error).split())[:300]

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from segment_anything import modeling
 
 from ray_lidarseg.errors import DataError
@@ -19,6 +18,7 @@ from ray_lidarseg.foundation.mask_prompts import grid_points, lidar_points
 from ray_lidarseg.foundation.sam_architecture import Architecture, build_sam, detect_architecture
 from ray_lidarseg.foundation.settings import SamMasks
 from ray_lidarseg.foundation.teachers import Batch, as_objects
+from ray_lidarseg.foundation.weight_files import load_weights
 
 
 class Sam:
@@ -129,7 +129,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     """Named tensors of a file; nothing in it is executed."""
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return load_weights(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise _broken(path, error) from error

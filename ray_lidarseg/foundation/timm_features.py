@@ -117,12 +117,13 @@ def _load(model: Any, path: Path, settings: TimmFeatures) -> None:
 
 def _read(path: Path, origin: str) -> dict[str, Any]:
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+
+    from ray_lidarseg.foundation.weight_files import load_weights
 
     state: Any
     try:
         is_safe = path.suffix == ".safetensors"
-        state = load_file(path) if is_safe else torch.load(path, map_location="cpu", weights_only=True)
+        state = load_weights(path) if is_safe else torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise DataError(

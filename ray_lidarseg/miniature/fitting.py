@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+
+from ray_lidarseg.foundation.weight_files import save_weights
 
 Loss = Callable[[np.random.Generator], dict[str, torch.Tensor]]
 Quality = Callable[[], float]
@@ -98,7 +99,7 @@ class Fitting:
         if quality > self.best:
             self.best = quality
             weights = {name: value.contiguous() for name, value in self.model.state_dict().items()}
-            save_file(weights, self.folder / "best.partial")
+            save_weights(weights, self.folder / "best.partial")
             (self.folder / "best.partial").replace(self.best_file)
         state = {
             "model": self.model.state_dict(),

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.foundation.clip_architecture import MINIATURE
 from ray_lidarseg.foundation.clip_checkpoint import CONFIG_FILE
+from ray_lidarseg.foundation.weight_files import load_weights, save_weights
 
 SAM_FILE, CLIP_FOLDER = "sam_miniature.safetensors", "clip_miniature"
 _CLIP_FILE = "open_clip_model.safetensors"
@@ -40,7 +40,7 @@ def ship_clip(best: Path, weights: Path) -> Path:
 def _halved(best: Path, target: Path, stage: str) -> Path:
     if not best.is_file():
         raise DataError(f"no trained weights at {best}: run `python -m ray_lidarseg.miniature {stage}` first")
-    tensors = {name: value.to(torch.float16) for name, value in load_file(best).items()}
-    save_file(tensors, target, metadata={"format": "pt"})
+    tensors = {name: value.to(torch.float16) for name, value in load_weights(best).items()}
+    save_weights(tensors, target)
     target.chmod(0o644)  # safetensors writes for the owner alone; these are package data
     return target
