@@ -79,7 +79,7 @@ def _train(recipe: Recipe, folder: RunFolder) -> None:
     with cluster.connect(math.ceil(workers.num_workers * workers.cpus_per_worker)):
         use_gpu = _use_gpu(recipe)
         cluster.require(workers.num_workers, workers.cpus_per_worker, float(use_gpu))
-        folder.open(recipe, plan.frames)
+        folder.open(recipe, plan.frames, plan.start)
         # Ray's list of checkpoints may be torn by a crash; the folders themselves say which there are
         storage.remove_file(folder.path(checkpoints.FOLDER, "checkpoint_manager_snapshot.json"))
         _fit(plan, use_gpu)

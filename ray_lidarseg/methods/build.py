@@ -14,6 +14,7 @@ from ray_lidarseg.methods.nerf import NeRF
 from ray_lidarseg.methods.polarmix import PolarMix
 from ray_lidarseg.methods.supervised import Supervised
 from ray_lidarseg.models.build import build_segmentor
+from ray_lidarseg.models.segmentor import Segmentor
 from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import SensorSpec
 
@@ -25,7 +26,7 @@ def build_method(recipe: schema.Recipe, sensor: SensorSpec, num_classes: int) ->
         RecipeError: The method's settings do not fit the data or the model.
         ResourceError: The sparse backend the recipe asks for is not installed.
     """
-    student, method = build_segmentor(recipe, sensor, num_classes), recipe.method
+    student, method = _build_student(recipe, sensor, num_classes), recipe.method
     if isinstance(method, schema.WithTeacher):  # methods know no schedule: a memory in its shares becomes a decay here
         method = method.model_copy(update={"ema_decay": method.decay_over(recipe.train.steps)})
     # most specific first: a section may extend the one after it
@@ -40,12 +41,19 @@ def build_method(recipe: schema.Recipe, sensor: SensorSpec, num_classes: int) ->
     if isinstance(method, schema.CBST):
         return CBST(student, method)
     if isinstance(method, schema.CPS):
-        return CPS(student, build_segmentor(recipe, sensor, num_classes), method)
+        return CPS(student, _build_student(recipe, sensor, num_classes), method)
     if isinstance(method, schema.CutMixSeg):
         return CutMixSeg(student, method, sensor)
     if isinstance(method, schema.NeRF):
         return NeRF(student, method, sensor)
     return Supervised(student, method)
+
+
+def _build_student(recipe: schema.Recipe, sensor: SensorSpec, num_classes: int) -> Segmentor:
+    student = build_segmentor(recipe, sensor, num_classes)
+    if recipe.start and recipe.start.frozen:
+        student.freeze_backbone()
+    return student
 
 
 def check_evidence(recipe: schema.Recipe, has_text: bool) -> None:

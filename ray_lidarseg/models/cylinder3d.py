@@ -89,6 +89,7 @@ class Cylinder3D(Segmentor):
     """
 
     is_spatial = True
+    head_parts = ("head", "refinement.classifier")
 
     def __init__(
         self,

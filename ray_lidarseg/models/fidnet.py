@@ -53,6 +53,8 @@ class FIDNet(Segmentor):
 
     channel_scale: Tensor
 
+    head_parts = ("classifier",)
+
     def __init__(
         self,
         sensor: SensorSpec,

@@ -53,6 +53,8 @@ class ImageUNet(Segmentor):
         RecipeError: The sensor is a LiDAR.
     """
 
+    head_parts = ("classifier",)
+
     def __init__(self, sensor: SensorSpec, num_classes: int, width_factor: float = 1.0, num_levels: int = 4) -> None:
         super().__init__()
         if not sensor.num_columns:

@@ -95,11 +95,33 @@ class Segmentor(nn.Module, ABC):
         num_classes: C.
         feature_dim: F, the width of ``point_features``.
         is_spatial: Whether cells lie in space, so that ``Output.sample`` works; else they are pixels of an image.
+        head_parts: Names of the submodules that turn features into class scores; all others are the backbone.
     """
 
     num_classes: int
     feature_dim: int
     is_spatial: bool = False
+    head_parts: tuple[str, ...] = ("head",)
+    _is_backbone_frozen: bool = False
+
+    def is_of_head(self, name: str) -> bool:
+        """Whether a parameter or buffer of that name belongs to the head."""
+        return any(name == part or name.startswith(f"{part}.") for part in self.head_parts)
+
+    def backbone_parameters(self) -> list[nn.Parameter]:
+        """All parameters but those of the head."""
+        return [parameter for name, parameter in self.named_parameters() if not self.is_of_head(name)]
+
+    def freeze_backbone(self) -> None:
+        """From now on only the head learns: the backbone keeps weights and batch-norm statistics, and drops nothing."""
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(self.is_of_head(name))
+        self._is_backbone_frozen = True
+        self.eval()
+
+    def train(self, mode: bool = True) -> "Segmentor":
+        """Evaluation mode for good where the backbone is frozen; heads compute alike in both modes."""
+        return super().train(mode and not self._is_backbone_frozen)
 
     @property
     def cell_feature_dim(self) -> int:

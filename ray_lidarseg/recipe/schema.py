@@ -413,6 +413,22 @@ class Optim(Section):
     final_factor: Positive = 4e-6  # last rate / peak; OneCycle's own default (1/25/1e4)
 
 
+class Start(Section):
+    """Weights a run begins with instead of fresh ones: pre-train then fine-tune, linear probe, few-shot."""
+
+    run: str = ""  # a run folder: its newest checkpoint's deployed model …
+    file: str = ""  # … or a .safetensors file of a model, or the state.pt of a checkpoint
+    part: Literal["all", "backbone"] = "all"  # all: the head too, where it has the same classes
+    frozen: bool = False  # the backbone keeps weights and batch-norm statistics, only the head learns: a linear probe
+    head_lr_factor: Positive = 1.0  # rate of everything but the backbone over optim.lr; ours: 1
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if bool(self.run) == bool(self.file):
+            raise ValueError("give either run (a run folder) or file (a .safetensors or state.pt)")
+        return self
+
+
 class Train(Section):
     """Length, batch and rhythm. The batch is global: workers and accumulation divide it, they do not change it."""
 
@@ -495,6 +511,13 @@ class Recipe(Section):
     train: Train = Train()
     workers: Workers = Workers()
     sparse: Sparse = Sparse()
+    start: Start | None = None
+
+    @model_validator(mode="after")
+    def _frozen_statistics_stay(self) -> Self:
+        if self.start and self.start.frozen and self.train.norm_batches:
+            raise ValueError("start.frozen keeps batch-norm statistics: leave train.norm_batches out")
+        return self
 
     @model_validator(mode="after")
     def _batch_divides(self) -> "Recipe":
@@ -537,6 +560,8 @@ class Recipe(Section):
         for key in FREE_KEYS:
             section, _, name = key.rpartition(".")
             (content[section] if section else content).pop(name)
+        if self.start is None:
+            content.pop("start")
         if self.data.ontology is None:
             content["data"].pop("ontology")
         if not self.data.is_images:

@@ -20,6 +20,8 @@ def complete(recipe: Recipe) -> Recipe:
 def complete_paths(recipe: Recipe) -> Recipe:
     """The recipe with places that mean the same from every folder: written in three ways, it is one recipe."""
     places = {"data.prepared": recipe.data.prepared, "split.file": recipe.split.file}
+    if recipe.start is not None:
+        places |= {"start.run": recipe.start.run, "start.file": recipe.start.file}
     changes = {key: storage.absolute(place) for key, place in places.items() if place}
     return override(recipe, changes) if changes else recipe
 

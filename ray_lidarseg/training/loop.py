@@ -92,7 +92,7 @@ class StepLoop:
 
     def __init__(self, method: Method, recipe: Recipe, device: torch.device, ranks: Ranks):
         self.method, self.recipe, self.device, self.ranks = method, recipe, device, ranks
-        self.optimizer = build_optimizer(method, recipe.optim)
+        self.optimizer = build_optimizer(method, recipe.optim, *_rates(method, recipe))
         self.schedule = build_schedule(self.optimizer, recipe.optim, recipe.train.steps)
         self.precision = precision(recipe.train.amp, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
@@ -255,6 +255,14 @@ def run(loop: StepLoop, steps: Iterable[MicroBatches], hooks: Hooks) -> None:
         if done == train.steps or done % train.checkpoint_every == 0:
             hooks.save(done)
         meter.pause()
+
+
+def _rates(method: Method, recipe: Recipe) -> tuple[list[nn.Parameter], float]:
+    """The backbones' parameters, and by how much all others learn faster."""
+    if recipe.start is None:
+        return [], 1.0
+    models = method.segmentors().values()
+    return [part for model in models for part in model.backbone_parameters()], recipe.start.head_lr_factor
 
 
 def seed_of(seed: int, step: int, rank: int, micro: int) -> int:

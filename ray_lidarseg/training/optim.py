@@ -1,7 +1,9 @@
 """Optimiser and learning-rate schedule of a recipe: the rate is a pure function of the step."""
 
 import math
+from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,9 +12,25 @@ from torch.optim.lr_scheduler import LambdaLR
 from ray_lidarseg.recipe.schema import Optim
 
 
-def build_optimizer(module: nn.Module, optim: Optim) -> torch.optim.Optimizer:
-    """AdamW, or SGD with Nesterov momentum, over everything trainable; weight decay on all of it (authors' code)."""
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+def build_optimizer(
+    module: nn.Module, optim: Optim, backbone: Iterable[nn.Parameter] = (), head_lr_factor: float = 1.0
+) -> torch.optim.Optimizer:
+    """AdamW, or SGD with Nesterov momentum, over everything trainable; weight decay on all of it (authors' code).
+
+    Args:
+        module: What is trained.
+        optim: Its settings.
+        backbone: Parameters whose rate ``head_lr_factor`` leaves alone.
+        head_lr_factor: All others learn at this many times ``optim.lr``.
+    """
+    parameters: list[Any] = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if head_lr_factor != 1.0:
+        known = {id(parameter) for parameter in backbone}
+        groups = {
+            optim.lr: [parameter for parameter in parameters if id(parameter) in known],
+            optim.lr * head_lr_factor: [parameter for parameter in parameters if id(parameter) not in known],
+        }
+        parameters = [{"params": members, "lr": rate} for rate, members in groups.items() if members]
     if optim.name == "adamw":
         return torch.optim.AdamW(parameters, lr=optim.lr, weight_decay=optim.weight_decay)
     return torch.optim.SGD(

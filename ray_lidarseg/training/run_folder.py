@@ -5,7 +5,7 @@
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -44,7 +44,7 @@ class RunFolder:
         """Creates or replaces a file of the folder as a whole."""
         storage.write_bytes(self.path(name), data)
 
-    def open(self, recipe: Recipe, frames: RunFrames) -> None:
+    def open(self, recipe: Recipe, frames: RunFrames, start: Mapping[str, Any] | None = None) -> None:
         """Writes what the run is, before its first step or again where it continues."""
         self.write("recipe.yaml", recipe.to_yaml().encode())
         self.write(run_frames.FILE, frames.to_json())
@@ -54,6 +54,7 @@ class RunFolder:
             "fingerprint": recipe.fingerprint,
             "seed": recipe.seed,
             "split": {**content, **counts},
+            **({"start": dict(start)} if start else {}),
             "versions": versions(),
             "hardware": hardware(),
             "started_at": _now(),

@@ -5,7 +5,7 @@ starts the only one in this process.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,8 +16,9 @@ from ray_lidarseg.datasets.ontology_taxonomy import absent_class, taxonomy_for
 from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.datasets.shards import CATALOG_NAME, Catalog, PreparedFrames, read_catalog
 from ray_lidarseg.datasets.stream import TrainSteps
-from ray_lidarseg.errors import RecipeError
+from ray_lidarseg.errors import RecipeError, RunError
 from ray_lidarseg.methods.build import build_method
+from ray_lidarseg.models.build import build_segmentor
 from ray_lidarseg.models.norm_statistics import Statistics, kept_statistics, measured_statistics, write_statistics
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.storage.lock import held
@@ -26,6 +27,7 @@ from ray_lidarseg.training.diagnosis import Diagnosis, diagnosed_frames
 from ray_lidarseg.training.loop import Hooks, MicroBatches, Ranks, StepLoop, run, synchronise_batch_norm
 from ray_lidarseg.training.run_folder import RunFolder, differing_keys
 from ray_lidarseg.training.run_frames import RunFrames, frames_of_run, refuse_changed, stored_frames
+from ray_lidarseg.training.starting import begin_with, read_source
 from ray_lidarseg.training.tracking import Tracker, lines_until
 from ray_lidarseg.training.validation import Validation
 
@@ -42,12 +44,14 @@ class Plan:
         run: Absolute URI of the run folder.
         prepared: Absolute URI of the shards.
         frames: What it learns from and is validated on.
+        start: What ``recipe.start`` was when the run began: origin, step and digest; empty where there is none.
     """
 
     recipe: Recipe
     run: str
     prepared: str
     frames: RunFrames
+    start: dict[str, Any] = field(default_factory=dict)
 
 
 def make_plan(recipe: Recipe, folder: RunFolder) -> Plan:
@@ -55,7 +59,7 @@ def make_plan(recipe: Recipe, folder: RunFolder) -> Plan:
 
     Raises:
         RecipeError: ``data.prepared`` is not set.
-        RunError: Frames the run began with are gone or have changed.
+        RunError: Frames the run began with are gone or have changed, or ``recipe.start`` names no weights.
         SplitError: The split selects nothing.
         DataError: The prepared shards are missing or broken.
     """
@@ -66,7 +70,20 @@ def make_plan(recipe: Recipe, folder: RunFolder) -> Plan:
     frames = frames_of_run(folder.uri, catalog, recipe)
     if not frames.validation:
         print("no labelled frame of split val: nothing is evaluated (data.val_frames may name some)", flush=True)
-    return Plan(recipe, folder.uri, prepared, frames)
+    return Plan(recipe, folder.uri, prepared, frames, _start_of(recipe, folder))
+
+
+def _start_of(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
+    """As noted when the run began; of one that begins, as it is now, tried on a model before anything is written."""
+    if recipe.start is None:
+        return {}
+    noted = folder.manifest().get("start") if storage.exists(folder.path("manifest.json")) else None
+    if noted:
+        return noted
+    source, taxonomy = read_source(recipe.start), taxonomy_for(recipe.data)
+    model = build_segmentor(recipe, resolve_sensor(recipe.data), taxonomy.num_classes)
+    begin_with(model, source, recipe.start, taxonomy.class_names)
+    return source.note()
 
 
 class Trainer:
@@ -131,9 +148,29 @@ class Trainer:
         if state and state["step"] > agreed:  # another rank could not read it (any more)
             state = checkpoints.load_latest(self.plan.run, at_most=agreed)
         if not state or not agreed:
+            self._begin()
             return ""
         self.loop.load_state_dict(state)
         return lines_until(state["metrics"], agreed)
+
+    def _begin(self) -> None:
+        """Takes the weights that ``recipe.start`` names, a teacher as well as its student."""
+        recipe = self.plan.recipe
+        if recipe.start is None:
+            return
+        source = read_source(recipe.start, self.plan.start["step"])
+        if source.sha256 != self.plan.start["sha256"]:
+            raise RunError(f"{source.origin} has changed since this run was planned: give another --run")
+        class_names = taxonomy_for(recipe.data).class_names
+        student = self.loop.method.student
+        for name, model in self.loop.method.segmentors().items():
+            start = recipe.start
+            if model is not student and any(parameter.requires_grad for parameter in model.parameters()):
+                start = start.model_copy(update={"part": "backbone"})  # two equal students would never disagree
+            left_out = begin_with(model, source, start, class_names)
+            if not self.ranks.rank:
+                fresh = f"fresh: {', '.join(left_out)}" if left_out else "the head, too"
+                print(f"{name} begins with {source.origin} after {source.step} steps ({fresh})", flush=True)
 
     def _batches(self) -> DataLoader[MicroBatches]:
         recipe = self.plan.recipe
@@ -213,7 +250,7 @@ def train_alone(recipe: Recipe, run: str, device: torch.device | str = "cpu") ->
     with held(folder.uri, "train"):
         plan = make_plan(recipe, folder)
         if not is_there or folder.recipe() != recipe:
-            folder.open(recipe, plan.frames)
+            folder.open(recipe, plan.frames, plan.start)
         trainer = Trainer(plan, Ranks(), torch.device(device))
         trainer.run()
         folder.close()

@@ -51,7 +51,7 @@ def test_colours_are_refused():
 @pytest.mark.parametrize("keep", [0, 10, 60, 200])
 def test_truncated_file(keep):
     whole = encode_map(np.random.default_rng(0).integers(0, 9000, (64, 64), np.uint16))
-    with pytest.raises(DataError, match="mine (is not a whole image|is empty or no image)"):
+    with pytest.raises(DataError, match=r"mine (is not a whole image|is empty or no image)"):
         decode_map(whole[:keep], "mine")
 
 

@@ -95,3 +95,10 @@ def test_widths_and_parameters_of_the_default():
 def test_a_lidar_is_refused():
     with pytest.raises(RecipeError, match=r"image_unet sees images: set data.dataset to cityscapes or world-images"):
         ImageUNet(sensor_of("nuscenes"), 16)
+
+
+def test_the_head_is_the_classifier():
+    few, many = (ImageUNet(CAMERA, count, 0.25, 2) for count in (3, 5))
+    shapes = {name: value.shape for name, value in many.state_dict().items()}
+    differ = {name for name, value in few.state_dict().items() if value.shape != shapes[name]}
+    assert differ == {name for name in shapes if few.is_of_head(name)} == {"classifier.weight", "classifier.bias"}

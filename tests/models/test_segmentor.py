@@ -157,3 +157,28 @@ def test_the_cells_scores_are_the_classifiers_of_their_features(name):
     model = build_segmentor(schema.Recipe(model=MODELS[name]), SENSOR, 3)
     output = model(scan(300))
     torch.testing.assert_close(model.head(output.cell_features), output.cell_logits, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_head_is_what_depends_on_the_classes_and_the_backbone_all_else(name):
+    def shapes(num_classes: int) -> dict[str, torch.Size]:
+        model = build_segmentor(schema.Recipe(model=MODELS[name]), SENSOR, num_classes)
+        of_head.update({key: model.is_of_head(key) for key in model.state_dict()})
+        return {key: value.shape for key, value in model.state_dict().items()}
+
+    of_head: dict[str, bool] = {}
+    three, five = shapes(3), shapes(5)
+    assert {key: three[key] != five[key] for key in three} == of_head
+
+
+def test_a_frozen_backbone_learns_nothing_and_stays_in_evaluation_mode(model):
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    model.freeze_backbone()
+    model.train()
+    output = model(scan(400))
+    (output.point_logits.square().sum() + output.cell_logits.square().sum()).backward()
+    changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed == set()
+    graded = {key for key, parameter in model.named_parameters() if parameter.grad is not None}
+    assert graded == {key for key in before if model.is_of_head(key)}
+    assert not any(module.training for module in model.modules())

@@ -1,0 +1,117 @@
+"""Weights a run begins with (``Recipe.start``): where they come from, which fit, and which are left out."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ray_lidarseg import storage
+from ray_lidarseg.datasets.ontology_taxonomy import taxonomy_for
+from ray_lidarseg.errors import RunError
+from ray_lidarseg.models.segmentor import Segmentor
+from ray_lidarseg.recipe.load import parse_recipe
+from ray_lidarseg.recipe.schema import Start
+from ray_lidarseg.training import checkpoints
+from ray_lidarseg.training.run_folder import RunFolder
+
+_PREFIXES = {"student": "student.", "teacher": "teacher.model."}
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights of one model, as they were found.
+
+    Attributes:
+        origin: Run folder or file.
+        step: Steps the run had done; 0 where the file does not say.
+        sha256: Digest of the checkpoint's content.
+        weights: Parameters and buffers by their names in ``Segmentor.state_dict``.
+        class_names: Of its head; None where the file does not say.
+    """
+
+    origin: str
+    step: int
+    sha256: str
+    weights: dict[str, Tensor]
+    class_names: tuple[str, ...] | None
+
+    def note(self) -> dict[str, Any]:
+        """What a manifest keeps of it."""
+        return {"from": self.origin, "step": self.step, "sha256": self.sha256}
+
+
+def read_source(start: Start, step: int = 0) -> Source:
+    """The weights a recipe names, on the CPU.
+
+    Args:
+        start: Run or file.
+        step: Of a run's checkpoint; 0: the newest.
+
+    Raises:
+        RunError: No such run, checkpoint or file, or one that holds no model of ours.
+    """
+    if start.run:
+        return _of_checkpoint(RunFolder(start.run).checkpoint(step or "latest"), start.run)
+    if not storage.exists(start.file):
+        raise RunError(f"no file {start.file}: start.file is a .safetensors of a model, or a checkpoint's state.pt")
+    content = storage.read_bytes(start.file)
+    if start.file.endswith(".pt"):
+        return _of_checkpoint(checkpoints.unpack(content), start.file)
+    try:
+        weights = safetensors.torch.load(content)
+    except SafetensorError as error:
+        raise RunError(
+            f"{start.file} is no .safetensors file ({error}): give one, or a checkpoint's state.pt"
+        ) from error
+    return Source(start.file, 0, hashlib.sha256(content).hexdigest(), weights, None)
+
+
+def _of_checkpoint(state: dict[str, Any], origin: str) -> Source:
+    """The deployed model in a checkpoint of ours, with the statistics it is deployed with."""
+    recipe = parse_recipe(state["recipe"], origin=f"{origin}: its recipe")
+    prefix = _PREFIXES[recipe.method.deployed]
+    weights = {name.removeprefix(prefix): value for name, value in state["method"].items() if name.startswith(prefix)}
+    weights |= state.get("deployed_statistics", {})
+    return Source(origin, state["step"], state["sha256"], weights, taxonomy_for(recipe.data).class_names)
+
+
+@torch.no_grad()
+def begin_with(model: Segmentor, source: Source, start: Start, class_names: tuple[str, ...]) -> list[str]:
+    """Copies the weights into a model.
+
+    Args:
+        model: Keeps what is not copied.
+        source: What ``read_source`` gave.
+        start: Which part.
+        class_names: Of the model's head: scores of other classes are no start for it.
+
+    Returns:
+        Names that were left out.
+
+    Raises:
+        RunError: No weight fits, or one of the backbone is missing or has another shape.
+    """
+    own = model.state_dict()
+    backbone = [name for name in own if not model.is_of_head(name)]
+    fits = {name for name, value in own.items() if name in source.weights and value.shape == source.weights[name].shape}
+    if not fits:
+        found = ", ".join(list(source.weights)[:_SHOWN]) or "nothing"
+        raise RunError(f"{source.origin} holds no weight of this model (it holds {found} …): start from another run")
+    if misfits := [name for name in backbone if name not in fits]:
+        name = misfits[0]
+        there = list(source.weights[name].shape) if name in source.weights else "absent"
+        raise RunError(
+            f"{source.origin} does not fit: {len(misfits)} of {len(backbone)} weights of the backbone differ, such as "
+            f"{name}, {there} there and {list(own[name].shape)} here: take model.* of the recipe it was trained with"
+        )
+    head = [name for name in own if model.is_of_head(name)]
+    same_classes = source.class_names in (None, class_names) and set(head) <= fits
+    taken = [*backbone, *(head if start.part == "all" and same_classes else [])]
+    for name in taken:
+        own[name].copy_(source.weights[name])
+    return [name for name in own if name not in taken]
