@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -5,6 +7,8 @@ import pyarrow as pa
 import pytest
 import torch
 
+import ray_lidarseg.batches
+import ray_lidarseg.sample
 from ray_lidarseg.geometry.mixing import exchange
 from ray_lidarseg.geometry.polar_mix import paste
 from ray_lidarseg.sample import CameraImage, Keyframe, PointBatch, RayBatch
@@ -130,3 +134,22 @@ def test_a_mixed_scan_has_no_rays() -> None:
     swap = torch.tensor([True, False, True])
     assert exchange(a, b, swap, swap).rays is None
     assert paste(a, b, [1], torch.zeros(1, 1)).rays is None
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["index", "validate", "world", "prepare", "prepare.decoding", "datasets.decode", "runtime.cluster", "sample"],
+)
+def test_what_only_reads_frames_does_without_torch(module: str) -> None:
+    """Importing torch takes a second and a half of processor time, in every worker."""
+    code = f"import sys, ray_lidarseg.{module}; sys.exit('torch' in sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}; {code}"]).returncode == 0
+    )
+
+
+def test_batches_come_from_where_frames_do() -> None:
+    assert ray_lidarseg.sample.PointBatch is ray_lidarseg.batches.PointBatch
+    assert ray_lidarseg.sample.RayBatch is ray_lidarseg.batches.RayBatch
+    with pytest.raises(AttributeError, match="has no attribute 'PointCloud'"):
+        ray_lidarseg.sample.PointCloud  # noqa: B018

@@ -1,14 +1,15 @@
 """What images say about the points of a frame, as training reads it from the layers of a prepared folder."""
 
+from __future__ import annotations
+
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from jaxtyping import Float, Float16, Int8, Int64, UInt16
 from pyarrow import fs
-from torch import Tensor
 
 from ray_lidarseg.datasets.layers import (
     TEXT_FILE,
@@ -23,6 +24,9 @@ from ray_lidarseg.datasets.shards import Catalog
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.storage.whole_files import patiently
 from ray_lidarseg.types import IMAGE_FEATURES, IS_PAIRED, LANGUAGE_LOGITS
+
+if TYPE_CHECKING:  # reading the words of a layer does without
+    from torch import Tensor
 
 _FEATURE_BYTES = 2  # float16
 _EXTRAS = (IMAGE_FEATURES, LANGUAGE_LOGITS, IS_PAIRED)
@@ -103,6 +107,8 @@ class Evidence:
         Raises:
             DataError: A name is unknown, or logits are asked for without words.
         """
+        import torch
+
         rows = np.concatenate([np.zeros((1, self.feature_dim), np.float16), *self.segment_features])
         idx = self._row_idx()
         makers = {

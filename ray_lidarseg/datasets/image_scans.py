@@ -8,23 +8,28 @@ Source: LaserMix++ (TPAMI 2025) claims that LaserMix carries over to images; how
 released. Horizontal strips are the reading of ``LaserMix`` itself, the pseudo camera is ours.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import cv2
 import numpy as np
-import torch
 from jaxtyping import Float, Shaped
-from torch import Tensor
 
 from ray_lidarseg.datasets.image_files import read_ids, read_rgb
 from ray_lidarseg.datasets.taxonomy import CITYSCAPES_TRAIN_IDS, taxonomy_of
 from ray_lidarseg.errors import DataError
-from ray_lidarseg.sample import CameraImage, Keyframe, PointBatch, SensorSpec
+from ray_lidarseg.sample import CameraImage, Keyframe, SensorSpec
 from ray_lidarseg.types import COLOURS, IGNORE
+
+if TYPE_CHECKING:  # decoding an image does without
+    from torch import Tensor
+
+    from ray_lidarseg.sample import PointBatch
 
 CAMERA: Final = "image"
 """Name of the only camera of an image key-frame."""
@@ -78,6 +83,10 @@ def to_scan(frame: Keyframe, sensor: SensorSpec) -> PointBatch:
     Raises:
         DataError: The frame holds no image.
     """
+    import torch
+
+    from ray_lidarseg.sample import PointBatch
+
     rows, columns = sensor.num_beams, sensor.num_columns
     pixels = _pixels(frame.cameras[0].image if frame.cameras else b"", frame.frame_id)
     colours = torch.from_numpy(cv2.resize(pixels, (columns, rows), interpolation=cv2.INTER_LINEAR)).reshape(-1, 3)
@@ -99,6 +108,8 @@ def at_stored_size(values: Shaped[np.ndarray, "P"], frame: Keyframe, sensor: Sen
 @lru_cache(maxsize=4)
 def directions(sensor: SensorSpec) -> Float[Tensor, "P 3"]:
     """Unit vectors of the grid's pixels, row by row; shared, not to be written to."""
+    import torch
+
     fov_rad = sensor.fov_up_rad - sensor.fov_down_rad
     row = torch.arange(sensor.num_beams, dtype=torch.float64) + 0.5 + _OFF_CENTRE_PX
     column = torch.arange(sensor.num_columns, dtype=torch.float64) + 0.5
@@ -111,7 +122,7 @@ def directions(sensor: SensorSpec) -> Float[Tensor, "P 3"]:
 
 def luma(colours: Float[Tensor, "P 3"]) -> Float[Tensor, "P"]:
     """Brightness of RGB colours: ``0.299 R + 0.587 G + 0.114 B`` (ITU-R BT.601)."""
-    return colours @ torch.tensor(_LUMA, dtype=colours.dtype, device=colours.device)
+    return colours @ colours.new_tensor(_LUMA)
 
 
 def _camera(frame: Keyframe, image: bytes, size: tuple[int, int]) -> CameraImage:

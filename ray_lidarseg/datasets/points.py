@@ -1,15 +1,22 @@
 """From the points of a file to what a model sees: usable returns only."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from jaxtyping import Shaped
 
 from ray_lidarseg.datasets import image_scans as images
 from ray_lidarseg.errors import DataError
-from ray_lidarseg.sample import Keyframe, PointBatch, SensorSpec
+from ray_lidarseg.sample import Keyframe, SensorSpec
 from ray_lidarseg.types import IGNORE
+
+if TYPE_CHECKING:
+    import torch
+
+    from ray_lidarseg.sample import PointBatch
 
 
 def usable(points: np.ndarray, sensor: SensorSpec, use_intensity: bool = True) -> np.ndarray:
@@ -54,6 +61,10 @@ def to_batch(
     Raises:
         DataError: The intensity of every point is NaN, but the recipe uses it.
     """
+    import torch
+
+    from ray_lidarseg.sample import PointBatch
+
     if sensor.num_columns:
         scan = images.to_scan(frame, sensor)
         return scan, np.ones(len(scan), bool)

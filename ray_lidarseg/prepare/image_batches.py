@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
 
 from ray_lidarseg import storage
@@ -98,6 +97,8 @@ def _called(inputs: list[Any], call: Callable[[list[dict[str, Any]]], list[Any]]
 
 
 def _timed(inputs: list[Any], call: Callable[[list[dict[str, Any]]], list[Any]], clock: Clock) -> list[Any]:
+    import torch
+
     started = time.perf_counter()
     try:
         return call(inputs)

@@ -3,17 +3,20 @@
 Only rows travel: which frame to read, and what came out. Points go from file to model inside an actor.
 """
 
+from __future__ import annotations
+
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from ray_lidarseg.errors import ResourceError
 from ray_lidarseg.runtime.cluster import num_gpus, require, worker_runtime_env
+
+if TYPE_CHECKING:
+    import torch
 
 _RETRIES = 2  # of a group whose process died; a scan that kills it every time must not loop for ever
 _GROW_AT = 1.0  # tasks an actor; Ray Data's own 1.75 is never reached with one task at a time, and no pool would grow
@@ -141,6 +144,8 @@ def _mapped(
 
 def own_device(num_threads: int = 1) -> torch.device:
     """The device of the actor that asks; torch keeps to as many threads as Ray gave it CPUs."""
+    import torch
+
     torch.set_num_threads(num_threads)
     return torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
 

@@ -2,6 +2,6 @@
 
 from jaxtyping import install_import_hook
 
-GROUND_FLOOR = ("sample", "geometry", "foundation", "losses", "metrics", "models", "methods", "sparse")
+GROUND_FLOOR = ("batches", "sample", "geometry", "foundation", "losses", "metrics", "models", "methods", "sparse")
 
 install_import_hook([f"ray_lidarseg.{name}" for name in GROUND_FLOOR], "beartype.beartype")
