@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import cv2
 import numpy as np
 import torch
 from jaxtyping import Bool, Int64, UInt8, UInt16
 from pyarrow import fs
 
 from ray_lidarseg import storage
+from ray_lidarseg.datasets.image_files import read_ids
 from ray_lidarseg.datasets.layers import LayerRows, layer_names, read_layer, segments_of
 from ray_lidarseg.datasets.shards import Catalog
 from ray_lidarseg.datasets.taxonomy import NUSCENES
@@ -319,8 +319,7 @@ def true_classes(image: CameraImage) -> UInt8[np.ndarray, "H W"]:
             f"{image.uri} has no label image ({uri}): set method.log_truth=false, or make the world with "
             "`ray-lidarseg world --set label_images=yes`"
         )
-    fine = cv2.imdecode(np.frombuffer(storage.read_bytes(uri), np.uint8), cv2.IMREAD_UNCHANGED)
-    return NUSCENES.to_train(fine)
+    return NUSCENES.to_train(read_ids(storage.read_bytes(uri), uri))
 
 
 def _choose(size: int, count: int, generator: torch.Generator) -> Int64[np.ndarray, "_"]:

@@ -16,7 +16,7 @@ from ray_lidarseg.methods import nerf as module
 from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.methods.objective import segmentation_terms
 from ray_lidarseg.recipe import schema
-from ray_lidarseg.recipe.load import load_recipe, with_method
+from ray_lidarseg.recipe.load import load_recipe
 from ray_lidarseg.sample import PointBatch, SensorSpec
 from ray_lidarseg.types import IGNORE, POINT_SEGMENT, RAY_CAMERA, RAY_TRUTH
 
@@ -291,10 +291,12 @@ def test_projected_without_masks_makes_no_sense():
         schema.NeRF(near_m=5.0, far_m=5.0)
 
 
-def test_the_worlds_recipe_trains_it_on_a_small_cylinder3d():
-    recipe = load_recipe("nerf-world")
-    assert (recipe.method.name, recipe.model.name) == ("nerf", "cylinder3d")
-    assert recipe.method.masks == "sam"
-    assert with_method(load_recipe("nerf-world"), "supervised").model == recipe.model
-    plain = with_method(load_recipe("lasermix-cylinder3d-nuscenes-1pct"), "nerf").method
-    assert (plain.mixing, plain.segment_weight) == (None, 0.5)  # nothing left of lasermix
+def test_the_worlds_recipe_trains_it_and_the_flag_puts_it_on_any_voxel_model():
+    recipe = load_recipe("cylinder3d-world")
+    assert (recipe.method.name, recipe.method.masks) == ("nerf", "sam")
+    assert load_recipe("cylinder3d-world", method="supervised").model == recipe.model
+    for name in ("cylinder3d-nuscenes", "minkunet-semantickitti", "spvcnn-nuscenes"):
+        method = load_recipe(name, method="nerf", labels="1%").method
+        assert (method.mixing, method.segment_weight) == (None, 0.5)  # nothing left of the file's lasermix
+    with pytest.raises(RecipeError, match="method nerf looks through cells in space"):
+        load_recipe("fidnet-nuscenes", method="nerf")

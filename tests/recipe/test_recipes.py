@@ -76,7 +76,7 @@ def test_the_grid_of_published_settings_is_whole():
     }
     images = {f"images-lasermix-cityscapes-1of{part}" for part in (2, 4, 8, 16)} | {"images-lasermix-world"}
     assert set(PUBLISHED) == grid | images | {"demo", "three-scans"}
-    assert len(builtin_recipes()) == 12
+    assert len(builtin_recipes()) == 13
 
 
 @pytest.mark.parametrize("former", PUBLISHED)
