@@ -1,17 +1,16 @@
 """Weights a run begins with (``Recipe.start``): where they come from, which fit, and which are left out."""
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ray_lidarseg import storage
 from ray_lidarseg.datasets.ontology_taxonomy import taxonomy_for
-from ray_lidarseg.errors import RunError
+from ray_lidarseg.errors import DataError, RunError
+from ray_lidarseg.foundation.checkpoint_files import file_sha256, local_file
+from ray_lidarseg.foundation.weight_files import load_weights
 from ray_lidarseg.models.segmentor import Segmentor
 from ray_lidarseg.recipe.load import parse_recipe
 from ray_lidarseg.recipe.schema import Start
@@ -53,22 +52,18 @@ def read_source(start: Start, step: int = 0) -> Source:
         step: Of a run's checkpoint; 0: the newest.
 
     Raises:
-        RunError: No such run, checkpoint or file, or one that holds no model of ours.
+        RunError: No such run or checkpoint, or a broken one.
+        DataError: No such file, or a broken one.
     """
     if start.run:
         return _of_checkpoint(RunFolder(start.run).checkpoint(step or "latest"), start.run)
-    if not storage.exists(start.file):
-        raise RunError(f"no file {start.file}: start.file is a .safetensors of a model, or a checkpoint's state.pt")
-    content = storage.read_bytes(start.file)
-    if start.file.endswith(".pt"):
-        return _of_checkpoint(checkpoints.unpack(content), start.file)
+    file = local_file(start.file)
+    if file.suffix == ".pt":
+        return _of_checkpoint(checkpoints.unpack(file.read_bytes()), start.file)
     try:
-        weights = safetensors.torch.load(content)
+        return Source(start.file, 0, file_sha256(file), load_weights(file), None)
     except SafetensorError as error:
-        raise RunError(
-            f"{start.file} is no .safetensors file ({error}): give one, or a checkpoint's state.pt"
-        ) from error
-    return Source(start.file, 0, hashlib.sha256(content).hexdigest(), weights, None)
+        raise DataError(f"{start.file} is no .safetensors file ({error}): give one, or a state.pt") from error
 
 
 def _of_checkpoint(state: dict[str, Any], origin: str) -> Source:

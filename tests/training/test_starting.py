@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 
 from ray_lidarseg.datasets.taxonomy import NUSCENES
-from ray_lidarseg.errors import RecipeError, RunError
+from ray_lidarseg.errors import DataError, RecipeError, RunError
 from ray_lidarseg.recipe.load import override
 from ray_lidarseg.recipe.schema import Start
 from ray_lidarseg.training import checkpoints
@@ -141,7 +141,7 @@ def test_a_file_of_weights_or_a_checkpoint_starts_as_well(walls, source, tmp_pat
 
 def test_what_cannot_start_says_why(walls, source, tmp_path):
     def refused(message: str, **changes) -> None:
-        with pytest.raises(RunError, match=message):
+        with pytest.raises((DataError, RunError), match=message):
             train_alone(_started(walls, source, **changes), str(tmp_path / "run"))
 
     refused(r"no recipe.yaml in .*nothing|has no checkpoint yet", start__run=str(tmp_path / "nothing"))
@@ -150,7 +150,9 @@ def test_what_cannot_start_says_why(walls, source, tmp_path):
     safetensors.torch.save_file({"other": torch.zeros(1)}, tmp_path / "other.safetensors")
     refused("is no .safetensors file", start__run="", start__file=str(tmp_path / "torn.safetensors"))
     refused("holds no weight of this model", start__run="", start__file=str(tmp_path / "other.safetensors"))
-    refused("no file .*absent.safetensors", start__run="", start__file=str(tmp_path / "absent.safetensors"))
+    refused(
+        "no checkpoint file at .*absent.safetensors", start__run="", start__file=str(tmp_path / "absent.safetensors")
+    )
     assert not (tmp_path / "run" / "recipe.yaml").exists()
 
 
