@@ -30,6 +30,7 @@ from ray_lidarseg.sparse.backend import SparseBackend
 from ray_lidarseg.sparse.build import load_backend
 from ray_lidarseg.sparse.geometry import VoxelGeometry
 from ray_lidarseg.sparse.modules import SparseConv3d, VoxelNorm
+from ray_lidarseg.sparse.products import RowLinear
 from ray_lidarseg.sparse.volume import Volume
 
 HEIGHTS_M = {"semantickitti": (-4.0, 2.0), "nuscenes": (-5.0, 3.0)}
@@ -104,7 +105,7 @@ class Cylinder3D(Segmentor):
         base = max(1, round(width_factor * _BASE))
         self.grid, self.num_classes = grid, num_classes
         self.points = _point_layers(widths)
-        self.compress = nn.Sequential(nn.Linear(widths[-1], _VOXEL_WIDTH), nn.ReLU())
+        self.compress = nn.Sequential(RowLinear(widths[-1], _VOXEL_WIDTH), nn.ReLU())
         self.network = AsymmetricUNet(_VOXEL_WIDTH, base, backend)
         self.head = SparseConv3d(self.network.channels_out, num_classes, CUBE, "submanifold", 0, backend, bias=True)
         self.refinement = _Refinement(self.network.channels_out, widths[-1], num_classes) if point_refinement else None
@@ -143,9 +144,9 @@ class Cylinder3D(Segmentor):
 class _Refinement(nn.Module):
     def __init__(self, voxel_width: int, point_width: int, num_classes: int) -> None:
         super().__init__()
-        self.lift = nn.Linear(voxel_width, point_width)
+        self.lift = RowLinear(voxel_width, point_width)
         self.norm = VoxelNorm(point_width)
-        self.classifier = nn.Linear(point_width, num_classes)
+        self.classifier = RowLinear(point_width, num_classes)
 
     def forward(self, of_points: Tensor, of_voxels: Tensor, point_cell: Tensor) -> tuple[Tensor, Tensor]:
         lifted = nn.functional.leaky_relu(self.norm(self.lift(of_voxels)))
@@ -160,5 +161,5 @@ def _rows(values: Tensor, rows: Tensor) -> Tensor:
 def _point_layers(widths: list[int]) -> nn.Sequential:
     layers: list[nn.Module] = [VoxelNorm(_POINT_INPUTS)]
     for before, after in pairwise([_POINT_INPUTS, *widths[:-1]]):
-        layers += [nn.Linear(before, after), VoxelNorm(after), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))
+        layers += [RowLinear(before, after), VoxelNorm(after), nn.ReLU()]
+    return nn.Sequential(*layers, RowLinear(widths[-2], widths[-1]))

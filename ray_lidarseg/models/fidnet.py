@@ -17,6 +17,7 @@ from torch.nn import functional
 from ray_lidarseg.geometry.range_image import RangeImages, image_channels, pixel_labels, project
 from ray_lidarseg.models.segmentor import Cells, Output, Segmentor
 from ray_lidarseg.sample import PointBatch, SensorSpec
+from ray_lidarseg.sparse.products import RowLinear, linear
 
 _STEM = (64, 128, 256, 512)
 _STAGE = 128
@@ -77,7 +78,7 @@ class FIDNet(Segmentor):
             for index, count in enumerate(blocks)
         )
         self.head = _chain([stem[-1] + len(blocks) * stage, *head], _linear)
-        self.classifier = nn.Linear(head[-1], num_classes)
+        self.classifier = RowLinear(head[-1], num_classes)
 
     @torch.no_grad()
     def represent(self, batch: PointBatch) -> Cells:
@@ -155,12 +156,25 @@ def _chain(channels: list[int], layer: Callable[[int, int], nn.Module]) -> nn.Se
     return nn.Sequential(*steps)
 
 
+class _Pointwise(nn.Conv2d):
+    """A 1x1 convolution as a matrix product: with one thread torch's own takes a slow path in float32."""
+
+    def forward(self, input: Float[Tensor, "B C_in H W"]) -> Float[Tensor, "B C_out _ _"]:
+        """The convolution; channels last in memory, which the image should be, too."""
+        step, down = self.stride
+        seen = input[:, :, ::step, ::down].permute(0, 2, 3, 1)
+        rows = linear(seen.reshape(-1, self.in_channels), self.weight.flatten(1))
+        return rows.view(*seen.shape[:3], self.out_channels).permute(0, 3, 1, 2)
+
+
 def _conv(in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1) -> nn.Conv2d:
+    if kernel == 1:
+        return _Pointwise(in_channels, out_channels, kernel, stride, bias=False)
     return nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
 
 
-def _linear(in_channels: int, out_channels: int) -> nn.Linear:
-    return nn.Linear(in_channels, out_channels, bias=False)
+def _linear(in_channels: int, out_channels: int) -> RowLinear:
+    return RowLinear(in_channels, out_channels, bias=False)
 
 
 def _upsample(image: Tensor, size: torch.Size) -> Tensor:

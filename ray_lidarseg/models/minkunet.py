@@ -23,6 +23,7 @@ from ray_lidarseg.sparse.backend import SparseBackend
 from ray_lidarseg.sparse.build import load_backend
 from ray_lidarseg.sparse.geometry import VoxelGeometry
 from ray_lidarseg.sparse.modules import SparseConv3d, VoxelNorm
+from ray_lidarseg.sparse.products import RowLinear
 from ray_lidarseg.sparse.volume import Volume
 
 _STEM = 32
@@ -96,7 +97,7 @@ class MinkUNet(Segmentor):
         self.feature_dim = network.channels_out
         self.grid = grid
         self.network = network
-        self.head = nn.Linear(self.feature_dim, num_classes)
+        self.head = RowLinear(self.feature_dim, num_classes)
         self.register_buffer("input_scale", input_scale(range_m), persistent=False)
 
     @torch.no_grad()
@@ -145,7 +146,7 @@ class _Block(nn.Module):
         self.second = _same(channels_out, channels_out, level, backend)
         self.shortcut = nn.Sequential()
         if channels_in != channels_out:
-            self.shortcut = nn.Sequential(nn.Linear(channels_in, channels_out, bias=False), VoxelNorm(channels_out))
+            self.shortcut = nn.Sequential(RowLinear(channels_in, channels_out, bias=False), VoxelNorm(channels_out))
 
     def forward(self, x: Tensor, geometry: VoxelGeometry) -> Tensor:
         inner = self.second(self.first(x, geometry).relu_(), geometry)

@@ -30,6 +30,7 @@ from ray_lidarseg.sparse.build import load_backend
 from ray_lidarseg.sparse.geometry import VoxelGeometry
 from ray_lidarseg.sparse.interpolation import Corners, trilinear
 from ray_lidarseg.sparse.modules import VoxelNorm
+from ray_lidarseg.sparse.products import RowLinear
 from ray_lidarseg.sparse.volume import Volume
 
 _BOTTOM, _HALF_WAY = NUM_LEVELS, NUM_LEVELS // 2
@@ -94,7 +95,7 @@ class SPVCNN(Segmentor):
         self.num_classes, self.feature_dim = num_classes, network.unet.channels_out
         self.grid = grid
         self.network = network
-        self.head = nn.Linear(self.feature_dim, num_classes)
+        self.head = RowLinear(self.feature_dim, num_classes)
         self.register_buffer("input_scale", input_scale(range_m), persistent=False)
 
     @torch.no_grad()
@@ -165,4 +166,4 @@ def _at_level(voxels: Voxels, geometry: VoxelGeometry, level: int) -> Voxels:
 
 
 def _point_layer(channels_in: int, channels_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(channels_in, channels_out, bias=False), VoxelNorm(channels_out), nn.ReLU())
+    return nn.Sequential(RowLinear(channels_in, channels_out, bias=False), VoxelNorm(channels_out), nn.ReLU())

@@ -9,21 +9,24 @@ rest is a walk and point symmetry.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate, product
+from itertools import accumulate, pairwise, product
+from typing import Literal
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from ray_lidarseg.geometry.voxelize import FIELD_BITS, pack_coords, unpack_coords
+from ray_lidarseg.sparse.products import BLOCK_ROWS, padded_rows
 
 Kernel = tuple[int, int, int]
 Stride = tuple[int, int, int]
+Side = Literal["in", "out"]
 
-BLOCK_ROWS = 4096
-"""Rows a CPU multiplies at a time: 1 MiB at 64 float32 channels (ours, measured with tests/bench/sparse_conv.py)."""
+TILE_BYTES = 1 << 26
+"""Memory that the products of one convolution may take at once (ours: past the cache anyway, little of a machine)."""
 
 _SPATIAL_BITS = 3 * FIELD_BITS
 _SPATIAL_MASK = (1 << _SPATIAL_BITS) - 1
@@ -33,6 +36,8 @@ _HALVED_MASK = sum(((1 << FIELD_BITS - 1) - 1) << shift for shift in (0, FIELD_B
 @dataclass(frozen=True)
 class KernelMap:
     """The pairs of one convolution, sorted by (offset, output row); within an offset every row occurs at most once.
+
+    Within an offset the rows of both sides ascend, but where several inputs share an output they only do not descend.
 
     Attributes:
         num_in: Rows of the input.
@@ -65,15 +70,19 @@ class KernelMap:
         spans = enumerate(zip(self.bounds[:-1], self.bounds[1:], strict=True))
         return [(offset, start, end) for offset, (start, end) in spans if end > start]
 
-    @cached_property
-    def blocks(self) -> list[tuple[int, Tensor, Tensor]]:
-        """(offset, src, dst) of all pairs, in pieces of about equal length and at most ``BLOCK_ROWS`` rows."""
-        blocks = []
-        for offset, start, end in self.spans():
-            num_blocks = -(-(end - start) // BLOCK_ROWS)
-            pieces = [rows[start:end].tensor_split(num_blocks) for rows in (self.src, self.dst)]
-            blocks += [(offset, src, dst) for src, dst in zip(*pieces, strict=True)]
-        return blocks
+    def tiles(self, side: Side, num_tiles: int = 1) -> list["Tile"]:
+        """The pairs, in blocks of fixed sizes, of each of ``num_tiles`` ranges of one side's rows."""
+        tiles: dict[tuple[Side, int], list[Tile]] = self.__dict__.setdefault("_tiles", {})
+        if (side, num_tiles) not in tiles:
+            tiles[side, num_tiles] = self._build_tiles(side, num_tiles)
+        return tiles[side, num_tiles]
+
+    def _build_tiles(self, side: Side, num_tiles: int) -> list["Tile"]:
+        if side == "in" and self.center is not None:  # pair (k, i, j) has the twin (K - 1 - k, j, i) at the same place
+            return [tile.mirrored(self.num_offsets) for tile in self.tiles("out", num_tiles)]
+        if side == "in":
+            return _cut(self.src, self.dst, self.bounds, self.by_input, num_tiles)
+        return _cut(self.dst, self.src, self.bounds, self.by_output, num_tiles)
 
     @cached_property
     def ends(self) -> Int[Tensor, "K"]:
@@ -93,6 +102,97 @@ class KernelMap:
     def transposed(self) -> "KernelMap":
         """The adjoint map: outputs become inputs, offsets keep their numbers."""
         return KernelMap(self.num_out, self.num_in, self.dst, self.src, self.bounds, self.center)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Pairs of one offset that are multiplied together.
+
+    Attributes:
+        offset: Its number.
+        near: [N] rows of the pairs on the tile's side.
+        far: [N] rows of the pairs on the other side.
+        first: Where their products begin among the tile's.
+        last: Where they end; there is room for more than N, up to a fixed size.
+    """
+
+    offset: int
+    near: Int[Tensor, "N"]
+    far: Int[Tensor, "N"]
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A range of rows of one side, with all pairs that meet them.
+
+    Attributes:
+        rows: The range.
+        blocks: Its pairs.
+        order: [N] places of the products, by row of the tile.
+        starts: [E] where each row begins in ``order``.
+        num_products: Places, those without a pair included.
+    """
+
+    rows: slice
+    blocks: list[Block]
+    order: Int[Tensor, "N"]
+    starts: Int[Tensor, "E"]
+    num_products: int
+
+    def mirrored(self, num_offsets: int) -> "Tile":
+        """The tile of a point-symmetric map's other side."""
+        return replace(self, blocks=[replace(b, offset=num_offsets - 1 - b.offset) for b in self.blocks])
+
+
+def _cut(
+    near: Tensor, far: Tensor, bounds: tuple[int, ...], by_row: tuple[Tensor, Tensor], num_tiles: int
+) -> list[Tile]:
+    """Within an offset rows ascend on both sides, so each tile's pairs of an offset are one stretch."""
+    order, starts = by_row
+    num_rows = len(starts) - 1
+    edges = [num_rows * tile // num_tiles for tile in range(num_tiles + 1)]
+    cuts = _cuts(near, bounds, edges)
+    shifts: list[tuple[int, int, int, int]] = []  # offset, tile, what places are ahead of pairs, number of pairs
+    tiles: list[tuple[list[Block], int]] = []
+    for tile in range(num_tiles):
+        blocks: list[Block] = []
+        place = 0
+        for offset, cut in enumerate(cuts):
+            shifts.append((offset, tile, place - cut[tile], cut[tile + 1] - cut[tile]))
+            for first in range(cut[tile], cut[tile + 1], BLOCK_ROWS):
+                last = min(first + BLOCK_ROWS, cut[tile + 1])
+                end = place + padded_rows(last - first)
+                blocks.append(Block(offset, near[first:last], far[first:last], place, end))
+                place = end
+        tiles.append((blocks, place))
+    shifts.sort()  # as the pairs lie: by offset, then by row
+    lengths = torch.tensor([length for *_, length in shifts], device=near.device)
+    shift = torch.repeat_interleave(torch.tensor([shift for *_, shift, _ in shifts], device=near.device), lengths)
+    places = order + shift[order]
+    ends = starts[edges].tolist()
+    return [
+        Tile(
+            slice(edges[tile], edges[tile + 1]),
+            blocks,
+            places[ends[tile] : ends[tile + 1]],
+            starts[edges[tile] : edges[tile + 1] + 1] - ends[tile],
+            num_products,
+        )
+        for tile, (blocks, num_products) in enumerate(tiles)
+    ]
+
+
+def _cuts(near: Tensor, bounds: tuple[int, ...], edges: list[int]) -> list[list[int]]:
+    """For each offset, where the pairs of each range of rows begin, and where the last one's end."""
+    if len(edges) == 2:
+        return [[first, last] for first, last in pairwise(bounds)]
+    inner = near.new_tensor(edges[1:-1])
+    return [
+        [first, *(first + torch.searchsorted(near[first:last], inner)).tolist(), last]
+        for first, last in pairwise(bounds)
+    ]
 
 
 def _segments(rows: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:

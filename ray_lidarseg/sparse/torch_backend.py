@@ -4,13 +4,14 @@
 
 Three forms of the same sum:
 
-``by_offset``: gather, multiply, scatter-add a few thousand rows at a time in one reused scratch buffer that stays in
-the processor's cache. On a CPU fresh temporaries cost more than the arithmetic. The default there.
+``blocked``: a few thousand rows at a time are gathered into a scratch buffer that stays in the processor's cache and
+multiplied; the products are summed by output row at the end. Sizes of blocks are few (``sparse.products``). The default
+on a CPU, where fresh temporaries cost more than the arithmetic and scattered additions three times as much as one sum.
 ``gathered``: gather all pairs, one product per offset, one sum per output row. No atomics: repeatable on a GPU.
 ``grouped``: the same with all products in one ``grouped_mm`` launch. The default on a GPU that has the kernel.
 """
 
-import threading
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -21,23 +22,12 @@ from torch import Tensor
 from ray_lidarseg.geometry.voxelize import segment_sum
 from ray_lidarseg.sparse.backend import Kind
 from ray_lidarseg.sparse.geometry import VoxelGeometry
-from ray_lidarseg.sparse.kernel_map import BLOCK_ROWS, Kernel, KernelMap
+from ray_lidarseg.sparse.kernel_map import TILE_BYTES, Kernel, KernelMap, Side, Tile
+from ray_lidarseg.sparse.products import add_transposed_times, fast, scratch, times
 
-Form = Literal["by_offset", "gathered", "grouped"]
+Form = Literal["blocked", "gathered", "grouped"]
 
 _GROUPED_ALIGNMENT_BYTES = 16  # torch.nn.functional.grouped_mm: rows must be multiples of this
-
-_thread = threading.local()
-
-
-def _scratch(slot: str, like: Tensor) -> Tensor:
-    """A [BLOCK_ROWS, C] buffer for use inside one call; it grows, belongs to this thread and never leaves this file."""
-    buffers: dict[Any, Tensor] = _thread.__dict__.setdefault("buffers", {})
-    key, size = (slot, like.dtype, like.device), BLOCK_ROWS * like.shape[1]
-    if key not in buffers or len(buffers[key]) < size:
-        with torch.inference_mode(False):  # an inference tensor could not be written to in training
-            buffers[key] = torch.empty(size, dtype=like.dtype, device=like.device)
-    return buffers[key][:size].view(BLOCK_ROWS, like.shape[1])
 
 
 class TorchBackend:
@@ -87,7 +77,7 @@ def convolve(
 
 def _best_form(x: Tensor) -> Form:
     if x.device.type != "cuda":
-        return "by_offset"
+        return "blocked"
     has_kernel = x.dtype == torch.bfloat16 and torch.cuda.get_device_capability(x.device) >= (9, 0)
     return "grouped" if has_kernel else "gathered"  # grouped_mm itself loops, with host syncs, for all else
 
@@ -106,13 +96,13 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, weight = ctx.saved_tensors
         grad = grads[0].contiguous()
-        gradients = _gradients_by_offset if ctx.form == "by_offset" else _gradients_gathered
+        gradients = _gradients_blocked if ctx.form == "blocked" else _gradients_gathered
         return *gradients(x, weight, grad, ctx.pairs, ctx.form, ctx.needs_input_grad), None, None
 
 
 def _apply(x: Tensor, weight: Tensor, pairs: KernelMap, form: Form) -> Tensor:
-    if form == "by_offset":
-        return _apply_by_offset(x, weight, pairs)
+    if form == "blocked":
+        return _apply_blocked(x, weight, pairs)
     return _apply_gathered(x, weight, pairs, form, pairs.src, pairs.by_output)
 
 
@@ -124,30 +114,57 @@ def _apply_gathered(
     return out if pairs.center is None else out.addmm_(x, weight[pairs.center])
 
 
-def _apply_by_offset(x: Tensor, weight: Tensor, pairs: KernelMap) -> Tensor:
-    out = x.new_zeros(pairs.num_out, weight.shape[2]) if pairs.center is None else x @ weight[pairs.center]
-    matrices = weight.unbind()
-    rows, products = _scratch("input", x), _scratch("output", out)
-    for offset, src, dst in pairs.blocks:
-        gathered = torch.index_select(x, 0, src, out=rows[: len(src)])
-        out.index_add_(0, dst, torch.mm(gathered, matrices[offset], out=products[: len(src)]))
+def _apply_blocked(x: Tensor, weight: Tensor, pairs: KernelMap) -> Tensor:
+    matrices, width = weight.unbind(), weight.shape[2]
+    with fast():
+        out = x.new_zeros(pairs.num_out, width) if pairs.center is None else times(x, matrices[pairs.center])
+        for tile in _tiles(pairs, "out", x, width):
+            products = scratch("products", x, tile.num_products, width)
+            for block in tile.blocks:
+                rows = scratch("rows", x, block.last - block.first, x.shape[1])
+                torch.index_select(x, 0, block.far, out=rows[: len(block.far)])
+                torch.mm(rows, matrices[block.offset], out=products[block.first : block.last])
+            _add_sums(out, products, tile)
     return out
 
 
-def _gradients_by_offset(
+def _tiles(pairs: KernelMap, side: Side, like: Tensor, width: int) -> list[Tile]:
+    """As few as keep the products within ``TILE_BYTES``, rounded up to a power of two."""
+    num_bytes = len(pairs.src) * width * like.element_size()
+    return pairs.tiles(side, 1 << max(0, math.ceil(math.log2(max(num_bytes, 1) / TILE_BYTES))))
+
+
+def _add_sums(out: Tensor, products: Tensor, tile: Tile) -> None:
+    """Adds to each row of the tile the products of its pairs."""
+    if len(tile.order):
+        out[tile.rows].add_(segment_sum(products, tile.order, tile.starts))
+
+
+def _gradients_blocked(
     x: Tensor, weight: Tensor, grad: Tensor, pairs: KernelMap, form: Form, wanted: tuple[bool, ...]
 ) -> tuple[Tensor | None, Tensor | None]:
     """Both gradients in one pass, so that the output's gradient is gathered once."""
-    grad_x, grad_weight = _central_gradients(x, weight, grad, pairs, wanted)
-    matrices = weight.mT.unbind()
-    grad_matrices = None if grad_weight is None else grad_weight.unbind()
-    rows, errors = _scratch("input", x), _scratch("output", grad)
-    for offset, src, dst in pairs.blocks:
-        error, row = torch.index_select(grad, 0, dst, out=errors[: len(dst)]), rows[: len(src)]
-        if grad_matrices is not None:
-            grad_matrices[offset].addmm_(torch.index_select(x, 0, src, out=row).mT, error)
-        if grad_x is not None:
-            grad_x.index_add_(0, src, torch.mm(error, matrices[offset], out=row))
+    with fast():
+        grad_x, grad_weight = _central_gradients(x, weight, grad, pairs, wanted)
+        matrices = weight.mT.unbind()
+        grad_matrices = None if grad_weight is None else grad_weight.unbind()
+        for tile in _tiles(pairs, "in", x, x.shape[1]):
+            products = scratch("products", x, tile.num_products, x.shape[1])
+            for block in tile.blocks:
+                size, used = block.last - block.first, len(block.far)
+                errors = scratch("errors", grad, size, grad.shape[1])
+                torch.index_select(grad, 0, block.far, out=errors[:used])
+                if grad_matrices is not None:
+                    rows = scratch("rows", x, size, x.shape[1])
+                    torch.index_select(x, 0, block.near, out=rows[:used])
+                    if used < size:  # these are summed over, and a buffer may hold anything
+                        rows[used:].zero_()
+                        errors[used:].zero_()
+                    grad_matrices[block.offset].addmm_(rows.mT, errors)
+                if grad_x is not None:
+                    torch.mm(errors, matrices[block.offset], out=products[block.first : block.last])
+            if grad_x is not None:
+                _add_sums(grad_x, products, tile)
     return grad_x, grad_weight
 
 
@@ -159,8 +176,8 @@ def _central_gradients(
     if pairs.center is None:
         return (torch.zeros_like(x) if wanted[0] else None), grad_weight
     if grad_weight is not None:
-        torch.mm(x.mT, grad, out=grad_weight[pairs.center])
-    return (grad @ weight[pairs.center].mT if wanted[0] else None), grad_weight
+        add_transposed_times(grad_weight[pairs.center], x, grad)
+    return (times(grad, weight[pairs.center].mT) if wanted[0] else None), grad_weight
 
 
 def _gradients_gathered(

@@ -48,7 +48,7 @@ def test_maps_are_freed_with_their_batch_without_the_garbage_collector():
     geometry = VoxelGeometry.of_coords(torch.tensor([[0, 0, 0, 0], [0, 0, 1, 1]]))
     for pairs in (geometry.down(0), geometry.up(0), geometry.submanifold(0)):
         assert pairs.by_output
-        assert pairs.blocks is not None
+        assert pairs.tiles("out")
     watched = weakref.ref(geometry.up(0))
     gc.disable()
     try:

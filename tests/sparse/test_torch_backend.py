@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from ray_lidarseg.sparse import kernel_map, torch_backend
+from ray_lidarseg.sparse import kernel_map, products, torch_backend
 from ray_lidarseg.sparse.geometry import Coarsening, VoxelGeometry
 from ray_lidarseg.sparse.torch_backend import TorchBackend, convolve
 
@@ -22,7 +22,7 @@ CASES = [
     ("up", (2, 2, 2)),
     ("up", (3, 3, 3)),
 ]
-FORMS = ["by_offset", "gathered"]
+FORMS = ["blocked", "gathered"]
 
 
 def _geometry(num_voxels: int, shape: tuple[int, int, int], seed: int = 0) -> VoxelGeometry:
@@ -174,7 +174,7 @@ def test_grouped_form_equals_gathered_form(kind, kernel, widths):
 def test_grouped_form_in_bfloat16_is_near_float32():
     geometry = _geometry(200, (7, 5, 9))
     x, weight = _operands(geometry, "submanifold", (3, 3, 3), 0, (4, 8), torch.float32)
-    exact = TorchBackend("by_offset").conv(x, weight, geometry, "submanifold", (3, 3, 3), 0)
+    exact = TorchBackend("blocked").conv(x, weight, geometry, "submanifold", (3, 3, 3), 0)
     half = TorchBackend("grouped").conv(x.bfloat16(), weight.bfloat16(), geometry, "submanifold", (3, 3, 3), 0)
     assert half.dtype == torch.bfloat16
     assert (half.float() - exact).norm() / exact.norm() < 1e-2
@@ -205,14 +205,39 @@ def test_the_order_of_scans_does_not_matter():
 
 
 def test_blocks_do_not_change_the_sum(monkeypatch):
-    geometry = _geometry(300, (9, 9, 9))
+    geometry = _geometry(500, (9, 9, 9))
     x, weight = _operands(geometry, "submanifold", (3, 3, 3), 0)
     whole = _results(convolve(x, weight, geometry.submanifold(0)), x, weight)
-    monkeypatch.setattr(kernel_map, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(kernel_map, "BLOCK_ROWS", 64)  # a size blocks have
     pairs = VoxelGeometry(geometry.keys, geometry.shape).submanifold(0)
-    assert max(len(src) for _, src, _ in pairs.blocks) <= 7
+    assert max(len(block.far) for block in pairs.tiles("out")[0].blocks) == 64
     for value, expected in zip(_results(convolve(x, weight, pairs), x, weight), whole, strict=True):
         torch.testing.assert_close(value, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("kind", "kernel"), CASES)
+def test_tiles_do_not_change_the_sum(kind, kernel, monkeypatch):
+    geometry = _geometry(300, (9, 9, 9))
+    x, weight = _operands(geometry, kind, kernel, 0)
+    whole = _results(TorchBackend().conv(x, weight, geometry, kind, kernel, 0), x, weight)
+    monkeypatch.setattr(torch_backend, "TILE_BYTES", 2000)
+    pairs = getattr(geometry, kind)(0, kernel)
+    if len(pairs.src):
+        assert len(torch_backend._tiles(pairs, "out", x, 5)) > 1
+    for value, expected in zip(
+        _results(TorchBackend().conv(x, weight, geometry, kind, kernel, 0), x, weight), whole, strict=True
+    ):
+        torch.testing.assert_close(value, expected, rtol=0, atol=1e-12)
+
+
+def test_what_is_left_in_scratch_reaches_no_sum(monkeypatch):
+    geometry = _geometry(150, (7, 7, 7))
+    x, weight = _operands(geometry, "submanifold", (3, 3, 3), 0)
+    clean = _results(convolve(x, weight, geometry.submanifold(0)), x, weight)
+    for buffer in products._thread.buffers.values():
+        buffer.fill_(torch.nan)
+    again = _results(convolve(x, weight, geometry.submanifold(0)), x, weight)
+    assert all(torch.equal(value, expected) for value, expected in zip(again, clean, strict=True))
 
 
 def test_scratch_never_reaches_a_result():
@@ -236,7 +261,7 @@ def test_scratch_never_reaches_a_result():
 
 
 def test_training_after_inference_mode(monkeypatch):
-    monkeypatch.setattr(torch_backend, "_thread", threading.local())
+    monkeypatch.setattr(products, "_thread", threading.local())
     geometry = _geometry(30, (4, 4, 4))
     x, weight = _operands(geometry, "submanifold", (3, 3, 3), 0)
     with torch.inference_mode():
