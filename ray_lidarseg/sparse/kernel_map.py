@@ -112,15 +112,13 @@ class Block:
         offset: Its number.
         near: [N] rows of the pairs on the tile's side.
         far: [N] rows of the pairs on the other side.
-        first: Where their products begin among the tile's.
-        last: Where they end; there is room for more than N, up to a fixed size.
+        size: Rows that are multiplied: N or more, of the few sizes blocks have.
     """
 
     offset: int
     near: Int[Tensor, "N"]
     far: Int[Tensor, "N"]
-    first: int
-    last: int
+    size: int
 
 
 @dataclass(frozen=True)
@@ -132,14 +130,22 @@ class Tile:
         blocks: Its pairs.
         order: [N] places of the products, by row of the tile.
         starts: [E] where each row begins in ``order``.
-        num_products: Places, those without a pair included.
     """
 
     rows: slice
     blocks: list[Block]
     order: Int[Tensor, "N"]
     starts: Int[Tensor, "E"]
-    num_products: int
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Of the blocks."""
+        return [block.size for block in self.blocks]
+
+    @property
+    def num_products(self) -> int:
+        """Places, those without a pair included."""
+        return sum(self.sizes)
 
     def mirrored(self, num_offsets: int) -> "Tile":
         """The tile of a point-symmetric map's other side."""
@@ -155,7 +161,7 @@ def _cut(
     edges = [num_rows * tile // num_tiles for tile in range(num_tiles + 1)]
     cuts = _cuts(near, bounds, edges)
     shifts: list[tuple[int, int, int, int]] = []  # offset, tile, what places are ahead of pairs, number of pairs
-    tiles: list[tuple[list[Block], int]] = []
+    tiles: list[list[Block]] = []
     for tile in range(num_tiles):
         blocks: list[Block] = []
         place = 0
@@ -163,10 +169,9 @@ def _cut(
             shifts.append((offset, tile, place - cut[tile], cut[tile + 1] - cut[tile]))
             for first in range(cut[tile], cut[tile + 1], BLOCK_ROWS):
                 last = min(first + BLOCK_ROWS, cut[tile + 1])
-                end = place + padded_rows(last - first)
-                blocks.append(Block(offset, near[first:last], far[first:last], place, end))
-                place = end
-        tiles.append((blocks, place))
+                blocks.append(Block(offset, near[first:last], far[first:last], padded_rows(last - first)))
+                place += blocks[-1].size
+        tiles.append(blocks)
     shifts.sort()  # as the pairs lie: by offset, then by row
     lengths = torch.tensor([length for *_, length in shifts], device=near.device)
     shift = torch.repeat_interleave(torch.tensor([shift for *_, shift, _ in shifts], device=near.device), lengths)
@@ -178,9 +183,8 @@ def _cut(
             blocks,
             places[ends[tile] : ends[tile + 1]],
             starts[edges[tile] : edges[tile + 1] + 1] - ends[tile],
-            num_products,
         )
-        for tile, (blocks, num_products) in enumerate(tiles)
+        for tile, blocks in enumerate(tiles)
     ]
 
 

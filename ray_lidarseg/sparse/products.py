@@ -180,11 +180,11 @@ def scratch(slot: str, like: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def times(rows: Float[Tensor, "V C_in"], matrix: Float[Tensor, "C_in C_out"]) -> Float[Tensor, "V C_out"]:
-    """``rows @ matrix``, a block of rows at a time."""
+    """``rows @ matrix``: whole blocks of rows, then the rest in a block of its own."""
     out = rows.new_empty(len(rows), matrix.shape[1])
     whole = len(rows) - len(rows) % BLOCK_ROWS
-    for first in range(0, whole, BLOCK_ROWS):
-        torch.mm(rows[first : first + BLOCK_ROWS], matrix, out=out[first : first + BLOCK_ROWS])
+    if whole:
+        torch.mm(rows[:whole], matrix, out=out[:whole])
     if rest := len(rows) - whole:
         size = padded_rows(rest)
         block = scratch("block", rows, size, rows.shape[1])
@@ -196,10 +196,10 @@ def times(rows: Float[Tensor, "V C_in"], matrix: Float[Tensor, "C_in C_out"]) ->
 def add_transposed_times(
     out: Float[Tensor, "C_in C_out"], rows: Float[Tensor, "V C_in"], errors: Float[Tensor, "V C_out"]
 ) -> None:
-    """Adds ``rowsᵀ @ errors`` to ``out``, a block of rows at a time."""
+    """Adds ``rowsᵀ @ errors`` to ``out``: whole blocks of rows, then the rest in a block of its own."""
     whole = len(rows) - len(rows) % BLOCK_ROWS
-    for first in range(0, whole, BLOCK_ROWS):
-        out.addmm_(rows[first : first + BLOCK_ROWS].mT, errors[first : first + BLOCK_ROWS])
+    if whole:
+        out.addmm_(rows[:whole].mT, errors[:whole])
     if rest := len(rows) - whole:
         size = padded_rows(rest)
         parts = [scratch(slot, part, size, part.shape[1]) for slot, part in (("block", rows), ("product", errors))]

@@ -23,7 +23,7 @@ from ray_lidarseg.geometry.voxelize import segment_sum
 from ray_lidarseg.sparse.backend import Kind
 from ray_lidarseg.sparse.geometry import VoxelGeometry
 from ray_lidarseg.sparse.kernel_map import TILE_BYTES, Kernel, KernelMap, Side, Tile
-from ray_lidarseg.sparse.products import add_transposed_times, fast, scratch, times
+from ray_lidarseg.sparse.products import BLOCK_ROWS, add_transposed_times, fast, scratch, times
 
 Form = Literal["blocked", "gathered", "grouped"]
 
@@ -118,12 +118,12 @@ def _apply_blocked(x: Tensor, weight: Tensor, pairs: KernelMap) -> Tensor:
     matrices, width = weight.unbind(), weight.shape[2]
     with fast():
         out = x.new_zeros(pairs.num_out, width) if pairs.center is None else times(x, matrices[pairs.center])
+        rows = scratch("rows", x, BLOCK_ROWS, x.shape[1])
         for tile in _tiles(pairs, "out", x, width):
             products = scratch("products", x, tile.num_products, width)
-            for block in tile.blocks:
-                rows = scratch("rows", x, block.last - block.first, x.shape[1])
+            for block, product in zip(tile.blocks, products.split(tile.sizes), strict=True):
                 torch.index_select(x, 0, block.far, out=rows[: len(block.far)])
-                torch.mm(rows, matrices[block.offset], out=products[block.first : block.last])
+                torch.mm(rows[: len(product)], matrices[block.offset], out=product)
             _add_sums(out, products, tile)
     return out
 
@@ -148,21 +148,25 @@ def _gradients_blocked(
         grad_x, grad_weight = _central_gradients(x, weight, grad, pairs, wanted)
         matrices = weight.mT.unbind()
         grad_matrices = None if grad_weight is None else grad_weight.unbind()
+        rows, errors = (
+            scratch(slot, like, BLOCK_ROWS, like.shape[1]) for slot, like in (("rows", x), ("errors", grad))
+        )
         for tile in _tiles(pairs, "in", x, x.shape[1]):
             products = scratch("products", x, tile.num_products, x.shape[1])
-            for block in tile.blocks:
-                size, used = block.last - block.first, len(block.far)
-                errors = scratch("errors", grad, size, grad.shape[1])
-                torch.index_select(grad, 0, block.far, out=errors[:used])
+            for block, product in zip(tile.blocks, products.split(tile.sizes), strict=True):
+                used, size = len(block.far), len(product)
+                error = torch.index_select(grad, 0, block.far, out=errors[:used])
+                if used < size:
+                    error = errors[:size]
                 if grad_matrices is not None:
-                    rows = scratch("rows", x, size, x.shape[1])
-                    torch.index_select(x, 0, block.near, out=rows[:used])
+                    row = torch.index_select(x, 0, block.near, out=rows[:used])
                     if used < size:  # these are summed over, and a buffer may hold anything
-                        rows[used:].zero_()
-                        errors[used:].zero_()
-                    grad_matrices[block.offset].addmm_(rows.mT, errors)
+                        row = rows[:size]
+                        row[used:].zero_()
+                        error[used:].zero_()
+                    grad_matrices[block.offset].addmm_(row.mT, error)
                 if grad_x is not None:
-                    torch.mm(errors, matrices[block.offset], out=products[block.first : block.last])
+                    torch.mm(error, matrices[block.offset], out=product)
             if grad_x is not None:
                 _add_sums(grad_x, products, tile)
     return grad_x, grad_weight

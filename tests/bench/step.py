@@ -2,8 +2,8 @@
 
 `python -m tests.bench.step [--against COMMIT] [--backbones …] [--methods …] [--amp off auto] [--json FILE] [--quick]`
 
-The steps of ``tests.bench.cost``: the real step loop on scans of the synthetic world at their real size, networks of the
-built-in nuScenes recipes at a part of their width. Each commit runs in a process of its own, the older one out of a
+The steps of ``tests.bench.cost``: the real step loop on scans of the synthetic world at their real size, networks of
+the built-in nuScenes recipes at a part of their width. Each commit runs in a process of its own, the older one out of a
 checkout that git makes in a temporary folder; the processes take turns step by step, so a busy machine hurts all alike.
 CPU seconds of one thread, medians, the first round warms up. ``bound`` is what the products of the step take at the
 speed of a product of 4096 rows of 64 channels in the fastest library (``sparse.products``), and nothing else.
