@@ -27,12 +27,17 @@ from ray_lidarseg.methods.method import Losses, Method
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.sample import PointBatch
 from ray_lidarseg.training.optim import build_optimizer, build_schedule
+from ray_lidarseg.training.precision import precision
 
 MicroBatches = list[tuple[PointBatch, PointBatch]]
 """What one rank computes in one optimiser step: pairs of a labelled and an unlabelled batch."""
 
 MAX_SKIPPED_IN_A_ROW = 20
 """So many non-finite steps in a row end the run: nothing will repair it by itself (ours)."""
+
+
+_ANYWHERE = {"float32": None, "bfloat16": torch.bfloat16}
+"""What ``train.amp`` auto chose once, a run that resumes on another machine goes on with."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,9 @@ class StepLoop:
         self.method, self.recipe, self.device, self.ranks = method, recipe, device, ranks
         self.optimizer = build_optimizer(method, recipe.optim, *_rates(method, recipe))
         self.schedule = build_schedule(self.optimizer, recipe.optim, recipe.train.steps)
-        self.precision = precision(recipe.train.amp, device)
+        self.precision = precision(recipe, device, method)
+        if not ranks.least(int(self.precision is not None), device):  # every worker measures; all compute alike
+            self.precision = None
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
         self.statistics = BatchStatistics(method)
         self.step = 0
@@ -114,6 +121,7 @@ class StepLoop:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "precision": str(self.precision or torch.float32).removeprefix("torch."),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -123,6 +131,8 @@ class StepLoop:
         self.schedule.load_state_dict(state["schedule"])
         if self.scaler.is_enabled() and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
+        if self.recipe.train.amp == "auto" and state.get("precision") in _ANYWHERE:
+            self.precision = _ANYWHERE[state["precision"]]
         self.step, self.skipped_steps = state["step"], state["skipped_steps"]
         self._skipped_in_a_row = state["skipped_in_a_row"]
 
@@ -269,18 +279,6 @@ def seed_of(seed: int, step: int, rank: int, micro: int) -> int:
     """The seed of one forward: independent for each of its four coordinates."""
     state = np.random.SeedSequence([seed, step, rank, micro]).generate_state(1, np.uint64)
     return int(state[0] >> np.uint64(1))
-
-
-def precision(amp: str, device: torch.device) -> torch.dtype | None:
-    """The type autocast computes in: bf16 or else fp16 on CUDA, None (float32) elsewhere or with ``amp`` off.
-
-    ``amp`` bf16 is that on any device: worth it on CPUs with bf16 instructions (avx512_bf16, AMX), slow on others.
-    """
-    if amp == "bf16":
-        return torch.bfloat16
-    if amp == "off" or device.type != "cuda":
-        return None
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
 def synchronise_batch_norm(method: Method, device: torch.device, ranks: Ranks) -> None:

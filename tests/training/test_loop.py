@@ -17,7 +17,7 @@ from ray_lidarseg.recipe.load import override
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.sample import PointBatch
 from ray_lidarseg.training import loop as module
-from ray_lidarseg.training.loop import BatchStatistics, Hooks, Ranks, StepLoop, precision, run, seed_of
+from ray_lidarseg.training.loop import BatchStatistics, Hooks, Ranks, StepLoop, run, seed_of
 
 CPU = torch.device("cpu")
 
@@ -182,12 +182,6 @@ def test_batch_statistics_are_all_running_means_and_variances():
     assert len(BatchStatistics(nn.Linear(2, 2)).read()) == 0
 
 
-def test_precision_is_full_on_a_cpu_unless_asked_for():
-    assert precision("auto", CPU) is None
-    assert precision("off", torch.device("cuda")) is None
-    assert precision("bf16", CPU) == precision("bf16", torch.device("cuda")) == torch.bfloat16
-
-
 def test_a_step_in_bf16_computes_in_it_and_keeps_parameters_whole():
     def stepped(amp: str) -> tuple[StepLoop, float, set[torch.dtype]]:
         loop, seen = StepLoop(Toy(), _recipe(train__amp=amp), CPU, Ranks()), set()
@@ -199,6 +193,21 @@ def test_a_step_in_bf16_computes_in_it_and_keeps_parameters_whole():
     assert in_half == pytest.approx(in_full, rel=0.02)
     parameters = list(loop.method.parameters())
     assert all(parameter.dtype == torch.float32 and parameter.isfinite().all() for parameter in parameters)
+
+
+def test_auto_stays_what_it_was_where_another_machine_resumes(monkeypatch):
+    monkeypatch.setattr(module, "precision", lambda *_: torch.bfloat16)
+    fast = StepLoop(Toy(), _recipe(), CPU, Ranks()).state_dict()
+    monkeypatch.setattr(module, "precision", lambda *_: None)
+    slow = StepLoop(Toy(), _recipe(), CPU, Ranks())
+    del (older := slow.state_dict())["precision"]
+    slow.load_state_dict(fast)
+    assert slow.precision == torch.bfloat16
+    asked = StepLoop(Toy(), _recipe(train__amp="off"), CPU, Ranks())
+    asked.load_state_dict(fast)
+    assert asked.precision is None
+    slow.load_state_dict(older)  # as older versions wrote it
+    assert slow.precision == torch.bfloat16
 
 
 def _rank(port: str, folder: str, number: str) -> None:
