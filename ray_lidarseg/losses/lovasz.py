@@ -29,26 +29,53 @@ def lovasz_softmax(logits: Float[Tensor, "V C"], targets: Int[Tensor, "V"]) -> F
     is_used = targets != IGNORE
     probability = class_probabilities(logits[is_used]).t().contiguous()  # [C, V]: one row to sort per class
     is_target = targets[is_used] == torch.arange(logits.shape[1], device=targets.device)[:, None]
-    errors = torch.where(is_target, 1 - probability, probability)
     is_present = is_target.any(dim=1)
-    weights = _jaccard_steps(errors.detach(), is_target) * is_present[:, None]
-    return (errors * weights).sum() / is_present.sum().clamp(min=1)
+    weights = _jaccard_steps(probability.detach(), is_target) * is_present[:, None]
+    # errors · weights, where errors are 1 - p or p: one product of all cells and classes that a gradient passes through
+    at_targets = torch.where(is_target, weights, 0).sum()
+    total = at_targets + (probability * torch.where(is_target, -weights, weights)).sum()
+    return total / is_present.sum().clamp(min=1)
 
 
-def _jaccard_steps(errors: Float[Tensor, "C V"], is_target: Bool[Tensor, "C V"]) -> Float[Tensor, "C V"]:
+def _jaccard_steps(probability: Float[Tensor, "C V"], is_target: Bool[Tensor, "C V"]) -> Float[Tensor, "C V"]:
     """``J_k - J_(k-1)`` of each cell, k its place among the errors of its row in descending order."""
-    order = _descending_order(errors)
-    num_wrong_targets = is_target.gather(1, order).cumsum(dim=1, dtype=torch.float32)
+    errors = torch.where(is_target, 1 - probability, probability)
+    if errors.device.type == "cpu" and errors.dtype == torch.float32:
+        return _jaccard_steps_by_class(errors, is_target)
+    order = errors.argsort(dim=1, descending=True)
+    num_wrong_targets = is_target.gather(1, order).cumsum(dim=1, dtype=errors.dtype)
     num_targets = is_target.sum(dim=1, keepdim=True)
     num_wrong = torch.arange(1, errors.shape[1] + 1, device=errors.device)
     union = num_targets + num_wrong - num_wrong_targets
-    jaccard_loss = (1 - (num_targets - num_wrong_targets) / union).to(errors.dtype)
+    jaccard_loss = 1 - (num_targets - num_wrong_targets) / union
     steps = jaccard_loss.diff(dim=1, prepend=torch.zeros_like(jaccard_loss[:, :1]))
     return torch.zeros_like(errors).scatter_(1, order, steps)
 
 
-def _descending_order(errors: Float[Tensor, "C V"]) -> Int[Tensor, "C V"]:
-    """Indices that sort each row; on the CPU by NumPy, whose vectorised argsort is five times as fast as torch's."""
-    if errors.device.type != "cpu":
-        return errors.argsort(dim=1, descending=True)
-    return torch.from_numpy(np.argsort(-errors.numpy(), axis=1))
+_CELL_BITS = 31  # of a sorting key below the error's; a cell's number fits
+
+
+def _jaccard_steps_by_class(errors: Float[Tensor, "C V"], is_target: Bool[Tensor, "C V"]) -> Float[Tensor, "C V"]:
+    """The same on a CPU, class by class, so that what is sorted stays in the cache; classes that are absent stay 0.
+
+    A key is the error's bits (those of non-negative floats order like the floats), the cell, and whether it is a
+    target, in one int64: NumPy sorts these with vector instructions, and nothing has to be looked up afterwards.
+    """
+    steps = torch.zeros_like(errors)
+    num_wrong = np.arange(1, errors.shape[1] + 1)
+    cells = num_wrong - 1 << 1
+    for row, is_wanted, out in zip(errors.numpy(), is_target.numpy(), steps.numpy(), strict=True):
+        if not is_wanted.any():
+            continue
+        keys = (~row.view(np.int32)).astype(np.int64) << _CELL_BITS + 1
+        keys |= cells
+        keys |= is_wanted
+        keys.sort()
+        num_right_targets = np.cumsum(keys & 1)
+        np.subtract(num_right_targets[-1], num_right_targets, out=num_right_targets)
+        iou = num_right_targets / (num_right_targets + num_wrong)
+        keys &= (1 << _CELL_BITS + 1) - 1
+        keys >>= 1
+        out[keys[0]] = 1 - iou[0]
+        out[keys[1:]] = iou[:-1] - iou[1:]
+    return steps

@@ -95,3 +95,22 @@ def test_nothing_left_is_zero_with_a_graph(num_cells):
     loss.backward()
     assert loss.item() == 0.0
     assert torch.equal(logits.grad, torch.zeros(num_cells, 3))
+
+
+@pytest.mark.parametrize("num_cells", [1, 7, 3000])
+def test_float32_on_a_cpu_is_the_general_form(num_cells):
+    logits, targets = random_cells(num_cells, 4, seed=3)
+    targets[targets == 2] = 1  # one class is absent
+    results = []
+    for scores in (logits.float().requires_grad_(), logits.clone().requires_grad_()):
+        loss = lovasz_softmax(scores, targets)
+        results.append((loss.detach(), *torch.autograd.grad(loss, scores)))
+    for value, expected in zip(*results, strict=True):
+        torch.testing.assert_close(value.double(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_score_that_is_no_number_is_not_lost():
+    logits, targets = random_cells(20, 3, seed=5)
+    logits[4] = torch.nan
+    targets[4] = 0
+    assert lovasz_softmax(logits.float(), targets).isnan()
