@@ -3,6 +3,8 @@
 import os
 import platform
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,8 +15,14 @@ from ray_lidarseg import storage
 from ray_lidarseg.errors import LidarSegError, ResourceError
 from ray_lidarseg.runtime import cluster
 from ray_lidarseg.sparse.build import load_backend
+from ray_lidarseg.sparse.products import measured
 from ray_lidarseg.training.environment import hardware, versions
 
+_WITH_MKL_SWITCH = """
+from ray_lidarseg.sparse import mkl_switch, products
+mkl_switch.let_mkl_use_all_instructions()
+print(round(products.measured().mkl_gflops))
+"""
 _LEAST_FREE_GIB = 2.0  # a demo run with its data, rounded up
 
 
@@ -34,13 +42,14 @@ class Check:
 
 
 def doctor() -> list[Check]:
-    """Looks at versions, devices, memory, temporary disk, storage, Ray and sparse backends."""
+    """Looks at versions, devices, memory, temporary disk, storage, speed of products, Ray and sparse backends."""
     looks: dict[str, Callable[[], str]] = {
         "versions": lambda: ", ".join(f"{name} {version}" for name, version in versions().items()),
         "machine": _machine,
         "GPU": _gpus,
         "temporary disk": _temporary_disk,
         "storage": _storage,
+        "CPU products": _products,
         "sparse backends": _sparse_backends,
         "Ray": _ray,
     }
@@ -87,6 +96,22 @@ def _storage() -> str:
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS"
     has_keys = bool(os.environ.get("AWS_ACCESS_KEY_ID"))
     return f"local files work; s3:// goes to {endpoint} {'with' if has_keys else 'without'} AWS_ACCESS_KEY_ID"
+
+
+def _products() -> str:
+    found = measured()
+    others = {"MKL": found.mkl_gflops, "oneDNN": found.onednn_gflops, "bfloat16": found.bf16_gflops}
+    speeds = ", ".join(f"{name} {speed:.0f}" for name, speed in others.items())
+    lines = f"float32 by {found.float32} (GFLOP a CPU second and thread: {speeds})"
+    if found.float32 == "MKL" or not torch.backends.mkl.is_available():
+        return lines
+    done = subprocess.run([sys.executable, "-c", _WITH_MKL_SWITCH], capture_output=True, text=True)
+    if done.returncode:
+        return f"{lines}; workers.mkl_as_on_intel cannot be set here"
+    return (
+        f"{lines}; MKL does not use all this processor has: workers.mkl_as_on_intel=true makes it {done.stdout.strip()}"
+        " by overwriting, in the memory of each training worker, the undocumented function that asks for the maker"
+    )
 
 
 def _sparse_backends() -> str:

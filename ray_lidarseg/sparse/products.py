@@ -67,12 +67,14 @@ class Products:
 
 @cache
 def measured() -> Products:
-    """Measures on the first call, about 30 ms; every later call of the process gives the same answer."""
-    mkl = _gflops(torch.float32)
-    onednn, error = 0.0, math.inf
-    if torch.backends.mkldnn.is_available() and hasattr(_switch(), "fp32_precision"):
-        with _switched():
-            onednn, error = _gflops(torch.float32), _error()
+    """Measures on the first call, about 50 ms; every later call of the process gives the same answer."""
+    mkl = onednn = 0.0
+    error = math.inf
+    for _ in range(2):  # in turn: the machine is shared
+        mkl = max(mkl, _gflops(torch.float32))
+        if torch.backends.mkldnn.is_available() and hasattr(_switch(), "fp32_precision"):
+            with _switched():
+                onednn, error = max(onednn, _gflops(torch.float32)), _error()
     is_better = error <= _LARGEST_ERROR and onednn > _LEAST_GAIN * mkl
     return Products("oneDNN" if is_better else "MKL", mkl, onednn, error, _gflops(torch.bfloat16))
 

@@ -21,6 +21,7 @@ from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.models.build import build_segmentor
 from ray_lidarseg.models.norm_statistics import Statistics, kept_statistics, measured_statistics, write_statistics
 from ray_lidarseg.recipe.schema import Recipe
+from ray_lidarseg.sparse.mkl_switch import let_mkl_use_all_instructions
 from ray_lidarseg.storage.lock import held
 from ray_lidarseg.training import checkpoints, completion
 from ray_lidarseg.training.diagnosis import Diagnosis, diagnosed_frames
@@ -101,6 +102,8 @@ class Trainer:
 
     def __init__(self, plan: Plan, ranks: Ranks, device: torch.device, keep: Keep | None = None):
         recipe = plan.recipe
+        if recipe.workers.mkl_as_on_intel:
+            let_mkl_use_all_instructions()  # before the first product
         self.plan, self.ranks = plan, ranks
         self._folder = RunFolder(plan.run)
         self._keep = keep or self._write
