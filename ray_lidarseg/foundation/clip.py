@@ -31,6 +31,7 @@ from ray_lidarseg.foundation.clip_checkpoint import load_clip
 from ray_lidarseg.foundation.image_tensors import image_tensor, precision_of
 from ray_lidarseg.foundation.settings import ClipFeatures
 from ray_lidarseg.foundation.teachers import Batch, in_batches
+from ray_lidarseg.sparse.products import fast
 
 _WIDE_ASPECT = 416 / 224  # SLidR's and CLIP2Scene's input
 _SENTENCE_BATCH = 256  # ours
@@ -74,7 +75,7 @@ class Clip:
     def dense(self, images: Sequence[np.ndarray]) -> Float32[np.ndarray, "B h w F"]:
         """Patch features of uint8 [H, W, 3] images in one forward."""
         pixels = image_tensor(images, self.image_size, self._preprocess, self._device)
-        with precision_of(self.settings.precision, self._device):
+        with fast(), precision_of(self.settings.precision, self._device):
             features = self._tower(pixels)
         return features.float().cpu().numpy()
 

@@ -25,6 +25,7 @@ from ray_lidarseg.foundation.mask_decoding import ImageTokens, attend, upscale
 from ray_lidarseg.foundation.mask_fit import UPSCALING, Fit, fit
 from ray_lidarseg.foundation.mask_painting import index_map
 from ray_lidarseg.foundation.mask_scoring import distinct, measure, stability_scores
+from ray_lidarseg.sparse.products import fast
 
 STABILITY_SLACK = 0.05
 """How far below the threshold the stability of a low-resolution mask may lie for it to be measured exactly. Ours."""
@@ -136,7 +137,7 @@ def encode(
         resized = np.array(Image.fromarray(image).resize((columns, rows), Image.Resampling.BILINEAR))
         pixels = torch.from_numpy(resized).to(sam.device).permute(2, 0, 1)
         row[:, :rows, :columns] = (pixels - sam.pixel_mean) / sam.pixel_std
-    with _products_in(precision, sam.device):
+    with fast(), _products_in(precision, sam.device):
         return sam.image_encoder(batch).float()
 
 
