@@ -443,7 +443,7 @@ class Train(Section):
     keep_checkpoints: Count = 2
     log_every: Count = 10
     amp: Annotated[Literal["auto", "bf16", "off"], _word_of("auto", "off")] = (
-        "auto"  # bf16 (or fp16 with scaling) on a CUDA device, float32 on a CPU; bf16: on any device
+        "auto"  # bf16 (or fp16 with scaling) on CUDA; on a CPU bf16 where measured faster; bf16: on any device
     )
     evaluate_batch: Count = 4
     norm_batches: Annotated[int, Field(ge=0)] = 0  # SWA's step before evaluating and saving; 0: none, as the authors
