@@ -101,7 +101,7 @@ def _index(verbs: Verbs) -> None:
         )
 
     parser = _verb(verbs, "index", "list a data set's key-frames: one Parquet row each, by URI", run)
-    parser.add_argument("dataset", choices=("nuscenes", "semantickitti", "manifest", "cityscapes", "world-images"))
+    parser.add_argument("dataset", help="manifest for own logs, or the name of a data set (an unknown one lists them)")
     parser.add_argument(
         "root",
         help="data root: holds v1.0-*/ and samples/, or sequences/, or leftImg8bit/; or a .jsonl/.parquet manifest",
@@ -189,11 +189,12 @@ def _add_changes(parser: argparse.ArgumentParser) -> None:
 
 def _train(verbs: Verbs) -> None:
     def run(args: argparse.Namespace) -> None:
+        from ray_lidarseg.datasets.entries import check_recipe
         from ray_lidarseg.recipe.load import load_recipe
         from ray_lidarseg.train import train
         from ray_lidarseg.training.completion import complete_paths
 
-        recipe = complete_paths(load_recipe(args.recipe, args.overrides, args.method, args.labels))
+        recipe = complete_paths(check_recipe(load_recipe(args.recipe, args.overrides, args.method, args.labels)))
         train(recipe, args.run_folder or f"runs/{recipe.name}-{recipe.fingerprint}")
 
     parser = _verb(verbs, "train", "train a recipe on Ray; the same command resumes", run)
@@ -262,10 +263,12 @@ def _report(verbs: Verbs) -> None:
 
 def _recipe(verbs: Verbs) -> None:
     def run(args: argparse.Namespace) -> None:
+        from ray_lidarseg.datasets.entries import check_recipe
         from ray_lidarseg.recipe.load import builtin_recipes, load_recipe
 
         if args.recipe:
-            print(load_recipe(args.recipe, args.overrides, args.method, args.labels).to_yaml(), end="")
+            recipe = load_recipe(args.recipe, args.overrides, args.method, args.labels)
+            print(check_recipe(recipe).to_yaml(), end="")
         else:
             print("\n".join(sorted(builtin_recipes())))
 

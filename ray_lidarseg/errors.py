@@ -23,6 +23,11 @@ class LidarSegError(Exception):
         return redacted(super().__str__())
 
 
+def reason(error: Exception) -> str:
+    """One line for people: what an error of this package says, or the kind of any other."""
+    return str(error) if isinstance(error, LidarSegError) else f"{type(error).__name__}: {error}"
+
+
 class RecipeError(LidarSegError):
     """A recipe, an override or a sweep space does not fit the schema."""
 

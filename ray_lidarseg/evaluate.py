@@ -12,10 +12,10 @@ import pyarrow as pa
 
 from ray_lidarseg import storage
 from ray_lidarseg.datasets import ontology_files
-from ray_lidarseg.datasets.ontology_taxonomy import absent_class, dataset_name, taxonomy_for
+from ray_lidarseg.datasets.entries import dataset_of
 from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.datasets.shards import Catalog, PreparedFrames, read_catalog
-from ray_lidarseg.errors import DataError, LidarSegError
+from ray_lidarseg.errors import DataError, reason
 from ray_lidarseg.metrics.confusion import Confusion
 from ray_lidarseg.metrics.scoring import Scores, score
 from ray_lidarseg.recipe.schema import Recipe
@@ -100,7 +100,7 @@ class _Scorer:
             frames = [self.frames[position] for position in positions]
             result["counts"] = json.dumps({name: self._counts(model, frames) for name, model in self._models()})
         except Exception as error:  # the driver raises it, as the DataError it is
-            result["error"] = str(error) if isinstance(error, LidarSegError) else f"{type(error).__name__}: {error}"
+            result["error"] = reason(error)
         return pa.Table.from_pylist([result])
 
     def _models(self) -> list[tuple[str, Any]]:
@@ -153,7 +153,7 @@ def _score(run: str, recipe: Recipe, prepared: str, catalog: Catalog, step: int,
         "prepared": prepared,
         "split_catalog": catalog,
     }
-    num_classes = taxonomy_for(recipe.data).num_classes
+    num_classes = dataset_of(recipe.data).taxonomy.num_classes
     scores = {name: Scores.empty(num_classes) for name in names}
     rows = [{"position": position} for position in range(len(catalog))]
     done = 0
@@ -179,19 +179,20 @@ def _add(scores: dict[str, Scores], counts: dict[str, dict[str, list[list[int]]]
 
 
 def _result(folder: RunFolder, recipe: Recipe, scores: dict[str, Scores], split: str, step: int) -> dict[str, Any]:
-    rule = absent_class(recipe.data)
+    dataset = dataset_of(recipe.data)
     return {
         "split": split,
         "frames": next(iter(scores.values())).num_frames,
         "step": step,
-        "dataset": dataset_name(recipe.data),
-        "class_names": list(taxonomy_for(recipe.data).class_names),
-        "absent_rule": rule,
+        "dataset": dataset.taxonomy.name,
+        "class_names": list(dataset.taxonomy.class_names),
+        "absent_rule": dataset.absent,
         "commit": git_commit(),
         "fingerprint": recipe.fingerprint,
         "deployed": recipe.method.deployed,
         "models": {
-            name: {level: _numbers(getattr(part, level), rule) for level in _LEVELS} for name, part in scores.items()
+            name: {level: _numbers(getattr(part, level), dataset.absent) for level in _LEVELS}
+            for name, part in scores.items()
         },
     }
 

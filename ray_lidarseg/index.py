@@ -2,12 +2,15 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from dataclasses import replace
 
 from ray_lidarseg import storage
-from ray_lidarseg.datasets import cityscapes, manifest, nuscenes, ontology_files, semantickitti, world_images
-from ray_lidarseg.datasets.ontology_taxonomy import MANIFEST, doubts
+from ray_lidarseg.checks.checks import check_scans
+from ray_lidarseg.checks.measures import measure
+from ray_lidarseg.datasets import ontology_files
+from ray_lidarseg.datasets.entries import dataset_named, entry_named
 from ray_lidarseg.datasets.shards import keyframe_table, parquet_bytes
+from ray_lidarseg.datasets.spec import DatasetSpec, IndexOptions, OpenDataset
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.recipe.ontology import Ontology, parse_ontology
 from ray_lidarseg.runtime.progress import progress
@@ -22,7 +25,7 @@ def index(
     """Writes one row per LiDAR key-frame, or per image; an existing file is replaced.
 
     Args:
-        dataset: ``nuscenes``, ``semantickitti``, ``manifest``, ``cityscapes`` or ``world-images``.
+        dataset: Name of an entry of ``datasets.entries``.
         root: Folder of the data set, on a disk or mount that the workers of `prepare` see under the same path; or the
             manifest, a path or a URI (``datasets.manifest`` describes it).
         out: Parquet file to write; a path or a URI.
@@ -38,14 +41,14 @@ def index(
         StorageError: ``out`` cannot be written.
     """
     read_as = _read_ontology(dataset, ontology)
-    listed = _list_manifest(root, read_as) if read_as else _list(dataset, root, version, label_dir)
-    frames = list(_counted(listed))
+    spec = dataset_named(dataset, read_as)
+    frames = list(_counted(spec.index(root, IndexOptions(version, label_dir))))
     if not frames:
         raise DataError(f"{root} holds no key-frames of {dataset}: check the root and the version")
     _refuse_repeated(frames)
     table = keyframe_table(frames)
     if read_as:
-        _compare(frames[0], read_as)
+        _compare(frames[0], spec)
         table = ontology_files.attach(table, read_as)
     storage.write_bytes(out, parquet_bytes(table, _ROWS_PER_GROUP))
     print(f"{len(frames)} key-frames in {out}: {_counts(frames)}")
@@ -60,42 +63,22 @@ def _counted(listed: Iterable[Keyframe]) -> Iterator[Keyframe]:
 
 
 def _read_ontology(dataset: str, ontology: str) -> Ontology | None:
-    if (dataset == MANIFEST) != bool(ontology):
+    is_open = isinstance(entry_named(dataset), OpenDataset)
+    if is_open != bool(ontology):
         raise DataError(
-            "dataset manifest needs --ontology: a YAML file with its classes and its LiDAR"
-            if dataset == MANIFEST
-            else f"--ontology is for dataset manifest: {dataset} brings its own classes and LiDAR"
+            f"dataset {dataset} needs --ontology: a YAML file with its classes and its LiDAR"
+            if is_open
+            else f"--ontology is for own logs: {dataset} brings its own classes and LiDAR"
         )
     return parse_ontology(storage.read_bytes(ontology), origin=ontology) if ontology else None
 
 
-def _list_manifest(uri: str, ontology: Ontology) -> list[Keyframe]:
-    uri = storage.absolute(uri)
-    return manifest.index(storage.read_bytes(uri), uri, ontology)
-
-
-def _compare(frame: Keyframe, ontology: Ontology) -> None:
+def _compare(frame: Keyframe, spec: DatasetSpec) -> None:
     """Says what the first scan makes of the ontology: cheaper now than after a night of training."""
-    decoded = manifest.decode(frame, ontology)
-    for doubt in doubts(decoded, ontology):
-        print(f"warning: {frame.points_uri}: {doubt}")
-
-
-def _list(dataset: str, root: str, version: str, label_dir: str) -> Iterable[Keyframe]:
-    if not Path(root).expanduser().is_dir():
-        raise DataError(f"{root} is not a folder: give the root of a {dataset} data set on a local or mounted disk")
-    root = str(Path(root).expanduser().resolve())
-    if dataset == "nuscenes":
-        return nuscenes.index(root, version)
-    if dataset == "semantickitti":
-        return semantickitti.index(root, label_dir)
-    if dataset == "cityscapes":
-        return cityscapes.index(root)
-    if dataset == "world-images":
-        return world_images.index(root, version)
-    raise DataError(
-        f"unknown data set {dataset!r}: expected nuscenes, semantickitti, manifest, cityscapes or world-images"
-    )
+    scan = replace(spec.decode(frame), cameras=())
+    for finding in check_scans([measure(scan, spec.sensor)], spec.sensor):
+        if finding.severity != "ok":
+            print(f"warning: {frame.points_uri}: {finding.check}: {finding.measured}. Fix: {finding.fix}")
 
 
 def _refuse_repeated(frames: list[Keyframe]) -> None:

@@ -18,13 +18,14 @@ import pyarrow as pa
 from ray_lidarseg import storage
 from ray_lidarseg.datasets import ontology_files
 from ray_lidarseg.datasets.decode import decode
-from ray_lidarseg.datasets.ontology_taxonomy import MANIFEST, taxonomy_for
+from ray_lidarseg.datasets.entries import dataset_of, entry_named
 from ray_lidarseg.datasets.origin import Origin, described, digest_of_value, what_changed
 from ray_lidarseg.datasets.point_files import FORMATS, has_known_extension
 from ray_lidarseg.datasets.prediction_log import LabelledScan, PredictionLog, read_log
 from ray_lidarseg.datasets.scans import decode_scan, scan_id
 from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.datasets.shards import PreparedFrames, open_parquet, read_catalog
+from ray_lidarseg.datasets.spec import OpenDataset
 from ray_lidarseg.datasets.submission import (
     FileFormat,
     check_format,
@@ -34,7 +35,7 @@ from ray_lidarseg.datasets.submission import (
     label_path,
     submission_bytes,
 )
-from ray_lidarseg.errors import DataError, LidarSegError, RunError
+from ray_lidarseg.errors import DataError, RunError, reason
 from ray_lidarseg.models.inference import ScanLabels, label_frames
 from ray_lidarseg.recipe.ontology import Ontology
 from ray_lidarseg.recipe.schema import Data
@@ -183,7 +184,7 @@ class _Progress:
         self.histogram.update(dict(enumerate(histogram)))
 
     def report(self, job: _Job, skipped: int, seconds: float) -> PredictReport:
-        names = taxonomy_for(job.data).class_names
+        names = dataset_of(job.data).taxonomy.class_names
         num_points = {name: self.histogram[index] for index, name in enumerate(names)}
         rate = self.done / max(seconds, 1e-9)
         return PredictReport(self.done, skipped, len(self.failures), rate, num_points, self.failures)
@@ -198,7 +199,7 @@ class _Labeller:
         method, recipe, _ = load_method(job.run, job.step, self.device)
         self.segmentor = method.deployed_model
         self.sensor, self.use_intensity = resolve_sensor(recipe.data), recipe.data.use_intensity
-        self.taxonomy = taxonomy_for(job.data)
+        self.taxonomy = dataset_of(job.data).taxonomy
         self.frames = _prepared_frames(prepared) if prepared else None
 
     def __call__(self, rows: pa.Table) -> pa.Table:
@@ -210,14 +211,14 @@ class _Labeller:
                     frames[row["frame_id"]] = self._read(row)
                 results[row["frame_id"]]["origin"] = Origin(files, self._values(row)).to_json()
             except Exception as error:  # whatever is wrong with one scan must not cost the others
-                results[row["frame_id"]]["error"] = _reason(error)
+                results[row["frame_id"]]["error"] = reason(error)
         for frame_id, labelled in self._label(frames):
             try:
                 if isinstance(labelled, Exception):
                     raise labelled
                 results[frame_id]["histogram"] = self._write(frame_id, labelled)
             except Exception as error:
-                results[frame_id]["error"] = _reason(error)
+                results[frame_id]["error"] = reason(error)
         return pa.Table.from_pylist([{"frame_id": name, **result} for name, result in results.items()], _RESULT)
 
     def _values(self, row: dict[str, Any]) -> dict[str, str]:
@@ -258,7 +259,7 @@ def _job(run: str, out: str, which: str | int, file_format: FileFormat, split: s
     folder = RunFolder(run)
     _, recipe, step = load_method(folder.uri, which)
     weights = folder.checkpoint(step)["sha256"][:16]
-    check_format(file_format, taxonomy_for(recipe.data))
+    check_format(file_format, dataset_of(recipe.data).taxonomy)
     read_as = ontology_files.of_index(index) if index else recipe.data.ontology
     batch = recipe.train.evaluate_batch
     return _Job(folder.uri, out, step, weights, file_format, split, recipe.data, recipe.fingerprint, batch, read_as)
@@ -276,7 +277,8 @@ def _rows(
     if sum(map(bool, (prepared, index, scans))) != 1:
         raise DataError("predict needs exactly one of --prepared, --index and --scans")
     if scans:
-        return [_with_values(row) for row in _scan_rows(scans, columns, MANIFEST if data.dataset == MANIFEST else "")]
+        is_open = isinstance(entry_named(data.dataset), OpenDataset)
+        return [_with_values(row) for row in _scan_rows(scans, columns, data.dataset if is_open else "")]
     listed = _catalog_rows(prepared, data) if prepared else _index_rows(index)
     rows = [_with_values(row) for row in listed if row.pop("split") == split]
     if not rows:
@@ -368,7 +370,7 @@ def _claim(job: _Job, rows: list[dict[str, Any]], prepared: str) -> dict[str, An
         "dataset": job.data.dataset,
         "data": job.data.model_dump(mode="json"),
         "read_as": job.read_as.model_dump(mode="json") if job.read_as else None,
-        "class_names": list(taxonomy_for(job.data).class_names),
+        "class_names": list(dataset_of(job.data).taxonomy.class_names),
         "commit": git_commit(),
         "num_scans": len(rows),
         "prepared": storage.absolute(prepared) if prepared else "",
@@ -392,7 +394,7 @@ def _summary_there(file: str) -> dict[str, Any]:
 
 def _totals(job: _Job, log: PredictionLog) -> dict[str, Any]:
     """Points by class and number of all scans whose labels lie in the folder, whichever calls made them."""
-    names, points = taxonomy_for(job.data).class_names, log.points_by_class()
+    names, points = dataset_of(job.data).taxonomy.class_names, log.points_by_class()
     return {
         "num_points": {name: points[index] for index, name in enumerate(names)},
         "num_labelled": len(log.scans),
@@ -446,10 +448,6 @@ def _write_failures(out: str, rows: list[dict[str, Any]], progress: _Progress) -
         for frame_id, reason in progress.failures.items()
     )
     storage.write_bytes(storage.join(out, FAILURES_NAME), "".join(lines).encode())
-
-
-def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, LidarSegError) else f"{type(error).__name__}: {error}"
 
 
 def _describe(report: PredictReport, out: str) -> str:

@@ -24,16 +24,16 @@ _CAMERA_FIELDS = ("uri", "image", "intrinsics", "cam_SE3_lidar", "timestamp_us",
 
 @dataclass(frozen=True)
 class SensorSpec:
-    """A LiDAR's geometry, or a pseudo camera's (``datasets.images``), in the sensor frame (x, y horizontal, z up).
+    """A LiDAR's geometry in the sensor frame (x, y horizontal, z up).
 
     Attributes:
-        num_beams: Number of laser channels, or rows of an image.
+        num_beams: Number of laser channels.
         fov_up_rad: Highest inclination, radians above the horizon.
         fov_down_rad: Lowest inclination, radians above the horizon (negative: below).
         min_range_m: Nearer returns hit the ego vehicle or are no returns at all; they are not trained on.
         max_range_m: Farthest range the representation covers.
         intensity_scale: Raw intensity times this is in [0, 1].
-        num_columns: Columns of an image; 0: a LiDAR.
+        height_m: Stated height above the ground; None: not stated.
     """
 
     num_beams: int
@@ -42,7 +42,23 @@ class SensorSpec:
     min_range_m: float
     max_range_m: float
     intensity_scale: float
-    num_columns: int = 0
+    height_m: float | None = None
+
+
+@dataclass(frozen=True)
+class ImageSensor(SensorSpec):
+    """The pseudo camera of images, whose pixels are points (``datasets.image_scans``): a row is a beam.
+
+    Attributes:
+        width_px: Columns of the image.
+    """
+
+    width_px: int = field(kw_only=True)
+
+    @property
+    def height_px(self) -> int:
+        """Rows of the image."""
+        return self.num_beams
 
 
 @dataclass(frozen=True)

@@ -15,17 +15,15 @@ from ray_lidarseg.checks.checks import check_all, check_times
 from ray_lidarseg.checks.findings import Finding, has_errors
 from ray_lidarseg.checks.measures import FrameMeasures, measure
 from ray_lidarseg.datasets import ontology_files
-from ray_lidarseg.datasets import ontology_taxonomy as own
 from ray_lidarseg.datasets.decode import decode_unclipped
-from ray_lidarseg.datasets.sensor import sensor_of
+from ray_lidarseg.datasets.entries import dataset_named
 from ray_lidarseg.datasets.shards import CATALOG_NAME, PreparedFrames, open_parquet, read_catalog
-from ray_lidarseg.datasets.taxonomy import taxonomy_of
-from ray_lidarseg.errors import DataError, LidarSegError
+from ray_lidarseg.datasets.spec import DatasetSpec
+from ray_lidarseg.errors import DataError, reason
 from ray_lidarseg.recipe.ontology import Ontology
-from ray_lidarseg.recipe.schema import IMAGE_DATASETS
 from ray_lidarseg.runtime.cluster import connect, worker_runtime_env
 from ray_lidarseg.runtime.progress import progress
-from ray_lidarseg.sample import Keyframe, SensorSpec
+from ray_lidarseg.sample import Keyframe
 
 _FRAMES_PER_TASK = 2  # ours: a frame takes about half a second, so a task outweighs what it costs to start
 _TASK_RETRIES = 2  # of a task whose process died
@@ -42,7 +40,7 @@ class _Source:
     Attributes:
         frames: Index rows, or a prepared folder's frames.
         frame_ids: Id of each.
-        dataset: ``nuscenes``, ``semantickitti`` or ``manifest``.
+        dataset: Its name.
         ontology: Classes and LiDAR of a manifest's data.
     """
 
@@ -52,12 +50,9 @@ class _Source:
     ontology: Ontology | None
 
     @property
-    def sensor(self) -> SensorSpec:
-        return own.sensor(self.ontology) if self.ontology else sensor_of(self.dataset)
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return (own.taxonomy(self.ontology) if self.ontology else taxonomy_of(self.dataset)).class_names
+    def spec(self) -> DatasetSpec:
+        """What the frames should be."""
+        return dataset_named(self.dataset, self.ontology)
 
     def read(self, position: int) -> Keyframe:
         """One decoded frame."""
@@ -90,14 +85,14 @@ def validate(data: str, sample: int = 50, seed: int = 0, json_out: str = "") -> 
     table = _listing(uri, is_prepared)
     chosen = _choose(len(table), sample, seed)
     source = _sampled_shards(uri, chosen) if is_prepared else _sampled_index(uri, table, chosen)
-    if source.dataset in IMAGE_DATASETS:
+    if source.spec.is_images:
         raise DataError(f"{data} holds images of {source.dataset}: validate checks scans; `prepare` checks each image")
     if json_out:
         storage.check_file_writable(json_out)
     results = _measure(source)
     frames = [result for result in results if isinstance(result, FrameMeasures)]
     failures = dict(result for result in results if not isinstance(result, FrameMeasures))
-    findings = check_all(frames, failures, source.sensor, source.class_names)
+    findings = check_all(frames, failures, source.spec.sensor, source.spec.taxonomy.class_names)
     findings += check_times(*_times(table), is_ordered=not is_prepared)
     _print(findings, f"{data}: {len(chosen)} of {len(table)} frames")
     if json_out:
@@ -197,11 +192,9 @@ def _measure_some(source: _Source, positions: range) -> Results:
 
 def _measure_one(source: _Source, position: int) -> FrameMeasures | tuple[str, str]:
     try:
-        return measure(source.read(position), source.sensor)
-    except LidarSegError as error:
-        return source.frame_ids[position], str(error)
+        return measure(source.read(position), source.spec.sensor)
     except Exception as error:  # whatever is wrong with one frame must not cost the others
-        return source.frame_ids[position], f"{type(error).__name__}: {error}"
+        return source.frame_ids[position], reason(error)
 
 
 def _print(findings: Sequence[Finding], title: str) -> None:

@@ -9,7 +9,7 @@ import torch
 from pyarrow import fs
 
 from ray_lidarseg.datasets.decode import decode
-from ray_lidarseg.datasets.ontology_taxonomy import taxonomy_for
+from ray_lidarseg.datasets.entries import dataset_of
 from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.datasets.shards import PreparedFrames, write_catalog, write_shard
 from ray_lidarseg.datasets.splits import make_split
@@ -90,7 +90,7 @@ def steps_of(frames: PreparedFrames, recipe: Recipe) -> TrainSteps:
 def test_a_method_trains_on_images_as_it_is(frames, method):
     recipe = tiny(method)
     torch.manual_seed(0)
-    built = build_method(recipe, resolve_sensor(recipe.data), taxonomy_for(recipe.data).num_classes)
+    built = build_method(recipe, resolve_sensor(recipe.data), dataset_of(recipe.data).taxonomy.num_classes)
     loop, steps = StepLoop(built, recipe, torch.device("cpu"), Ranks()), steps_of(frames, recipe)
     said = [loop.one_step(steps[step])["loss_cross_entropy"] for step in range(20)]
     assert np.mean(said[-3:]) < 0.7 * np.mean(said[:3])

@@ -55,7 +55,7 @@ def test_a_failing_index_leaves_the_old_file(tmp_path: Path) -> None:
     [
         ("semantickitti", "nowhere", "nowhere is not a folder: give the root of a semantickitti data set"),
         ("nuscenes", ".", r"holds no folder v1.0-mini"),
-        ("waymo", ".", "unknown data set 'waymo': expected nuscenes, semantickitti"),
+        ("waymo", ".", "unknown data set 'waymo': expected one of nuscenes, semantickitti"),
     ],
 )
 def test_roots_that_are_not_data_sets(tmp_path: Path, monkeypatch, dataset: str, root: str, message: str) -> None:

@@ -27,6 +27,7 @@ _UNEVEN = 0.5
 _OUTSIDE_WARNING, _OUTSIDE_ERROR = 0.05, 0.2  # at most 1.4 % in real scans
 _BEAM_RATIO = 1.3
 _HEIGHT_M, _IMPOSSIBLE_HEIGHT_M = (1.0, 3.0), (0.1, 10.0)
+_OTHER_HEIGHT_M = 0.7  # between a stated height and the measured one
 _TILT_WARNING_DEG, _TILT_ERROR_DEG = 3.0, 4.5  # up to 2.2 degrees in single real scans
 _MIN_INLIERS = 0.4
 _UNITS = 10.0
@@ -51,19 +52,31 @@ def check_all(
         sensor: What the LiDAR should be.
         class_names: The classes by id.
     """
-    findings = [check_files(failures, len(frames)), *check_counts(frames)]
-    seen = [frame for frame in frames if frame.num_usable >= _MIN_POINTS and frame.upright]
+    findings = [check_files(failures, len(frames)), *check_scans(frames, sensor)]
+    seen = _seen(frames)
+    if not seen:
+        return findings
+    findings += check_labels(frames, class_names)
+    is_upright = not any(each.severity == "error" for each in findings if each.check in ("origin", "axes"))
+    return findings + check_cameras(seen, is_upright)
+
+
+def check_scans(frames: Sequence[FrameMeasures], sensor: SensorSpec) -> list[Finding]:
+    """The checks of points alone: what `index` says of the first scan of own logs, too."""
+    findings, seen = check_counts(frames), _seen(frames)
     if not seen:
         return findings
     axes, origin = check_axes(seen), check_origin(seen)
     findings.append(origin)
     if origin.severity != "error":  # seen from elsewhere, neither ranges nor directions mean anything
         findings += [axes, check_range(seen, sensor)]
-    is_upright = "error" not in (origin.severity, axes.severity)
-    if is_upright:  # of a scan that lies on its side, inclinations and heights mean nothing
-        findings += [*check_ground(seen), check_fov(seen, sensor), check_beams(seen, sensor)]
-    findings += [check_intensity(seen, sensor), *check_labels(frames, class_names)]
-    return findings + check_cameras(seen, is_upright)
+    if "error" not in (origin.severity, axes.severity):  # of a scan on its side, heights mean nothing
+        findings += [*check_ground(seen, sensor), check_fov(seen, sensor), check_beams(seen, sensor)]
+    return [*findings, check_intensity(seen, sensor)]
+
+
+def _seen(frames: Sequence[FrameMeasures]) -> list[FrameMeasures]:
+    return [frame for frame in frames if frame.num_usable >= _MIN_POINTS and frame.upright]
 
 
 def check_files(failures: Mapping[str, str], num_decoded: int) -> Finding:
@@ -157,10 +170,11 @@ def check_axes(frames: Sequence[FrameMeasures]) -> Finding:
     )
 
 
-def check_ground(frames: Sequence[FrameMeasures]) -> list[Finding]:
-    """Height of the sensor above the ground, and whether the scan is level."""
+def check_ground(frames: Sequence[FrameMeasures], sensor: SensorSpec) -> list[Finding]:
+    """Height of the sensor above the ground, against the stated one where there is one, and whether it is level."""
     found = [frame.upright for frame in frames if frame.upright and frame.upright.inlier_ratio >= _MIN_INLIERS]
-    low_m, high_m = _HEIGHT_M
+    stated_m = sensor.height_m
+    low_m, high_m = _HEIGHT_M if stated_m is None else (stated_m - _OTHER_HEIGHT_M, stated_m + _OTHER_HEIGHT_M)
     expected = f"the ground {low_m:g} … {high_m:g} m below the sensor"
     if not found:
         fix = "off-road or indoors this is no fault; else check units and axes"
@@ -172,6 +186,7 @@ def check_ground(frames: Sequence[FrameMeasures]) -> list[Finding]:
         height = Finding("ground", "error", measured, expected, fix)
     elif not low_m <= height_m <= high_m:
         fix = "right for a robot or a lorry; else the origin is not the sensor, or the unit is not the metre"
+        fix = fix if stated_m is None else f"correct sensor.height_m={stated_m:g}, or the axes, the unit or the origin"
         height = Finding("ground", "warning", measured, expected, fix)
     else:
         height = Finding("ground", "ok", measured, expected)

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from ray_lidarseg.datasets.image_scans import luma
 from ray_lidarseg.recipe import schema
-from ray_lidarseg.sample import PointBatch, SensorSpec
+from ray_lidarseg.sample import ImageSensor, PointBatch
 from ray_lidarseg.types import COLOURS
 
 
 def augment_image(
-    scan: PointBatch, spec: schema.ImageAugment, sensor: SensorSpec, generator: torch.Generator
+    scan: PointBatch, spec: schema.ImageAugment, sensor: ImageSensor, generator: torch.Generator
 ) -> PointBatch:
     """Changes one image by its own draw; directions stay, labels and extras move with their pixel.
 
@@ -33,7 +33,7 @@ def augment_image(
     draws = torch.rand(4, generator=generator)
     strengths = torch.tensor([spec.brightness, spec.contrast, spec.saturation])
     factors = 1 + (2 * draws[1:] - 1) * strengths
-    pixels = torch.arange(len(scan)).view(sensor.num_beams, sensor.num_columns)
+    pixels = torch.arange(len(scan)).view(sensor.height_px, sensor.width_px)
     pixels = (pixels.flip(1) if draws[0] < spec.flip_ratio else pixels).flatten()
     extras = {name: value[pixels] for name, value in scan.extras.items()}
     extras[COLOURS] = _jittered(extras[COLOURS], *factors.tolist())

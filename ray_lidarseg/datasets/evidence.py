@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Float16, Int8, Int64, UInt16
+from jaxtyping import Float, Float16, Float32, Int8, Int64, UInt16
 from pyarrow import fs
 
 from ray_lidarseg.datasets.layers import (
@@ -32,6 +32,31 @@ _FEATURE_BYTES = 2  # float16
 _EXTRAS = (IMAGE_FEATURES, LANGUAGE_LOGITS, IS_PAIRED)
 
 
+def class_logits(
+    features: Float[np.ndarray, "N F"], embeddings: Float[np.ndarray, "K _"], class_idx: Int64[np.ndarray, "K"]
+) -> Float32[np.ndarray, "N C"]:
+    """Cosine of each feature with each class: the highest over the class's words (OpenScene's rule).
+
+    Args:
+        features: Unit rows; a zero row (nothing known) gets zeros.
+        embeddings: Unit row of each word.
+        class_idx: Class of each word, ascending, every class at least once.
+
+    Raises:
+        DataError: Features and words differ in dimension, or the classes have gaps or are not in order.
+    """
+    if features.shape[1] != embeddings.shape[1]:
+        raise DataError(
+            f"features have {features.shape[1]} values, embedded words {embeddings.shape[1]}: "
+            "both must come from the same teacher; prepare the features again"
+        )
+    first_word = np.flatnonzero(np.diff(class_idx, prepend=-1))
+    if not np.array_equal(class_idx[first_word], np.arange(len(first_word))):
+        raise DataError(f"expected words in class order without gaps, got classes {class_idx.tolist()}")
+    cosine = features.astype(np.float32) @ embeddings.astype(np.float32).T
+    return np.maximum.reduceat(cosine, first_word, axis=1)
+
+
 @dataclass(frozen=True)
 class TextEmbeddings:
     """Words of all classes as a text tower sees them.
@@ -51,11 +76,9 @@ class TextEmbeddings:
         """C."""
         return int(self.class_idx[-1]) + 1
 
-    def logits(self, features: Float[np.ndarray, "N F"]) -> Float[np.ndarray, "N C"]:
-        """Cosine of each unit row with each class: the largest over the class's words (OpenScene's rule)."""
-        cosines = features @ self.embeddings.T.astype(features.dtype)
-        starts = np.searchsorted(self.class_idx, np.arange(self.num_classes))
-        return np.maximum.reduceat(cosines, starts, axis=1)
+    def logits(self, features: Float[np.ndarray, "N F"]) -> Float32[np.ndarray, "N C"]:
+        """Cosine of each unit row with each class; see ``class_logits``."""
+        return class_logits(features, self.embeddings, self.class_idx)
 
     def to_bytes(self) -> bytes:
         """The content of ``text.npz``."""

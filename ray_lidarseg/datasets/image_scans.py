@@ -1,6 +1,6 @@
 """Images as scans, so that every method works on them: a pixel is a point, and a horizontal strip a laser band.
 
-A pseudo camera (``SensorSpec.num_columns`` > 0) gives each pixel of an H x W grid a unit vector: rows go linearly
+A pseudo camera (``ImageSensor``) gives each pixel of an H x W grid a unit vector: rows go linearly
 through the inclinations from ``fov_up`` to ``fov_down``, columns clockwise through the whole turn, as in a range image.
 So ``partition.band_edges`` cuts strips of equal height, and ``range_image.project`` finds every pixel's place again.
 
@@ -20,10 +20,11 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from ray_lidarseg import storage
 from ray_lidarseg.datasets.image_files import read_ids, read_rgb
-from ray_lidarseg.datasets.taxonomy import CITYSCAPES_TRAIN_IDS, taxonomy_of
+from ray_lidarseg.datasets.taxonomy import Taxonomy
 from ray_lidarseg.errors import DataError
-from ray_lidarseg.sample import CameraImage, Keyframe, SensorSpec
+from ray_lidarseg.sample import CameraImage, ImageSensor, Keyframe
 from ray_lidarseg.types import COLOURS, IGNORE
 
 if TYPE_CHECKING:  # decoding an image does without
@@ -36,7 +37,6 @@ CAMERA: Final = "image"
 
 _OFF_CENTRE_PX = 1 / 1024  # below a row's middle, so that no strip's edge, at most 1023 of them, meets a direction
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-_TRAIN_IDS = "_labelTrainIds.png"
 
 
 def keyframe(frame_id: str, dataset: str, scene: str, split: str, timestamp_us: int, uris: Sequence[str]) -> Keyframe:
@@ -44,7 +44,7 @@ def keyframe(frame_id: str, dataset: str, scene: str, split: str, timestamp_us: 
 
     Args:
         frame_id: Unique.
-        dataset: One of ``recipe.IMAGE_DATASETS``.
+        dataset: Its name.
         scene: City or drive.
         split: ``train``, ``val`` or ``test``.
         timestamp_us: Orders the images of a scene.
@@ -55,13 +55,17 @@ def keyframe(frame_id: str, dataset: str, scene: str, split: str, timestamp_us: 
     return replace(frame, cameras=(_camera(frame, b"", (0, 0)),))
 
 
-def decode(frame: Keyframe, image: bytes, labels: bytes) -> Keyframe:
+def pseudo_camera(height_px: int, width_px: int) -> ImageSensor:
+    """The sensor of images of a size; its field of view is arbitrary, ranges are 1."""
+    return ImageSensor(height_px, math.radians(45.0), math.radians(-45.0), 0.0, 2.0, 1.0, width_px=width_px)
+
+
+def decode(frame: Keyframe, taxonomy: Taxonomy) -> Keyframe:
     """An index row with its image, as it came, and its labels.
 
     Args:
-        frame: From ``keyframe``; its camera is not read.
-        image: Content of ``points_uri``: PNG or JPEG.
-        labels: Content of ``labels_uri``: PNG of one 8-bit channel, raw ids; not read where that is ``""``.
+        frame: From ``keyframe``: ``points_uri`` is a PNG or JPEG, ``labels_uri`` a PNG of one 8-bit channel, raw ids.
+        taxonomy: What the ids mean.
 
     Returns:
         The frame with ``cameras[0].image``, its size, and ``labels`` uint8 [height * width] at that size, row by row.
@@ -69,13 +73,20 @@ def decode(frame: Keyframe, image: bytes, labels: bytes) -> Keyframe:
     Raises:
         DataError: A file is no image, the labels are of another size or kind, or an id is unknown. The message names
             the file.
+        StorageError: A file is missing or cannot be read.
     """
+    image = storage.read_bytes(frame.points_uri)
+    return decode_bytes(frame, image, storage.read_bytes(frame.labels_uri) if frame.labels_uri else b"", taxonomy)
+
+
+def decode_bytes(frame: Keyframe, image: bytes, labels: bytes, taxonomy: Taxonomy) -> Keyframe:
+    """``decode`` of the files' content; ``labels`` counts where ``labels_uri`` is set."""
     height_px, width_px, _ = _pixels(image, frame.points_uri).shape
-    train = _labels(frame, labels, (height_px, width_px)) if frame.labels_uri else frame.labels
+    train = _labels(frame, labels, taxonomy, (height_px, width_px)) if frame.labels_uri else frame.labels
     return replace(frame, cameras=(_camera(frame, image, (height_px, width_px)),), labels=train)
 
 
-def to_scan(frame: Keyframe, sensor: SensorSpec) -> PointBatch:
+def to_scan(frame: Keyframe, sensor: ImageSensor) -> PointBatch:
     """A decoded image, resized to the pseudo camera's grid (bilinear; labels nearest), as a batch of one scan.
 
     Points come row by row: unit direction and luma; ``COLOURS`` holds their RGB in [0, 1].
@@ -87,7 +98,7 @@ def to_scan(frame: Keyframe, sensor: SensorSpec) -> PointBatch:
 
     from ray_lidarseg.sample import PointBatch
 
-    rows, columns = sensor.num_beams, sensor.num_columns
+    rows, columns = sensor.height_px, sensor.width_px
     pixels = _pixels(frame.cameras[0].image if frame.cameras else b"", frame.frame_id)
     colours = torch.from_numpy(cv2.resize(pixels, (columns, rows), interpolation=cv2.INTER_LINEAR)).reshape(-1, 3)
     colours = colours.float() / 255
@@ -99,22 +110,22 @@ def to_scan(frame: Keyframe, sensor: SensorSpec) -> PointBatch:
     return PointBatch.of_scan(points, labels, {COLOURS: colours})
 
 
-def at_stored_size(values: Shaped[np.ndarray, "P"], frame: Keyframe, sensor: SensorSpec) -> Shaped[np.ndarray, "Q"]:
+def at_stored_size(values: Shaped[np.ndarray, "P"], frame: Keyframe, sensor: ImageSensor) -> Shaped[np.ndarray, "Q"]:
     """Values of the grid's pixels, row by row, as values of the stored image's pixels: each takes the nearest one's."""
-    camera, grid = frame.cameras[0], values.reshape(sensor.num_beams, sensor.num_columns)
+    camera, grid = frame.cameras[0], values.reshape(sensor.height_px, sensor.width_px)
     return _nearest(grid, camera.height_px, camera.width_px).reshape(-1)
 
 
 @lru_cache(maxsize=4)
-def directions(sensor: SensorSpec) -> Float[Tensor, "P 3"]:
+def directions(sensor: ImageSensor) -> Float[Tensor, "P 3"]:
     """Unit vectors of the grid's pixels, row by row; shared, not to be written to."""
     import torch
 
     fov_rad = sensor.fov_up_rad - sensor.fov_down_rad
-    row = torch.arange(sensor.num_beams, dtype=torch.float64) + 0.5 + _OFF_CENTRE_PX
-    column = torch.arange(sensor.num_columns, dtype=torch.float64) + 0.5
-    inclination = (sensor.fov_up_rad - row / sensor.num_beams * fov_rad)[:, None]
-    azimuth = (math.pi - column / sensor.num_columns * 2 * math.pi)[None]
+    row = torch.arange(sensor.height_px, dtype=torch.float64) + 0.5 + _OFF_CENTRE_PX
+    column = torch.arange(sensor.width_px, dtype=torch.float64) + 0.5
+    inclination = (sensor.fov_up_rad - row / sensor.height_px * fov_rad)[:, None]
+    azimuth = (math.pi - column / sensor.width_px * 2 * math.pi)[None]
     flat = torch.cos(inclination)
     axes = torch.broadcast_tensors(flat * torch.cos(azimuth), flat * torch.sin(azimuth), torch.sin(inclination))
     return torch.stack(axes, dim=-1).reshape(-1, 3).float()
@@ -134,7 +145,7 @@ def _pixels(encoded: bytes, name: str) -> np.ndarray:
     return read_rgb(encoded, name)
 
 
-def _labels(frame: Keyframe, encoded: bytes, size: tuple[int, int]) -> np.ndarray:
+def _labels(frame: Keyframe, encoded: bytes, taxonomy: Taxonomy, size: tuple[int, int]) -> np.ndarray:
     raw = read_ids(encoded, frame.labels_uri)
     if raw.dtype != np.uint8:
         raise DataError(f"{frame.labels_uri} is {raw.dtype}: expected a PNG of one 8-bit channel, one raw id a pixel")
@@ -143,9 +154,8 @@ def _labels(frame: Keyframe, encoded: bytes, size: tuple[int, int]) -> np.ndarra
             f"{frame.labels_uri} has {raw.shape[0]} x {raw.shape[1]} pixels, its image {size[0]} x {size[1]}: labels "
             "and image do not belong together"
         )
-    ids = CITYSCAPES_TRAIN_IDS if frame.labels_uri.endswith(_TRAIN_IDS) else taxonomy_of(frame.dataset)
     try:
-        return ids.to_train(raw.reshape(-1))
+        return taxonomy.to_train(raw.reshape(-1))
     except DataError as error:
         raise DataError(f"{frame.labels_uri}: {error}") from error
 

@@ -53,7 +53,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ray_lidarseg import storage
-from ray_lidarseg.datasets.ontology_taxonomy import MANIFEST, taxonomy
+from ray_lidarseg.datasets.ontology_taxonomy import sensor, taxonomy
 from ray_lidarseg.datasets.point_files import (
     FORMATS,
     Columns,
@@ -63,6 +63,7 @@ from ray_lidarseg.datasets.point_files import (
     read_columns,
     refuse_other_columns,
 )
+from ray_lidarseg.datasets.spec import DatasetSpec, IndexOptions, OpenDataset
 from ray_lidarseg.errors import DataError, StorageError
 from ray_lidarseg.geometry.camera import chain
 from ray_lidarseg.geometry.pose import require_rigid
@@ -71,6 +72,7 @@ from ray_lidarseg.recipe.ontology import Ontology
 from ray_lidarseg.sample import CameraImage, Keyframe
 from ray_lidarseg.types import IGNORE
 
+NAME = "manifest"
 _SHOWN_PROBLEMS = 5
 _CHAIN = ("ego_SE3_lidar", "global_SE3_lidar_ego", "global_SE3_camera_ego", "ego_SE3_cam")
 _CLASS_MASK = 0xFFFF
@@ -264,7 +266,7 @@ def _keyframe(frame: _Frame, manifest_uri: str, ontology: Ontology) -> Keyframe:
         format_of(points_uri)
     return Keyframe(
         frame_id=frame.frame_id,
-        dataset=MANIFEST,
+        dataset=NAME,
         scene=frame.scene,
         split=frame.split,
         timestamp_us=frame.timestamp_us,
@@ -426,3 +428,24 @@ def _refuse_pairs(raw: np.ndarray, uri: str) -> None:
             f"{uri} holds the same ids in the upper and the lower 16 bits, as two uint16 ids a point would: labels and "
             "scan do not belong together; if the upper bits are instances, set label_format to uint32"
         )
+
+
+def of_ontology(ontology: Ontology) -> DatasetSpec:
+    """The data set that an ontology describes; its index takes the manifest's path or URI."""
+
+    def listed(root: str, _: IndexOptions) -> list[Keyframe]:
+        uri = storage.absolute(root)
+        return index(storage.read_bytes(uri), uri, ontology)
+
+    return DatasetSpec(
+        name=NAME,
+        taxonomy=taxonomy(ontology),
+        sensor=sensor(ontology),
+        index=listed,
+        decode=lambda frame: decode(frame, ontology),
+        words={entry.name: (entry.name, *entry.synonyms) for entry in ontology.classes},
+        absent=ontology.absent_class,
+    )
+
+
+SPEC = OpenDataset(name=NAME, with_ontology=of_ontology)

@@ -10,7 +10,7 @@ from jaxtyping import Shaped
 
 from ray_lidarseg.datasets import image_scans as images
 from ray_lidarseg.errors import DataError
-from ray_lidarseg.sample import Keyframe, SensorSpec
+from ray_lidarseg.sample import ImageSensor, Keyframe, SensorSpec
 from ray_lidarseg.types import IGNORE
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def to_batch(
 
     from ray_lidarseg.sample import PointBatch
 
-    if sensor.num_columns:
+    if isinstance(sensor, ImageSensor):
         scan = images.to_scan(frame, sensor)
         return scan, np.ones(len(scan), bool)
     is_usable = usable(frame.points, sensor, use_intensity)

@@ -17,8 +17,7 @@ from ray_lidarseg import storage
 from ray_lidarseg.datasets.image_files import read_ids
 from ray_lidarseg.datasets.layers import LayerRows, layer_names, read_layer, segments_of
 from ray_lidarseg.datasets.shards import Catalog
-from ray_lidarseg.datasets.taxonomy import NUSCENES
-from ray_lidarseg.datasets.world_images import label_file
+from ray_lidarseg.datasets.world_images import CLASSES, label_file
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.geometry.camera import pixel_centres
 from ray_lidarseg.geometry.rays import joined, lidar_rays, no_rays, pixel_rays, rays_to_points, segment_id
@@ -319,7 +318,7 @@ def true_classes(image: CameraImage) -> UInt8[np.ndarray, "H W"]:
             f"{image.uri} has no label image ({uri}): set method.log_truth=false, or make the world with "
             "`ray-lidarseg world --set label_images=yes`"
         )
-    return NUSCENES.to_train(read_ids(storage.read_bytes(uri), uri))
+    return CLASSES.to_train(read_ids(storage.read_bytes(uri), uri))
 
 
 def _choose(size: int, count: int, generator: torch.Generator) -> Int64[np.ndarray, "_"]:

@@ -1,12 +1,15 @@
 """Scan files given one by one, without a data set around them: which layout they have, and what they are called."""
 
 from ray_lidarseg import storage
-from ray_lidarseg.datasets.decode import decode_binary
+from ray_lidarseg.datasets.entries import DATASETS
 from ray_lidarseg.datasets.point_files import refuse_other_columns
+from ray_lidarseg.datasets.spec import DatasetSpec
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.sample import Keyframe
 
-_FORMAT_OF_COLUMNS = {4: "semantickitti", 5: "nuscenes"}
+_OF_COLUMNS = {len(entry.files.columns): entry for entry in DATASETS if isinstance(entry, DatasetSpec) and entry.files}
+"""Data set of each layout of plain float32 columns."""
+
 _FLOAT_BYTES = 4
 _NUSCENES_SUFFIX = ".pcd.bin"
 
@@ -30,7 +33,7 @@ def decode_scan(uri: str, columns: int = 0) -> Keyframe:
         return _decode(uri, content, columns)
     if _ending(storage.name_of(uri)) == _NUSCENES_SUFFIX:
         return _decode(uri, content, 5)
-    fitting = [count for count in _FORMAT_OF_COLUMNS if len(content) % (_FLOAT_BYTES * count) == 0]
+    fitting = [count for count in sorted(_OF_COLUMNS) if len(content) % (_FLOAT_BYTES * count) == 0]
     if not content or not fitting:
         raise DataError(
             f"{uri} is empty or truncated: {len(content)} bytes are no whole number of points of 4 (16 bytes) or 5 "
@@ -67,7 +70,8 @@ def _only_fit(uri: str, content: bytes, fitting: list[int]) -> Keyframe:
 
 
 def _decode(uri: str, content: bytes, columns: int) -> Keyframe:
-    if columns not in _FORMAT_OF_COLUMNS:
+    if columns not in _OF_COLUMNS:
         raise DataError(f"--columns {columns}: expected 4 (x, y, z, remission) or 5 (x, y, z, intensity, ring)")
-    frame = Keyframe(scan_id(uri), _FORMAT_OF_COLUMNS[columns], "", "test", 0, uri)
-    return decode_binary(frame, content)
+    entry = _OF_COLUMNS[columns]
+    assert entry.files is not None
+    return entry.files.decode_bytes(Keyframe(scan_id(uri), entry.name, "", "test", 0, uri), content)

@@ -1,5 +1,6 @@
-"""SemanticKITTI and ScribbleKITTI on disk: which key-frames there are, with calibration."""
+"""SemanticKITTI, and ScribbleKITTI, which is the same scans with other label files: classes, LiDAR and files."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,16 +8,72 @@ from pathlib import Path
 import numpy as np
 
 from ray_lidarseg import storage
+from ray_lidarseg.datasets.binary_scans import BinaryScans
+from ray_lidarseg.datasets.folders import data_root
 from ray_lidarseg.datasets.image_files import size_px
+from ray_lidarseg.datasets.spec import DatasetSpec
+from ray_lidarseg.datasets.taxonomy import taxonomy
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.geometry import pose
-from ray_lidarseg.sample import CameraImage, Keyframe
+from ray_lidarseg.geometry.camera import split_projection
+from ray_lidarseg.sample import CameraImage, Keyframe, SensorSpec
 
+NAME = "semantickitti"
 VALIDATION = ("08",)
 TEST = tuple(f"{number:02d}" for number in range(11, 22))
 _CAMERA = "image_2"
 _IMAGES = (".png", ".jpg", ".jpeg")
 _SWEEP_US = 100_000  # the LiDAR turns ten times a second; used where times.txt is absent
+
+# learning_map and learning_map_inv of semantic-kitti.yaml (there shifted by one with ignore 0); its colours are BGR.
+CLASSES = taxonomy(
+    NAME,
+    (
+        ("car", (100, 150, 245), (10, 252), 10),
+        ("bicycle", (100, 230, 245), (11,), 11),
+        ("motorcycle", (30, 60, 150), (15,), 15),
+        ("truck", (80, 30, 180), (18, 258), 18),
+        ("other-vehicle", (0, 0, 255), (13, 16, 20, 256, 257, 259), 20),
+        ("person", (255, 30, 30), (30, 254), 30),
+        ("bicyclist", (255, 40, 200), (31, 253), 31),
+        ("motorcyclist", (150, 30, 90), (32, 255), 32),
+        ("road", (255, 0, 255), (40, 60), 40),
+        ("parking", (255, 150, 255), (44,), 44),
+        ("sidewalk", (75, 0, 75), (48,), 48),
+        ("other-ground", (175, 0, 75), (49,), 49),
+        ("building", (255, 200, 0), (50,), 50),
+        ("fence", (255, 120, 50), (51,), 51),
+        ("vegetation", (0, 175, 0), (70,), 70),
+        ("trunk", (135, 60, 0), (71,), 71),
+        ("terrain", (150, 240, 80), (72,), 72),
+        ("pole", (255, 240, 150), (80,), 80),
+        ("traffic-sign", (255, 0, 0), (81,), 81),
+    ),
+    ignored=(0, 1, 52, 99),
+)
+
+# Class names and synonyms of ours, in the manner of nuScenes' (papers list the 19 names alone).
+_WORDS = {
+    "car": ("car",),
+    "bicycle": ("bicycle",),
+    "motorcycle": ("motorcycle",),
+    "truck": ("truck",),
+    "other-vehicle": ("bus", "tram", "trailer", "van", "tractor"),
+    "person": ("person", "pedestrian"),
+    "bicyclist": ("bicyclist", "person riding a bicycle"),
+    "motorcyclist": ("motorcyclist", "person riding a motorcycle"),
+    "road": ("road",),
+    "parking": ("parking lot", "parking space"),
+    "sidewalk": ("sidewalk",),
+    "other-ground": ("traffic island", "traffic median", "curb"),
+    "building": ("building", "house", "wall", "garage"),
+    "fence": ("fence", "railing"),
+    "vegetation": ("tree", "bush", "shrub", "hedge", "plant"),
+    "trunk": ("tree trunk",),
+    "terrain": ("grass", "lawn", "meadow", "soil"),
+    "pole": ("pole", "street light"),
+    "traffic-sign": ("traffic sign",),
+}
 
 
 @dataclass(frozen=True)
@@ -70,7 +127,7 @@ def _sequence(folder: Path, label_dir: str) -> Iterator[Keyframe]:
         image = images.get(scan.stem)
         yield Keyframe(
             frame_id=f"{folder.name}/{scan.stem}",
-            dataset="semantickitti",
+            dataset=NAME,
             scene=folder.name,
             split=split,
             timestamp_us=time_us,
@@ -113,11 +170,10 @@ def _times_us(folder: Path, scans: list[Path]) -> list[int]:
 def _calibration(folder: Path, image: Path) -> _Calibration:
     matrices = _matrices(folder / "calib.txt")
     projection, cam0_SE3_lidar = matrices["P2"], pose.from_matrix(matrices["Tr"])
-    intrinsics = projection[:, :3]
-    if intrinsics[0, 0] <= 0 or intrinsics[1, 1] <= 0 or intrinsics[2].tolist() != [0, 0, 1]:
-        raise DataError(f"{folder / 'calib.txt'}: P2 is no projection of a camera: expected f 0 c; 0 f c; 0 0 1")
-    cam_SE3_cam0 = np.eye(4)
-    cam_SE3_cam0[:3, 3] = np.linalg.solve(intrinsics, projection[:, 3])  # P2 = K [1 | t]; t is not zero
+    try:
+        intrinsics, cam_SE3_cam0 = split_projection(projection)
+    except DataError as error:
+        raise DataError(f"{folder / 'calib.txt'}: {error}") from error
     width_px, height_px = size_px(storage.read_bytes(str(image)), str(image))
     return _Calibration(intrinsics, pose.compose(cam_SE3_cam0, cam0_SE3_lidar), width_px, height_px)
 
@@ -134,3 +190,27 @@ def _matrices(file: Path) -> dict[str, np.ndarray]:
         return {name: np.array(numbers[name], np.float64).reshape(3, 4) for name in ("P2", "Tr")}
     except ValueError as error:
         raise DataError(f"{file} holds something that is no number: {error}") from error
+
+
+_FILES = BinaryScans(("x", "y", "z", "remission"), 1.0, "<u4", 0xFFFF, CLASSES)
+
+SPEC = DatasetSpec(
+    name=NAME,
+    taxonomy=CLASSES,
+    sensor=SensorSpec(
+        num_beams=64,
+        fov_up_rad=math.radians(3.0),  # field of view as in the authors' range-view configurations
+        fov_down_rad=math.radians(-25.0),
+        min_range_m=2.0,  # ours: nearer are a handful of hits of the vehicle
+        max_range_m=80.0,  # ours: what real files hold
+        intensity_scale=1.0,
+    ),
+    index=lambda root, options: index(data_root(root, NAME), options.label_dir),
+    decode=_FILES.decode,
+    words=_WORDS,
+    things=tuple(range(8)),  # what PolarMix pastes
+    absent="zero",
+    front_camera=_CAMERA,
+    grid_height_m=(-4.0, 2.0),
+    files=_FILES,
+)

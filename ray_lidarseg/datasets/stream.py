@@ -15,7 +15,7 @@ from ray_lidarseg.datasets.shards import PreparedFrames
 from ray_lidarseg.datasets.splits import LabelSplit
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.recipe.schema import Recipe
-from ray_lidarseg.sample import PointBatch, SensorSpec
+from ray_lidarseg.sample import ImageSensor, PointBatch, SensorSpec
 
 MicroBatch = tuple[PointBatch, PointBatch]
 _NO_SCANS = PointBatch(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), 0)
@@ -125,7 +125,7 @@ class TrainSteps(torch.utils.data.Dataset[list[MicroBatch]]):
         if self.rays:
             scan = scan.unlabelled() if stream == UNLABELLED else scan
             scan = self.rays.with_rays(row, frame, scan, is_usable, seeds[1])
-        if self.sensor.num_columns:
+        if isinstance(self.sensor, ImageSensor):
             return augment_image(scan, self.recipe.image_augment, self.sensor, generator)
         return augment(scan, self.recipe.augment, generator)
 

@@ -5,14 +5,20 @@ are the hidden truth that no real log has.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from ray_lidarseg.datasets import image_scans as images
 from ray_lidarseg.datasets import nuscenes
+from ray_lidarseg.datasets.folders import data_root
+from ray_lidarseg.datasets.spec import DatasetSpec
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.sample import Keyframe
 
-WORLD_IMAGES = "world-images"
+NAME = "world-images"
+CLASSES = replace(nuscenes.CLASSES, name=NAME)
+"""Label images hold nuScenes ids; the sky has that of noise."""
+
 FOLDER = "label_images"
 
 
@@ -46,4 +52,13 @@ def index(root: str, version: str = "v1.0-mini") -> Iterator[Keyframe]:
             if not labels.is_file():
                 raise DataError(f"{labels} is missing: run the same `ray-lidarseg world` command again")
             name, uris = f"{frame.frame_id}/{camera.name}", (camera.uri, str(labels))
-            yield images.keyframe(name, WORLD_IMAGES, frame.scene, frame.split, camera.timestamp_us, uris)
+            yield images.keyframe(name, NAME, frame.scene, frame.split, camera.timestamp_us, uris)
+
+
+SPEC = DatasetSpec(
+    name=NAME,
+    taxonomy=CLASSES,
+    sensor=images.pseudo_camera(126, 224),  # as the preset demo has them
+    index=lambda root, options: index(data_root(root, NAME), options.version),
+    decode=lambda frame: images.decode(frame, CLASSES),
+)

@@ -64,11 +64,11 @@ class TextTeacher(ImageTeacher, Protocol):
         ...
 
 
-def as_objects(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Object array [B] of arrays that may differ in shape: the form in which batches travel."""
-    objects = np.empty(len(arrays), dtype=object)
-    for position, array in enumerate(arrays):
-        objects[position] = array
+def as_objects(values: Sequence[Any]) -> np.ndarray:
+    """Object array [B] of anything (images, prompts, addresses): the form in which batches travel."""
+    objects = np.empty(len(values), dtype=object)
+    for position, value in enumerate(values):  # assigned at once, arrays of one shape would become one array
+        objects[position] = value
     return objects
 
 

@@ -72,6 +72,7 @@ def paste(
     instances = donors.select(torch.isin(donors.labels, torch.tensor(classes, dtype=torch.int64, device=donors.device)))
     copies = [_turned(instances, angle_rad) for angle_rad in angles_rad.unbind(1)]
     everything = PointBatch.pack([replace(part, rays=None) for part in (scans, *copies)])
+    # packed one after the other, scan b and its copies have numbers that are b modulo B
     scan_idx, order = torch.sort(everything.scan_idx % max(scans.num_scans, 1), stable=True)
     return replace(everything.select(order), scan_idx=scan_idx, num_scans=scans.num_scans)
 
@@ -118,10 +119,12 @@ def polar_mix(
 
     Source: PolarMix; one result a pair there, its complement as well here (ours, as LaserMix).
     """
+    # five draws a pair whatever is decided, so that one pair's luck never moves the next one's
     uniform = torch.rand(a.num_scans, 5, generator=generator)
     width = torch.where(uniform[:, 0] < swap_ratio, sector_rad, 0.0)
     start = _TURN_RAD * uniform[:, 1] - math.pi
     mixed = exchange(a, b, in_sector(a, start, width), in_sector(b, start, width))
+    # 0 and one angle from each of the first two thirds of a turn; NaN pastes nothing
     angles = torch.stack([torch.zeros(a.num_scans), *((uniform[:, 3:] + torch.tensor([0, 1])) * _TURN_RAD / 3).T], 1)
     angles[uniform[:, 2] >= paste_ratio] = math.nan
     return paste(mixed, _alternating(b, a), classes, angles.repeat_interleave(2, dim=0))

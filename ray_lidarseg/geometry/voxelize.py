@@ -195,7 +195,9 @@ class Voxels:
         IGNORE never wins over a known label; a voxel without a known label is IGNORE; a tie goes to the lower id.
         """
         known = labels != IGNORE
+        # one number for voxel and label, so that one unique counts every label of every voxel
         ballots, counts = torch.unique(self.point_cell[known] * _LABEL_RANGE + labels[known], return_counts=True)
+        # and one for count and label, the lower label higher, so that the largest is the winner and breaks the tie
         score = counts * _LABEL_RANGE + (IGNORE - ballots % _LABEL_RANGE)
         best = torch.zeros_like(self.keys).scatter_reduce_(0, ballots // _LABEL_RANGE, score, "amax")
         return IGNORE - best % _LABEL_RANGE
@@ -207,6 +209,7 @@ def find_voxels(cells: Int[Tensor, "P 3"], scan_idx: Int[Tensor, "P"]) -> Voxels
     Raises:
         ValueError: A cell or scan index does not fit its 16 or 15 bits.
     """
+    # one address a point: sorting it brings the points of a cell together, and cells into the order of addresses
     packed = pack_coords(torch.cat([scan_idx.to(cells.dtype).unsqueeze(1), cells], 1))
     ordered, point_order = packed.sort(stable=True)
     keys, cell_of_ordered, counts = torch.unique_consecutive(ordered, return_inverse=True, return_counts=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from ray_lidarseg.datasets.entries import entry_named
 from ray_lidarseg.errors import RecipeError
 from ray_lidarseg.methods.cbst import CBST
 from ray_lidarseg.methods.cps import CPS
@@ -70,16 +71,13 @@ def check_evidence(recipe: schema.Recipe, has_text: bool) -> None:
         require_evidence(recipe.method, recipe.data.evidence_dim if recipe.data.evidence else 0, has_text)
 
 
-_THINGS = {"nuscenes": range(10), "semantickitti": range(8)}
-"""Class ids of things: those of nuScenes-panoptic, and what PolarMix pastes on SemanticKITTI."""
-
-
 def _instance_classes(recipe: schema.Recipe, method: schema.PolarMix) -> Sequence[int]:
     if method.instance_classes or not method.paste_ratio:
         return method.instance_classes
-    if recipe.data.dataset not in _THINGS:
+    things = entry_named(recipe.data.dataset).things
+    if not things:
         raise RecipeError(
-            "method polarmix: with data.dataset=manifest, name the class ids of things that stand apart (cars, people) "
-            "in method.instance_classes, or set method.paste_ratio=0"
+            f"method polarmix: with data.dataset={recipe.data.dataset}, name the class ids of things that stand apart "
+            "(cars, people) in method.instance_classes, or set method.paste_ratio=0"
         )
-    return _THINGS[recipe.data.dataset]
+    return things

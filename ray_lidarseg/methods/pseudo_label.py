@@ -51,10 +51,13 @@ def class_thresholds(
     Source: CBST (Zou et al., ECCV 2018), the class-balanced thresholds, over the points of one batch.
     """
     confidence, predicted = probability.max(dim=1)
+    # sorted by confidence, then stably by class: each class is one run of points, the surest first
     by_confidence = confidence.argsort(descending=True, stable=True)
     order = by_confidence[predicted[by_confidence].argsort(stable=True)]
     count = torch.bincount(predicted, minlength=probability.shape[1])
+    # place in its run of the last point that is kept; a billionth less, for 0.07 * 100 is 7.000000000000001
     place = (portion * count.double() - 1e-9).ceil().long().clamp(min=1) - 1
+    # a class without points has no run: its place points into another's, or past the end, and is dropped below
     last = (count.cumsum(0) - count + place).clamp(max=max(len(order) - 1, 0))
     found = confidence[order][last] if len(order) else torch.ones_like(count, dtype=probability.dtype)
     return torch.where(count > 0, found, 1.0), count.to(probability.dtype)

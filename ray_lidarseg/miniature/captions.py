@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ray_lidarseg.datasets.taxonomy import NUSCENES
+from ray_lidarseg.datasets.nuscenes import CLASSES as NUSCENES
 from ray_lidarseg.foundation.prompts import TEMPLATES
 from ray_lidarseg.miniature.training_pictures import SKY
 from ray_lidarseg.synthetic.kitti_classes import (

@@ -10,15 +10,17 @@ import cv2
 import numpy as np
 import torch
 
-from ray_lidarseg.datasets.taxonomy import NUSCENES
+from ray_lidarseg.datasets.evidence import class_logits
+from ray_lidarseg.datasets.nuscenes import CLASSES as NUSCENES
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.foundation.clip import Clip
 from ray_lidarseg.foundation.pooling import pool_segments
-from ray_lidarseg.foundation.prompts import Vocabulary, class_logits, vocabulary
+from ray_lidarseg.foundation.prompts import Vocabulary, vocabulary
 from ray_lidarseg.foundation.sam import Sam
 from ray_lidarseg.foundation.settings import SamMasks, SlicMasks
 from ray_lidarseg.foundation.slic import Slic
 from ray_lidarseg.foundation.teachers import MaskTeacher, TextTeacher, as_objects
+from ray_lidarseg.metrics.confusion import Confusion
 from ray_lidarseg.miniature.captions import class_name
 from ray_lidarseg.miniature.sam_training import answers, prompted
 from ray_lidarseg.miniature.training_pictures import SKY, TruePicture
@@ -113,31 +115,20 @@ class ZeroShot:
     """Zero-shot classification of dense features into the sixteen classes of nuScenes.
 
     Attributes:
-        confusion: int64 [16, 16] pixels, true class by found class.
+        confusion: Of the pixels.
         num_right: True segments whose pooled feature has the class of most of their pixels.
         num_segments: True segments of at least ``MIN_SEGMENT_PX`` pixels that have a class.
     """
 
-    confusion: np.ndarray
+    confusion: Confusion
     num_right: int
     num_segments: int
 
     @property
-    def accuracy(self) -> float:
-        """Share of the pixels."""
-        return float(np.trace(self.confusion) / self.confusion.sum())
-
-    @property
-    def ious(self) -> np.ndarray:
-        """float64 [16]; nan for a class in neither truth nor answer."""
-        right = np.diag(self.confusion)
-        union = self.confusion.sum(axis=0) + self.confusion.sum(axis=1) - right
-        return np.where(union > 0, right / np.maximum(union, 1), np.nan)
-
-    @property
     def majority_accuracy(self) -> float:
         """Share of the pixels that have the most frequent class: what always saying that one reaches."""
-        return float(self.confusion.sum(axis=1).max() / self.confusion.sum())
+        counts = self.confusion.counts
+        return float(counts.sum(dim=1).max() / counts.sum())
 
     @property
     def segment_accuracy(self) -> float:
@@ -145,9 +136,10 @@ class ZeroShot:
         return self.num_right / max(1, self.num_segments)
 
     def __str__(self) -> str:
-        ious = " ".join(f"{class_name(i)} {100 * iou:.0f}" for i, iou in enumerate(self.ious) if np.isfinite(iou))
+        found = enumerate(self.confusion.iou().tolist())
+        ious = " ".join(f"{class_name(i)} {100 * iou:.0f}" for i, iou in found if np.isfinite(iou))
         return (
-            f"pixel accuracy {self.accuracy:.3f}, mIoU {np.nanmean(self.ious):.3f}, segment accuracy "
+            f"pixel accuracy {self.confusion.accuracy():.3f}, mIoU {self.confusion.miou():.3f}, segment accuracy "
             f"{self.segment_accuracy:.3f} of {self.num_segments}; always the most frequent class: pixel accuracy "
             f"{self.majority_accuracy:.3f}; chance: {1 / SKY:.3f}\nIoU %: {ious}"
         )
@@ -162,13 +154,12 @@ def measure_zero_shot(teacher: TextTeacher, pictures: Sequence[TruePicture]) -> 
     """
     words = vocabulary(NUSCENES.name)
     text = words.embed(teacher)
-    confusion, num_right, num_segments = np.zeros((SKY, SKY), np.int64), 0, 0
+    confusion, num_right, num_segments = Confusion(SKY), 0, 0
     for entry in pictures:
         features = teacher({"image": as_objects([entry.image])})["features"][0]
         found = _pixel_classes(features, text, words, entry.classes.shape)
-        counts = entry.classes < SKY
-        pairs = entry.classes[counts].astype(np.int64) * SKY + found[counts]
-        confusion += np.bincount(pairs, minlength=SKY * SKY).reshape(SKY, SKY)
+        is_counted = entry.classes < SKY
+        confusion.add(entry.classes[is_counted], found[is_counted])
         truth = segment_classes(entry)
         pooled = pool_segments(features, entry.segments, len(truth))
         answer = class_logits(pooled, text, words.class_idx).argmax(axis=1)

@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ray_lidarseg.datasets.taxonomy import NUSCENES
+from ray_lidarseg.datasets.nuscenes import CLASSES as NUSCENES
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.synthetic.cameras import RIG, Mounting, ego_SE3_camera, exposure_s, intrinsics, picture
 from ray_lidarseg.synthetic.presets import PRESETS

@@ -1,5 +1,6 @@
 """From a recipe to a model: the one place that knows which models exist."""
 
+from ray_lidarseg.datasets.entries import entry_named
 from ray_lidarseg.models.fidnet import FIDNet
 from ray_lidarseg.models.image_unet import ImageUNet
 from ray_lidarseg.models.segmentor import Segmentor
@@ -33,7 +34,7 @@ def _build_sparse(
     if isinstance(model, schema.Cylinder3D):
         from ray_lidarseg.models.cylinder3d import build_cylinder3d
 
-        return build_cylinder3d(model, recipe.data.dataset, num_classes, backend)
+        return build_cylinder3d(model, entry_named(recipe.data.dataset).grid_height_m, num_classes, backend)
     if isinstance(model, schema.SPVCNN):
         from ray_lidarseg.models.spvcnn import build_spvcnn
 

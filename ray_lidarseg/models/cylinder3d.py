@@ -33,10 +33,6 @@ from ray_lidarseg.sparse.modules import SparseConv3d, VoxelNorm
 from ray_lidarseg.sparse.products import RowLinear
 from ray_lidarseg.sparse.volume import Volume
 
-HEIGHTS_M = {"semantickitti": (-4.0, 2.0), "nuscenes": (-5.0, 3.0)}
-"""Lowest and highest z of each data set's grid (authors' code)."""
-
-_OTHER_HEIGHT_M = (-5.0, 3.0)
 _POINT_INPUTS = 9
 _POINT_WIDTHS = (64, 128, 256, 256)
 _VOXEL_WIDTH = 16
@@ -59,12 +55,14 @@ class CylinderInput:
     point_inputs: Float[Tensor, "P 9"]
 
 
-def build_cylinder3d(recipe: schema.Cylinder3D, dataset: str, num_classes: int, backend: str) -> "Cylinder3D":
+def build_cylinder3d(
+    recipe: schema.Cylinder3D, height_m: tuple[float, float], num_classes: int, backend: str
+) -> "Cylinder3D":
     """The network a recipe describes.
 
     Args:
         recipe: Its section.
-        dataset: Decides the height of the grid where the recipe leaves it out.
+        height_m: Of the grid where the recipe leaves it out: the data set's.
         num_classes: C.
         backend: Of the convolutions.
 
@@ -73,8 +71,7 @@ def build_cylinder3d(recipe: schema.Cylinder3D, dataset: str, num_classes: int, 
     """
     if backend != "torch":
         raise ResourceError(f"model cylinder3d keeps other voxels than {backend} does: set sparse.backend=torch")
-    heights = recipe.height_m or HEIGHTS_M.get(dataset, _OTHER_HEIGHT_M)
-    grid = CylinderGrid(recipe.radius_m, heights, recipe.grid)
+    grid = CylinderGrid(recipe.radius_m, recipe.height_m or height_m, recipe.grid)
     return Cylinder3D(grid, num_classes, recipe.width_factor, recipe.point_refinement, load_backend(backend))
 
 

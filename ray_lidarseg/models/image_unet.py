@@ -17,7 +17,7 @@ from torch.nn import functional
 from ray_lidarseg.errors import RecipeError
 from ray_lidarseg.geometry.range_image import RangeImages, pixel_labels, project
 from ray_lidarseg.models.segmentor import Cells, Output, Segmentor
-from ray_lidarseg.sample import PointBatch, SensorSpec
+from ray_lidarseg.sample import ImageSensor, PointBatch, SensorSpec
 from ray_lidarseg.types import COLOURS
 
 _WIDTH = 32  # channels at full size; ours
@@ -57,8 +57,8 @@ class ImageUNet(Segmentor):
 
     def __init__(self, sensor: SensorSpec, num_classes: int, width_factor: float = 1.0, num_levels: int = 4) -> None:
         super().__init__()
-        if not sensor.num_columns:
-            raise RecipeError("model image_unet sees images: set data.dataset to cityscapes or world-images")
+        if not isinstance(sensor, ImageSensor):
+            raise RecipeError("model image_unet sees images: set data.dataset to a data set of images")
         base = max(_GROUP, _GROUP * round(_WIDTH * width_factor / _GROUP))
         widths = [base * 2**level for level in range(num_levels)]
         self.sensor = sensor
@@ -72,7 +72,7 @@ class ImageUNet(Segmentor):
     @torch.no_grad()
     def represent(self, batch: PointBatch) -> Cells:
         """Puts every point into its pixel; a cell is an occupied pixel, its target the label of its point."""
-        images = project(batch, self.sensor, self.sensor.num_beams, self.sensor.num_columns)
+        images = project(batch, self.sensor, self.sensor.height_px, self.sensor.width_px)
         colours = batch.extras.get(COLOURS, batch.points[:, 3:].expand(-1, 3))
         return Cells(images.point_cell, pixel_labels(batch, images), ImageView(images, colours[images.nearest]))
 

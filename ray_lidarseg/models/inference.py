@@ -18,7 +18,7 @@ from torch import nn
 from ray_lidarseg.datasets.image_scans import at_stored_size
 from ray_lidarseg.datasets.points import to_batch
 from ray_lidarseg.models.segmentor import Output, Segmentor
-from ray_lidarseg.sample import Keyframe, PointBatch, SensorSpec
+from ray_lidarseg.sample import ImageSensor, Keyframe, PointBatch, SensorSpec
 
 FALLBACK_CLASS = 0
 """Label of every point of a scan without one usable point; confidence 0 says that it means nothing."""
@@ -71,7 +71,7 @@ def label_frames(
     with evaluating(segmentor), torch.no_grad():
         output = segmentor(batch)
     scans = _split(output, batch)
-    if sensor.num_columns:
+    if isinstance(sensor, ImageSensor):
         return [_whole_image(frame, sensor, scan) for frame, scan in zip(frames, scans, strict=True)]
     return [_whole_file(frame.points, mask, scan) for frame, mask, scan in zip(frames, masks, scans, strict=True)]
 
@@ -117,7 +117,7 @@ def _whole_file(points: Float[np.ndarray, "P 4"], is_usable: Bool[np.ndarray, "P
     return ScanLabels(labels, confidence, scan.cell_labels, scan.cell_targets)
 
 
-def _whole_image(frame: Keyframe, sensor: SensorSpec, scan: ScanLabels) -> ScanLabels:
+def _whole_image(frame: Keyframe, sensor: ImageSensor, scan: ScanLabels) -> ScanLabels:
     labels, confidence = (at_stored_size(values, frame, sensor) for values in (scan.labels, scan.confidence))
     return replace(scan, labels=labels, confidence=confidence)
 

@@ -16,13 +16,13 @@ from pyarrow import fs
 
 from ray_lidarseg import storage
 from ray_lidarseg.datasets.decode import decode
+from ray_lidarseg.datasets.entries import holds_images
 from ray_lidarseg.datasets.origin import Compared, Entries, Origin, compare, values_of
 from ray_lidarseg.datasets.points import num_nonfinite
 from ray_lidarseg.datasets.shards import open_parquet, shard_entries, shard_file
-from ray_lidarseg.errors import DataError
-from ray_lidarseg.prepare.stage_report import NUM_RETRIES, Progress, Result, read_failures, reason
+from ray_lidarseg.errors import DataError, reason
+from ray_lidarseg.prepare.stage_report import NUM_RETRIES, Progress, Result, read_failures
 from ray_lidarseg.recipe.ontology import Ontology
-from ray_lidarseg.recipe.schema import IMAGE_DATASETS
 from ray_lidarseg.runtime.cluster import worker_runtime_env
 from ray_lidarseg.runtime.pool import quiet_data
 from ray_lidarseg.runtime.progress import progress as progress_bar
@@ -87,7 +87,7 @@ def _differing_of_earlier_release(
             if entry["shard"] == shard:
                 uris = (entry["points_uri"], entry["labels_uri"])
                 before, current = values[entry["row"]], now[entry["frame_id"]]
-                is_scan = entry["dataset"] not in IMAGE_DATASETS  # a decoded image is a camera, an index row is none
+                is_scan = not holds_images(entry["dataset"])  # a decoded image is a camera, an index row is none
                 different = [name for name in before if is_scan and before[name] != current[name]]
                 different += [uri for uri in uris if uri in stamps and stamps[uri].times_ns[0] > written_ns]
                 found |= {place: different} if different else {}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ray_lidarseg import storage
-from ray_lidarseg.errors import DataError, LidarSegError, StorageError
+from ray_lidarseg.errors import DataError, StorageError
 
 FAILURES_NAME = "failures.jsonl"
 NUM_RETRIES = 2  # of a task whose process died; Ray Data's own default is to try for ever
@@ -174,8 +174,3 @@ def read_failures(folder: str, finished: Iterable[str] = ()) -> dict[str, str]:
     except (ValueError, KeyError) as error:
         raise StorageError(f"{uri} is no list of failures ({error}): delete it") from error
     return {name: reason for name, reason in reasons.items() if name not in set(finished)}
-
-
-def reason(error: Exception) -> str:
-    """One line for people: what an error of this package says, or the kind of any other."""
-    return str(error) if isinstance(error, LidarSegError) else f"{type(error).__name__}: {error}"

@@ -24,14 +24,15 @@ from ray_lidarseg.datasets.layers import (
 )
 from ray_lidarseg.datasets.origin import Origin
 from ray_lidarseg.datasets.shards import OpenShards
-from ray_lidarseg.errors import DataError
+from ray_lidarseg.errors import DataError, reason
 from ray_lidarseg.foundation.build import build_features, build_masks
 from ray_lidarseg.foundation.pairing import pair_points, pixels_in
 from ray_lidarseg.foundation.pooling import pool_segments
 from ray_lidarseg.foundation.settings import FeatureSettings, MaskSettings, PairSettings
+from ray_lidarseg.foundation.teachers import as_objects
 from ray_lidarseg.prepare.decoding import results_table
 from ray_lidarseg.prepare.image_batches import Clock, each_image, read_image
-from ray_lidarseg.prepare.stage_report import Result, reason
+from ray_lidarseg.prepare.stage_report import Result
 from ray_lidarseg.runtime.pool import own_device
 from ray_lidarseg.sample import CameraImage, Keyframe
 from ray_lidarseg.storage.stamps import Stamp, recorded
@@ -175,7 +176,7 @@ class MaskWorker(_ImageWorker):
         return given | ({"prompts": pixels_in(points, camera)} if self._with_prompts else {})
 
     def _call(self, inputs: list[dict[str, Any]]) -> list[Any]:
-        batch = {name: _objects([given[name] for given in inputs]) for name in inputs[0] if name != "frame_id"}
+        batch = {name: as_objects([given[name] for given in inputs]) for name in inputs[0] if name != "frame_id"}
         return list(self._teacher(batch)["segments"])
 
     def _finish(self, given: dict[str, Any], output: Any) -> tuple[bytes, int]:
@@ -202,7 +203,7 @@ class FeatureWorker(_ImageWorker):
         return {"image": read_image(camera), "segments": segments_of(row, camera.name)}
 
     def _call(self, inputs: list[dict[str, Any]]) -> list[Any]:
-        return list(self._teacher({"image": _objects([given["image"] for given in inputs])})["features"])
+        return list(self._teacher({"image": as_objects([given["image"] for given in inputs])})["features"])
 
     def _finish(self, given: dict[str, Any], output: Any) -> np.ndarray:
         return pool_segments(output, given["segments"], int(given["segments"].max(initial=0)))
@@ -234,11 +235,3 @@ class PairWorker(LayerWorker):
         maps = [segments_of(row, camera.name) if camera.name in there else None for camera in frame.cameras]
         pairing = pair_points(frame.points, frame.cameras, self._settings)
         return pairs_columns(pairing.camera, pairing.pixel, pairing.segments(maps))
-
-
-def _objects(values: Sequence[Any]) -> np.ndarray:
-    """Object array [B] of anything: images, prompts, addresses."""
-    objects = np.empty(len(values), dtype=object)
-    for position, value in enumerate(values):  # assigned at once, arrays of one shape would become one array
-        objects[position] = value
-    return objects

@@ -53,43 +53,18 @@ class Sensor(Section):
     max_range_m: Positive | None = None
 
 
-IMAGE_DATASETS = ("cityscapes", "world-images")
-"""Data sets whose scans are images (``datasets.images``)."""
-
-
 class Data(Section):
     """Prepared shards and what they hold."""
 
     prepared: str = ""  # URI of the folder `ray-lidarseg prepare` wrote
-    dataset: Literal["nuscenes", "semantickitti", "manifest", "cityscapes", "world-images"] = (
-        "nuscenes"  # taxonomy and sensor
-    )
-    ontology: Ontology | None = None  # of dataset manifest; left out, train takes it from the prepared folder
+    dataset: Annotated[str, Field(min_length=1)] = "nuscenes"  # classes and sensor; datasets.entries lists them
+    ontology: Ontology | None = None  # of own logs; left out, train takes it from the prepared folder
     sensor: Sensor = Sensor()
     evidence: str = ""  # what images say about points: "" none, auto the only features layer of `prepare`, or its name
     evidence_dim: Annotated[int, Field(ge=0)] = 0  # length F of its features; left out, train takes it from the layer
     val_frames: tuple[str, ...] = ()  # frames taken out of train and validated on, beside the index's own val split
     use_intensity: bool = True  # False: intensity is zeroed, for sensors without one
-    image_size: tuple[Count, Count] | None = None  # rows, columns images are resized to; None: datasets.sensor says
-
-    @model_validator(mode="after")
-    def _ontology_has_an_effect(self) -> "Data":
-        if self.ontology is not None and self.dataset != "manifest":
-            raise ValueError(f"ontology is for dataset manifest, {self.dataset} brings its own classes and sensor")
-        return self
-
-    @property
-    def is_images(self) -> bool:
-        """Whether a scan is an image."""
-        return self.dataset in IMAGE_DATASETS
-
-    @model_validator(mode="after")
-    def _image_keys_have_an_effect(self) -> "Data":
-        if not self.is_images and self.image_size is not None:
-            raise ValueError(f"image_size is for the datasets {', '.join(IMAGE_DATASETS)}, not for {self.dataset}")
-        if self.is_images and (self.sensor != Sensor() or self.evidence or not self.use_intensity):
-            raise ValueError(f"sensor, evidence and use_intensity are for scans: leave them out with {self.dataset}")
-        return self
+    image_size: tuple[Count, Count] | None = None  # rows, columns images are resized to; None: the data set says
 
 
 class Split(Section):
@@ -533,6 +508,11 @@ class Recipe(Section):
             )
         return self
 
+    @property
+    def is_images(self) -> bool:
+        """Whether a scan is an image: the model says so, and ``datasets.entries.check_recipe`` that the data agree."""
+        return isinstance(self.model, ImageUNet)
+
     @model_validator(mode="after")
     def _rays_meet_cells(self) -> "Recipe":
         if isinstance(self.method, NeRF) and isinstance(self.model, FIDNet | ImageUNet):
@@ -544,14 +524,17 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _images_fit(self) -> "Recipe":
-        if self.data.is_images != isinstance(self.model, ImageUNet):
+        data = self.data
+        if not self.is_images and data.image_size is not None:
+            raise ValueError(f"data.image_size is for images: model {self.model.name} sees scans")
+        if self.is_images and (data.sensor != Sensor() or data.evidence or not data.use_intensity):
             raise ValueError(
-                f"model {self.model.name} does not see {self.data.dataset}: model image_unet and the datasets "
-                f"{', '.join(IMAGE_DATASETS)} go together"
+                f"data.sensor, data.evidence and data.use_intensity are for scans: leave them out with model "
+                f"{self.model.name}"
             )
-        unused, default = ("augment", Augment()) if self.data.is_images else ("image_augment", ImageAugment())
+        unused, default = ("augment", Augment()) if self.is_images else ("image_augment", ImageAugment())
         if getattr(self, unused) != default:
-            raise ValueError(f"{unused} has no effect on {self.data.dataset}: leave it out")
+            raise ValueError(f"{unused} has no effect with model {self.model.name}: leave it out")
         return self
 
     @property
@@ -565,7 +548,7 @@ class Recipe(Section):
             content.pop("start")
         if self.data.ontology is None:
             content["data"].pop("ontology")
-        if not self.data.is_images:
+        if not self.is_images:
             content["data"].pop("image_size")
             content.pop("image_augment")
         if not self.data.evidence:

@@ -9,11 +9,11 @@ from pyarrow import fs
 
 from ray_lidarseg import storage
 from ray_lidarseg.datasets import ontology_files
-from ray_lidarseg.datasets import ontology_taxonomy as own_data
+from ray_lidarseg.datasets.entries import dataset_named
 from ray_lidarseg.datasets.evidence import EvidenceReader
 from ray_lidarseg.datasets.layers import Layer, LayerRows, cameras_of, layer_names, read_layer, segments_of
 from ray_lidarseg.datasets.shards import Catalog, PreparedFrames, read_catalog
-from ray_lidarseg.datasets.taxonomy import Taxonomy, taxonomy_of
+from ray_lidarseg.datasets.taxonomy import Taxonomy
 from ray_lidarseg.errors import DataError, LidarSegError
 from ray_lidarseg.metrics.confusion import Confusion
 from ray_lidarseg.report.evidence_pictures import blank_photo, covered_ratio, read_photo
@@ -199,8 +199,7 @@ def combinations(filesystem: fs.FileSystem, folder: str) -> list[Combination]:
 
 
 def _taxonomy(folder: str, dataset: str) -> Taxonomy:
-    ontology = ontology_files.of_prepared(folder)
-    return taxonomy_of(dataset) if ontology is None else own_data.taxonomy(ontology)
+    return dataset_named(dataset, ontology_files.of_prepared(folder)).taxonomy
 
 
 def _shown(

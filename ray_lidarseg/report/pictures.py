@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from ray_lidarseg.datasets import entries
+from ray_lidarseg.datasets.entries import entry_named
 from ray_lidarseg.datasets.image_files import read_picture
 from ray_lidarseg.datasets.points import usable
 from ray_lidarseg.datasets.taxonomy import Taxonomy
@@ -67,7 +69,7 @@ def birds_eye(
     pixels = np.array(canvas)
     shown = np.isfinite(points[:, :3]).all(axis=1)
     points, rgb = points[shown], rgb[shown]
-    right_m, forward_m = _ground_axes(points, dataset)
+    right_m, forward_m = ground_axes(points, dataset)
     order = np.lexsort((points[:, 2], (rgb == WRONG).all(axis=1)))
     column = np.floor((right_m + half_extent_m) / (2 * half_extent_m) * side).astype(np.int64)[order]
     row = np.floor((half_extent_m - forward_m) / (2 * half_extent_m) * side).astype(np.int64)[order]
@@ -128,12 +130,15 @@ def camera_overlay(
 
 def best_camera(cameras: tuple[CameraImage, ...]) -> CameraImage | None:
     """The camera that looks forward, else the first; None without cameras."""
-    forward = [camera for camera in cameras if camera.name in ("CAM_FRONT", "image_2")]
+    names = {entry.front_camera for entry in entries.DATASETS}
+    forward = [camera for camera in cameras if camera.name in names]
     return next(iter([*forward, *cameras]), None)
 
 
-def _ground_axes(points: np.ndarray, dataset: str) -> tuple[np.ndarray, np.ndarray]:
-    return (points[:, 0], points[:, 1]) if dataset == "nuscenes" else (-points[:, 1], points[:, 0])
+def ground_axes(points: np.ndarray, dataset: str) -> tuple[np.ndarray, np.ndarray]:
+    """Metres to the right and forward of each point [P, 3 …], as the data set's vehicle drives."""
+    along_y = entry_named(dataset).forward == "y"
+    return (points[:, 0], points[:, 1]) if along_y else (-points[:, 1], points[:, 0])
 
 
 def dots(pixels: np.ndarray, row: np.ndarray, column: np.ndarray, rgb: np.ndarray, radius: int) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from ray_lidarseg import storage
-from ray_lidarseg.datasets.ontology_taxonomy import dataset_name, taxonomy_for
+from ray_lidarseg.datasets.entries import dataset_of
 from ray_lidarseg.datasets.taxonomy import Taxonomy
 from ray_lidarseg.errors import LidarSegError
 from ray_lidarseg.recipe.schema import Recipe
@@ -41,7 +41,7 @@ class RunView:
     def taxonomy(self) -> Taxonomy:
         """Classes of the run's data set."""
         assert self.recipe is not None
-        return taxonomy_for(self.recipe.data)
+        return dataset_of(self.recipe.data).taxonomy
 
     def lines(self, kind: str) -> list[dict[str, Any]]:
         """Metrics lines of one kind."""
@@ -54,7 +54,7 @@ class RunView:
             return ("unknown",)
         split = self.manifest.get("split", {})
         ratio = split.get("ratio", self.recipe.split.ratio)
-        return (dataset_name(self.recipe.data), split.get("protocol", self.recipe.split.protocol), ratio)
+        return (self.taxonomy.name, split.get("protocol", self.recipe.split.protocol), ratio)
 
     @property
     def family(self) -> str:
@@ -123,7 +123,7 @@ def read_run(uri: str, name: str) -> RunView:
 
 def _recipe(folder: RunFolder) -> Recipe:
     recipe = folder.recipe()
-    taxonomy_for(recipe.data)  # raises where the classes of an own data set are unknown
+    dataset_of(recipe.data)  # raises where the classes of an own data set are unknown
     return recipe
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ray_lidarseg import storage
 from ray_lidarseg.datasets.decode import decode
-from ray_lidarseg.datasets.ontology_taxonomy import taxonomy_for
+from ray_lidarseg.datasets.entries import dataset_of
 from ray_lidarseg.datasets.scans import decode_scan
 from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.datasets.shards import Catalog, PreparedFrames, read_catalog
@@ -46,7 +46,7 @@ class Scene:
 def validation_scenes(views: Sequence[RunView], num_frames: int = NUM_FRAMES) -> tuple[list[Scene], list[str]]:
     """The same few validation frames, labelled by every run that can; and what is missing, as sentences."""
     problems: list[str] = []
-    if any(view.recipe is not None and view.recipe.data.is_images for view in views):
+    if any(view.recipe is not None and view.recipe.is_images for view in views):
         return [], ["runs on images: pictures are drawn of scans only"]
     frames = _first_frames(views, num_frames, problems)
     if not frames:
@@ -111,7 +111,7 @@ def _said(view: RunView, frames: Sequence[Keyframe]) -> list[np.ndarray]:
 
 def _predicted(folder: str, summary: dict[str, Any], example: dict[str, Any]) -> Scene:
     data = Data.model_validate(summary["data"])
-    taxonomy = taxonomy_for(data)
+    taxonomy = dataset_of(data).taxonomy
     content = storage.read_bytes(storage.join(folder, example["labels"]))
     labels = read_labels(content, taxonomy, summary["file_format"])
     frame = _scan(summary, example)

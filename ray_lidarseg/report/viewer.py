@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ray_lidarseg.datasets.taxonomy import Taxonomy
+from ray_lidarseg.report.pictures import ground_axes
 from ray_lidarseg.report.scenes import Scene
 from ray_lidarseg.sample import Keyframe
 from ray_lidarseg.types import IGNORE
@@ -28,8 +29,7 @@ def labelled_cloud(
     points = frame.points
     chosen = _chosen(points, max_points)
     xyz = points[chosen, :3]
-    if frame.dataset != "nuscenes":  # the viewer looks along y, as nuScenes drives
-        xyz = np.stack([-xyz[:, 1], xyz[:, 0], xyz[:, 2]], axis=1)
+    xyz = np.stack([*ground_axes(xyz, frame.dataset), xyz[:, 2]], axis=1)  # the viewer looks along y
     truth = {"truth": frame.labels[chosen]} if len(frame.labels) else {}
     layers = {**truth, **{name: labels[chosen] for name, labels in said.items()}}
     return {

@@ -221,6 +221,7 @@ def submanifold_map(keys: Int[Tensor, "V"], kernel: Kernel) -> KernelMap:
     """
     if any(size % 2 == 0 for size in kernel):
         raise ValueError(f"a submanifold convolution needs odd kernel sizes, got {kernel}")
+    # offset k and its mirror find the same pairs the other way round: half of them is searched, half is read backwards
     half = math.prod(kernel) // 2
     own_column = half - kernel[2] // 2
     found = find_offsets(keys, keys, kernel, own_column) + _below(keys, kernel[2] // 2)
@@ -233,6 +234,7 @@ def _below(keys: Tensor, count: int) -> list[tuple[Tensor, Tensor]]:
     found: list[tuple[Tensor, Tensor]] = []
     place = torch.arange(len(keys), device=keys.device)
     for distance in range(1, count + 1):
+        # keys ascend, so a neighbour further down in z can only be the row before the last one found
         below = (place - 1).clamp_min(0)
         hit = keys[below] == keys - distance
         found.insert(0, (hit, below))
@@ -247,6 +249,7 @@ def _pairs(found: list[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tenso
 
 
 def _assemble(keys: Tensor, src: list[Tensor], dst: list[Tensor], center: int | None, num_out: int) -> KernelMap:
+    # the centre's own offset has no pairs: its weight multiplies all rows as they lie
     counts = [len(rows) for rows in src]
     if center is not None:
         counts.insert(center, 0)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ray_lidarseg.datasets.taxonomy import Taxonomy, taxonomy_of
+from ray_lidarseg.datasets.entries import dataset_named
+from ray_lidarseg.datasets.taxonomy import Taxonomy
 from ray_lidarseg.synthetic import nuscenes_writer, semantickitti_writer
 from ray_lidarseg.synthetic.presets import Preset
 
@@ -23,7 +24,7 @@ _REAL_PERCENT = {
 
 def frequency_table(root: Path, preset: Preset, seed: int) -> str:
     """Text table of a generated world: share of the labelled points and of the frames, by class."""
-    taxonomy = taxonomy_of(preset.layout)
+    taxonomy = dataset_named(preset.layout).taxonomy
     counts = [_count(file, taxonomy) for file in label_files(root, preset, seed)]
     return _table(taxonomy, np.array(counts))
 

@@ -104,7 +104,7 @@ def kitti_scan(scene: Scene, frame: int) -> KittiScan:
     from straight ahead come after the time stamp.
     """
     preset = scene.preset
-    bounds = np.linspace(0, preset.num_columns, preset.num_sectors + 1).astype(int)
+    bounds = np.linspace(0, preset.num_firings, preset.num_sectors + 1).astype(int)
     parts = [_sector(scene, frame, int(first), int(last)) for first, last in pairwise(bounds)]
     columns = zip(*((part.direction, part.distance, part.power, part.labels) for part in parts), strict=True)
     turn = _Turn(*(np.concatenate(column, axis=1)[::-1] for column in columns))
@@ -119,20 +119,20 @@ def elevations(preset: Preset) -> np.ndarray:
     return np.radians(np.concatenate([lower, np.linspace(split, preset.fov_up_deg, num_upper)]))
 
 
-def sector_time_s(num_columns: int, first: int, last: int) -> float:
+def sector_time_s(num_firings: int, first: int, last: int) -> float:
     """Middle of the columns [first, last), seconds after the turn looks ahead; a whole turn has no shutter: 0."""
-    middle = (first + last) / 2 / num_columns
-    if last - first == num_columns:
+    middle = (first + last) / 2 / num_firings
+    if last - first == num_firings:
         return 0.0
     return _TURN_S * (middle if middle < 0.5 else middle - 1)
 
 
 def _sector(scene: Scene, frame: int, first: int, last: int) -> _Turn:
     preset, count = scene.preset, last - first
-    time_s = frame * preset.frame_interval_s + sector_time_s(preset.num_columns, first, last)
-    step = 2 * np.pi / preset.num_columns
+    time_s = frame * preset.frame_interval_s + sector_time_s(preset.num_firings, first, last)
+    step = 2 * np.pi / preset.num_firings
     world_SE3_lidar = scene.ego_pose(time_s) @ ego_SE3_lidar(scene)
-    view = SpinningView(world_SE3_lidar, elevations(preset), count, (last - 0.5) * step, preset.num_columns)
+    view = SpinningView(world_SE3_lidar, elevations(preset), count, (last - 0.5) * step, preset.num_firings)
     solids = scene.solids(time_s)
     hits = cast(view, solids, ground_distance(scene.road, view.origin, view.direction))
     seen = surfels(scene.road, solids, view.origin, view.direction, hits, pixel_rad=0.003)

@@ -63,7 +63,7 @@ def scan(scene: Scene, frame: int) -> Scan:
 def sweep_view(preset: Preset, world_SE3_lidar: np.ndarray) -> SpinningView:
     """The preset's rays from a pose."""
     elevation = np.radians(np.linspace(preset.fov_down_deg, preset.fov_up_deg, preset.num_beams))
-    return SpinningView(world_SE3_lidar, elevation, preset.num_columns, _FIRST_AZIMUTH_RAD)
+    return SpinningView(world_SE3_lidar, elevation, preset.num_firings, _FIRST_AZIMUTH_RAD)
 
 
 def _own_vehicle(world_SE3_ego: np.ndarray) -> Solids:

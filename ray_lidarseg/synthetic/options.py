@@ -49,7 +49,7 @@ def _rate(preset: Preset, rate_hz: float) -> dict[str, Any]:
 
 OPTIONS = {
     "beams": Option("LiDAR rings", 2, 128, _field("num_beams"), whole=True),
-    "columns": Option("LiDAR firings in a turn", 16, 8192, _field("num_columns"), whole=True),
+    "columns": Option("LiDAR firings in a turn", 16, 8192, _field("num_firings"), whole=True),
     "fov_up_deg": Option("elevation of the highest ring", -60, 90, _field("fov_up_deg")),
     "fov_down_deg": Option("elevation of the lowest ring", -90, 60, _field("fov_down_deg")),
     "lidar_raise_m": Option("LiDAR mounted so much higher than the rig's", -0.25, 3, _field("lidar_raise_m")),

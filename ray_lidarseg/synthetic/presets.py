@@ -28,7 +28,7 @@ class Preset:
         num_frames: Key-frames of each scene.
         image_size: Width and height of the images, pixels.
         num_beams: LiDAR rings, from the lowest to the highest; evenly spread in the nuScenes layout.
-        num_columns: LiDAR firings in a turn.
+        num_firings: LiDAR firings in a turn.
         fov_down_deg: Lowest ring (nuScenes files, data.md §2.1).
         fov_up_deg: Highest ring.
         frame_interval_s: Time between key-frames (nuScenes: 2 Hz).
@@ -54,7 +54,7 @@ class Preset:
     num_frames: int = 20
     image_size: tuple[int, int] = (224, 126)
     num_beams: int = 32
-    num_columns: int = 1084
+    num_firings: int = 1084
     fov_down_deg: float = -30.61
     fov_up_deg: float = -30.61 + 31 * 1.333
     frame_interval_s: float = 0.5
@@ -89,7 +89,7 @@ class Preset:
 PRESETS = {
     preset.name: preset
     for preset in (
-        Preset("tiny", num_frames=2, image_size=(96, 54), num_beams=16, num_columns=256),
+        Preset("tiny", num_frames=2, image_size=(96, 54), num_beams=16, num_firings=256),
         Preset("demo"),
         Preset("bench", train_scenes=_OWN[:60], val_scenes=_OWN[60:], image_size=(400, 225), version="v1.0-synth"),
         Preset(
@@ -99,7 +99,7 @@ PRESETS = {
             num_frames=50,
             image_size=(1242, 376),
             num_beams=64,
-            num_columns=2083,
+            num_firings=2083,
             fov_down_deg=-25.0,
             fov_up_deg=3.0,
             frame_interval_s=0.1,

@@ -63,7 +63,7 @@ class SpinningView:
     Args:
         world_SE3_lidar: float64 [4, 4] pose.
         elevation_rad: float64 [rings] ascending.
-        num_columns: Firings.
+        num_firings: Firings.
         first_azimuth_rad: Of the first firing.
         columns_per_turn: Firings of a whole turn where this is a sector of it; 0: this is the whole turn.
 
@@ -78,18 +78,18 @@ class SpinningView:
         self,
         world_SE3_lidar: np.ndarray,
         elevation_rad: np.ndarray,
-        num_columns: int,
+        num_firings: int,
         first_azimuth_rad: float,
         columns_per_turn: int = 0,
     ) -> None:
-        self.shape = (len(elevation_rad), num_columns)
+        self.shape = (len(elevation_rad), num_firings)
         self.elevation = elevation_rad
         self.first_azimuth = first_azimuth_rad
-        self.columns_per_turn = columns_per_turn or num_columns
+        self.columns_per_turn = columns_per_turn or num_firings
         self.step = 2 * np.pi / self.columns_per_turn
         self.rotation = world_SE3_lidar[:3, :3]
         self.origin = world_SE3_lidar[:3, 3].astype(np.float32)
-        azimuth = first_azimuth_rad - self.step * np.arange(num_columns)
+        azimuth = first_azimuth_rad - self.step * np.arange(num_firings)
         flat = np.cos(elevation_rad)[:, None]
         rays = (flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation_rad)[:, None] + 0 * azimuth)
         self.in_sensor = np.stack(rays, axis=-1).reshape(-1, 3).astype(np.float32)

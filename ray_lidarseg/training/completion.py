@@ -2,10 +2,11 @@
 
 from ray_lidarseg import storage
 from ray_lidarseg.datasets import ontology_files
+from ray_lidarseg.datasets.entries import check_recipe, entry_named
 from ray_lidarseg.datasets.evidence import EvidenceReader, evidence_layers
-from ray_lidarseg.datasets.ontology_taxonomy import MANIFEST
 from ray_lidarseg.datasets.ray_bundles import NO_MASKS, require_segments, segment_layers
 from ray_lidarseg.datasets.shards import read_catalog
+from ray_lidarseg.datasets.spec import OpenDataset
 from ray_lidarseg.errors import DataError, RecipeError
 from ray_lidarseg.methods.build import check_evidence
 from ray_lidarseg.recipe.load import override
@@ -13,8 +14,12 @@ from ray_lidarseg.recipe.schema import NeRF, Recipe
 
 
 def complete(recipe: Recipe) -> Recipe:
-    """The recipe with everything its prepared folder decides; see the functions below for what they raise."""
-    return complete_segments(complete_evidence(complete_ontology(complete_paths(recipe))))
+    """The recipe with everything its prepared folder decides; see the functions below for what they raise.
+
+    Raises:
+        RecipeError: There is no such data set, or its other sections do not fit it (``entries.check_recipe``).
+    """
+    return complete_segments(complete_evidence(complete_ontology(complete_paths(check_recipe(recipe)))))
 
 
 def complete_paths(recipe: Recipe) -> Recipe:
@@ -31,9 +36,9 @@ def complete_ontology(recipe: Recipe) -> Recipe:
 
     Raises:
         RecipeError: The recipe brings another ontology than the shards.
-        DataError: ``data.dataset`` is manifest, but the shards have no ontology.
+        DataError: The recipe is of own logs, but the shards have no ontology.
     """
-    if recipe.data.dataset != MANIFEST or not recipe.data.prepared:
+    if not isinstance(entry_named(recipe.data.dataset), OpenDataset) or not recipe.data.prepared:
         return recipe
     ontology = ontology_files.of_prepared(recipe.data.prepared)
     if ontology is None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ray_lidarseg import storage
-from ray_lidarseg.datasets.ontology_taxonomy import taxonomy_for
+from ray_lidarseg.datasets.entries import dataset_of
 from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.errors import RunError
 from ray_lidarseg.methods.build import build_method
@@ -177,7 +177,7 @@ def load_method(
     folder = RunFolder(run)
     recipe = folder.recipe()
     state = folder.checkpoint(which)
-    method = build_method(recipe, resolve_sensor(recipe.data), taxonomy_for(recipe.data).num_classes)
+    method = build_method(recipe, resolve_sensor(recipe.data), dataset_of(recipe.data).taxonomy.num_classes)
     method.load_state_dict(state["method"])
     write_statistics(method.deployed_model, state.get("deployed_statistics", {}))  # absent from older checkpoints
     return method.to(device).eval(), recipe, state["step"]

@@ -7,7 +7,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ray_lidarseg.datasets.ontology_taxonomy import taxonomy_for
+from ray_lidarseg.datasets.entries import dataset_of
 from ray_lidarseg.errors import DataError, RunError
 from ray_lidarseg.foundation.checkpoint_files import file_sha256, local_file
 from ray_lidarseg.foundation.weight_files import load_weights
@@ -72,7 +72,7 @@ def _of_checkpoint(state: dict[str, Any], origin: str) -> Source:
     prefix = _PREFIXES[recipe.method.deployed]
     weights = {name.removeprefix(prefix): value for name, value in state["method"].items() if name.startswith(prefix)}
     weights |= state.get("deployed_statistics", {})
-    return Source(origin, state["step"], state["sha256"], weights, taxonomy_for(recipe.data).class_names)
+    return Source(origin, state["step"], state["sha256"], weights, dataset_of(recipe.data).taxonomy.class_names)
 
 
 @torch.no_grad()

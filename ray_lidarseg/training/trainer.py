@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from ray_lidarseg import storage
-from ray_lidarseg.datasets.ontology_taxonomy import absent_class, taxonomy_for
+from ray_lidarseg.datasets.entries import dataset_of
 from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.datasets.shards import CATALOG_NAME, Catalog, PreparedFrames, read_catalog
 from ray_lidarseg.datasets.stream import TrainSteps
@@ -81,7 +81,7 @@ def _start_of(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
     noted = folder.manifest().get("start") if storage.exists(folder.path("manifest.json")) else None
     if noted:
         return noted
-    source, taxonomy = read_source(recipe.start), taxonomy_for(recipe.data)
+    source, taxonomy = read_source(recipe.start), dataset_of(recipe.data).taxonomy
     model = build_segmentor(recipe, resolve_sensor(recipe.data), taxonomy.num_classes)
     begin_with(model, source, recipe.start, taxonomy.class_names)
     return source.note()
@@ -108,7 +108,7 @@ class Trainer:
         self._folder = RunFolder(plan.run)
         self._keep = keep or self._write
         self._sensor = resolve_sensor(recipe.data)
-        num_classes = taxonomy_for(recipe.data).num_classes
+        num_classes = dataset_of(recipe.data).taxonomy.num_classes
         filesystem, path = storage.resolve(plan.prepared)
         catalog = catalog_of(recipe)
         self._frames = PreparedFrames(filesystem, path, catalog)
@@ -120,7 +120,7 @@ class Trainer:
         self._validation = Validation(val_frames, recipe, self._sensor, num_classes, device, ranks)
         known = diagnosed_frames(catalog, plan.frames.split, recipe.train.diagnose_frames)
         known_frames = PreparedFrames(filesystem, path, known)
-        absent = absent_class(recipe.data)
+        absent = dataset_of(recipe.data).absent
         self._diagnosis = Diagnosis(known_frames, recipe, self._sensor, num_classes, absent, device, ranks)
         self._steps = TrainSteps(
             self._frames,
@@ -164,7 +164,7 @@ class Trainer:
         source = read_source(recipe.start, self.plan.start["step"])
         if source.sha256 != self.plan.start["sha256"]:
             raise RunError(f"{source.origin} has changed since this run was planned: give another --run")
-        class_names = taxonomy_for(recipe.data).class_names
+        class_names = dataset_of(recipe.data).taxonomy.class_names
         student = self.loop.method.student
         for name, model in self.loop.method.segmentors().items():
             start = recipe.start

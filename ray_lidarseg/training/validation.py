@@ -1,13 +1,13 @@
 """Scoring a method's models on the validation frames, divided among the training workers.
 
-A class that neither truth nor prediction holds counts by the rule of the data set (``datasets.ontology.absent_class``).
+A class that neither truth nor prediction holds counts by the rule of the data set (``DatasetSpec.absent``).
 """
 
 from typing import Any
 
 import torch
 
-from ray_lidarseg.datasets.ontology_taxonomy import absent_class
+from ray_lidarseg.datasets.entries import dataset_of
 from ray_lidarseg.datasets.shards import PreparedFrames
 from ray_lidarseg.methods.method import Method
 from ray_lidarseg.metrics.scoring import score
@@ -40,7 +40,7 @@ class Validation:
     ):
         self._frames, self._recipe, self._sensor = frames, recipe, sensor
         self._num_classes, self._device, self._ranks = num_classes, device, ranks
-        self._absent = absent_class(recipe.data)
+        self._absent = dataset_of(recipe.data).absent
 
     def __call__(self, method: Method, step: int) -> list[dict[str, Any]]:
         """One metrics line for each of the method's models; none where there are no validation frames."""

@@ -32,9 +32,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ray_lidarseg.datasets.nuscenes import CLASSES as NUSCENES
 from ray_lidarseg.datasets.points import to_batch
 from ray_lidarseg.datasets.sensor import resolve_sensor
-from ray_lidarseg.datasets.taxonomy import NUSCENES
 from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.methods.method import Method
 from ray_lidarseg.models.segmentor import Segmentor
@@ -131,7 +131,7 @@ def _arguments() -> Any:
 
 
 def _rows(ledger: Ledger, args: Any, backbone: str, scans: Sequence[PointBatch], device: torch.device) -> list[Row]:
-    key = {"backbone": backbone, "width": args.width, "scans": args.scans, "rays": PRESETS[args.preset].num_columns}
+    key = {"backbone": backbone, "width": args.width, "scans": args.scans, "rays": PRESETS[args.preset].num_firings}
     key |= {"device": device.type, "amp": args.amp, "rounds": args.rounds}
     keys = {method: {**key, "method": method} for method in FORWARDS}
     measured: dict[str, Row] = {}

@@ -22,7 +22,7 @@ from pyarrow import fs
 from ray_lidarseg.datasets import world_images
 from ray_lidarseg.datasets.decode import decode
 from ray_lidarseg.datasets.shards import CATALOG_NAME, write_catalog, write_shard
-from ray_lidarseg.datasets.taxonomy import WORLD_IMAGES
+from ray_lidarseg.datasets.world_images import CLASSES as WORLD_IMAGES
 from ray_lidarseg.recipe.load import load_recipe, override, with_method
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.synthetic import nuscenes_writer

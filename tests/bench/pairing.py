@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from ray_lidarseg.datasets.taxonomy import NUSCENES
+from ray_lidarseg.datasets.nuscenes import CLASSES as NUSCENES
 from ray_lidarseg.foundation.pairing import is_unhidden
 from ray_lidarseg.foundation.settings import PairSettings
 from ray_lidarseg.geometry.camera import Projection, chain, is_visible, project

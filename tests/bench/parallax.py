@@ -33,10 +33,10 @@ import numpy as np
 import torch
 from scipy import stats
 
+from ray_lidarseg.datasets.entries import dataset_named
+from ray_lidarseg.datasets.nuscenes import CLASSES as NUSCENES
 from ray_lidarseg.datasets.points import usable
 from ray_lidarseg.datasets.ray_bundles import by_segment
-from ray_lidarseg.datasets.sensor import sensor_of
-from ray_lidarseg.datasets.taxonomy import NUSCENES
 from ray_lidarseg.foundation.pairing import pair_points
 from ray_lidarseg.foundation.settings import PairSettings, SlicMasks
 from ray_lidarseg.foundation.slic import Slic
@@ -63,7 +63,7 @@ GRIDS = {
     "rendered": CylinderGrid(50.0, (-5.0, 3.0), (240, 180, 20)),
     "fine": CylinderGrid(50.0, (-5.0, 3.0), (480, 360, 32)),
 }
-SENSOR = sensor_of("nuscenes")
+SENSOR = dataset_named("nuscenes").sensor
 RECIPE = NeRF()
 NUM_CLASSES = NUSCENES.num_classes
 DENSITY = 1000.0  # 1/m: a cell lets nothing through

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ray_lidarseg.datasets.taxonomy import NUSCENES
+from ray_lidarseg.datasets.nuscenes import CLASSES as NUSCENES
 from ray_lidarseg.recipe.load import load_recipe, override
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.synthetic.nuscenes_writer import dataset_id

@@ -17,8 +17,7 @@ from ray_lidarseg.checks.findings import Finding, has_errors
 from ray_lidarseg.checks.measures import FrameMeasures, measure
 from ray_lidarseg.datasets import nuscenes
 from ray_lidarseg.datasets.decode import decode
-from ray_lidarseg.datasets.sensor import sensor_of
-from ray_lidarseg.datasets.taxonomy import taxonomy_of
+from ray_lidarseg.datasets.entries import dataset_named
 from ray_lidarseg.geometry.camera import split_projection
 from ray_lidarseg.geometry.pose import inverse
 from ray_lidarseg.sample import CameraImage, Keyframe, SensorSpec
@@ -27,8 +26,8 @@ from ray_lidarseg.synthetic.presets import PRESETS
 from ray_lidarseg.synthetic.scene import Scene
 from ray_lidarseg.types import IGNORE
 
-SENSOR = replace(sensor_of("nuscenes"), num_beams=16)
-CLASSES = taxonomy_of("nuscenes").class_names
+SENSOR = replace(dataset_named("nuscenes").sensor, num_beams=16)
+CLASSES = dataset_named("nuscenes").taxonomy.class_names
 NUM_SCENES = 6
 
 
@@ -243,6 +242,14 @@ def test_an_origin_on_the_roof_of_a_lorry_and_one_in_the_clouds(frames) -> None:
     high = one(check_all(measured(raise_by(10.0)), {}, SENSOR, CLASSES), "ground")
     assert high.severity in ("error", "warning")
     assert high.fix
+
+
+def test_a_stated_height_is_compared_with_the_measured_one(frames) -> None:
+    scans = with_points(frames, lambda p: p)
+    assert one(verdict(scans, replace(SENSOR, height_m=1.84)), "ground").severity == "ok"
+    found = one(verdict(scans, replace(SENSOR, height_m=2.9)), "ground")
+    assert found.severity == "warning"
+    assert "correct sensor.height_m=2.9" in found.fix
 
 
 def test_another_field_of_view_and_other_beams(frames) -> None:
@@ -534,15 +541,15 @@ def kitti_frames(folder: Path) -> list[Keyframe]:
 @pytest.mark.parametrize("load", [semantickitti_frames, nuscenes_frames, kitti_frames])
 def test_real_recordings_pass(samples, load) -> None:
     frames = load(samples)
-    sensor = sensor_of(frames[0].dataset)
-    findings = check_all([measure(f, sensor) for f in frames], {}, sensor, taxonomy_of(frames[0].dataset).class_names)
+    spec = dataset_named(frames[0].dataset)
+    findings = check_all([measure(f, spec.sensor) for f in frames], {}, spec.sensor, spec.taxonomy.class_names)
     assert [f for f in findings if f.severity != "ok" and f.check != "classes"] == []
     assert 1.7 < float(one(findings, "ground").measured.split()[0]) < 1.85
 
 
 def test_a_real_key_frame_with_a_turned_lidar_fails(samples) -> None:
     frames = [with_cameras(frame, lambda c: turn(c, (0, 0, -4))) for frame in nuscenes_frames(samples)]
-    sensor = sensor_of("nuscenes")
+    sensor = dataset_named("nuscenes").sensor
     found = one(check_all([measure(f, sensor) for f in frames], {}, sensor, CLASSES), "alignment")
     assert found.severity == "error"
     assert "turned by about -4 deg about the LiDAR's z axis" in found.measured

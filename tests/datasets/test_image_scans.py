@@ -1,5 +1,4 @@
 import math
-from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -9,28 +8,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_lidarseg.datasets import image_scans as images
+from ray_lidarseg.datasets import world_images
 from ray_lidarseg.datasets.points import to_batch
-from ray_lidarseg.datasets.sensor import resolve_sensor, sensor_of
+from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.geometry.mixing import mix_pairs
 from ray_lidarseg.geometry.range_image import project
 from ray_lidarseg.geometry.spherical import azimuths, inclinations
 from ray_lidarseg.recipe.schema import Data
-from ray_lidarseg.sample import Keyframe, PointBatch, SensorSpec
+from ray_lidarseg.sample import ImageSensor, Keyframe, PointBatch
 from ray_lidarseg.types import COLOURS, IGNORE
 
 SIZES = st.tuples(st.integers(1, 40), st.integers(1, 40))
 
 
-def camera(rows: int, columns: int) -> SensorSpec:
-    return replace(sensor_of("world-images"), num_beams=rows, num_columns=columns)
+def camera(rows: int, columns: int) -> ImageSensor:
+    return images.pseudo_camera(rows, columns)
 
 
 def frame_of(pixels: np.ndarray, labels: np.ndarray | None = None) -> Keyframe:
     image = cv2.imencode(".png", pixels[..., ::-1])[1].tobytes()
     truth = b"" if labels is None else cv2.imencode(".png", labels)[1].tobytes()
     row = images.keyframe("f", "world-images", "s", "train", 0, ("f.png", "" if labels is None else "l.png"))
-    return images.decode(row, image, truth)
+    return images.decode_bytes(row, image, truth, world_images.CLASSES)
 
 
 def numbered(rows: int, columns: int, owner: float) -> PointBatch:
@@ -123,13 +123,14 @@ def test_a_frame_without_an_image_is_named():
 
 def test_a_row_without_its_camera_is_decoded_all_the_same():
     row = Keyframe("f", "world-images", "", "", 0, "f.png")
-    decoded = images.decode(row, frame_of(np.zeros((4, 6, 3), np.uint8)).cameras[0].image, b"")
-    assert (decoded.cameras[0].uri, decoded.cameras[0].height_px, decoded.cameras[0].width_px) == ("f.png", 4, 6)
-    assert len(decoded.labels) == 0
+    image = frame_of(np.zeros((4, 6, 3), np.uint8)).cameras[0].image
+    found = images.decode_bytes(row, image, b"", world_images.CLASSES)
+    assert (found.cameras[0].uri, found.cameras[0].height_px, found.cameras[0].width_px) == ("f.png", 4, 6)
+    assert len(found.labels) == 0
 
 
 def test_a_recipe_sets_the_size_of_the_grid():
-    assert resolve_sensor(Data(dataset="cityscapes")).num_columns == 1024
+    assert resolve_sensor(Data(dataset="cityscapes")).width_px == 1024
     sensor = resolve_sensor(Data(dataset="cityscapes", image_size=(64, 128)))
-    assert (sensor.num_beams, sensor.num_columns) == (64, 128)
+    assert (sensor.height_px, sensor.width_px) == (64, 128)
     assert sensor.fov_up_rad - sensor.fov_down_rad == pytest.approx(math.pi / 2)

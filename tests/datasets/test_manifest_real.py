@@ -1,6 +1,7 @@
 """Real recordings of three sensors through a manifest and an ontology: the points must fall on what the images show."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ray_lidarseg.checks.checks import check_scans
+from ray_lidarseg.checks.findings import Finding
+from ray_lidarseg.checks.measures import measure
 from ray_lidarseg.datasets import manifest
-from ray_lidarseg.datasets.ontology_taxonomy import doubts
 from ray_lidarseg.geometry.camera import project
 from ray_lidarseg.recipe.ontology import Ontology, parse_ontology
 from ray_lidarseg.sample import Keyframe
@@ -23,6 +26,13 @@ def load(record: dict[str, Any], ontology_text: str, folder: Path) -> tuple[Keyf
     ontology = parse_ontology(ontology_text)
     (frame,) = manifest.index(file.read_bytes(), str(file), ontology)
     return manifest.decode(frame, ontology), ontology
+
+
+def doubts(frame: Keyframe, ontology: Ontology) -> list[Finding]:
+    """What `index` says of the scan."""
+    sensor = manifest.of_ontology(ontology).sensor
+    findings = check_scans([measure(replace(frame, cameras=()), sensor)], sensor)
+    return [finding for finding in findings if finding.severity != "ok"]
 
 
 def test_rellis_points_and_pixels_carry_the_same_label(samples: Path, tmp_path: Path) -> None:

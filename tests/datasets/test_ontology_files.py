@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from ray_lidarseg.datasets import ontology_files
-from ray_lidarseg.datasets.ontology_taxonomy import absent_class, dataset_name, taxonomy_for
+from ray_lidarseg.datasets.entries import dataset_of
 from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.datasets.shards import keyframe_table, parquet_bytes
 from ray_lidarseg.errors import DataError, RecipeError
@@ -74,17 +74,17 @@ def test_the_recipe_takes_it_and_everything_follows_from_the_recipe_alone(tmp_pa
     assert completion.complete_ontology(complete) == complete
     stored = parse_recipe(complete.to_yaml())
     assert stored.fingerprint == complete.fingerprint
-    assert taxonomy_for(stored.data).class_names == ("car", "road")
+    assert dataset_of(stored.data).taxonomy.class_names == ("car", "road")
     assert resolve_sensor(stored.data).num_beams == 16
-    assert absent_class(stored.data) == "zero"
-    assert dataset_name(stored.data) == "acme"
+    assert dataset_of(stored.data).absent == "zero"
+    assert dataset_of(stored.data).taxonomy.name == "acme"
 
 
 def test_recipes_of_built_in_data_sets_stay_as_they_are(tmp_path: Path) -> None:
     recipe = override(Recipe(), {"data.prepared": str(tmp_path)})
     assert completion.complete_ontology(recipe) is recipe
-    assert taxonomy_for(recipe.data).name == dataset_name(recipe.data) == "nuscenes"
-    assert [absent_class(Data(dataset=name)) for name in ("nuscenes", "semantickitti")] == ["skip", "zero"]
+    assert dataset_of(recipe.data).taxonomy.name == "nuscenes"
+    assert [dataset_of(Data(dataset=name)).absent for name in ("nuscenes", "semantickitti")] == ["skip", "zero"]
 
 
 def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
@@ -94,8 +94,8 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
     own = ontology(name="other").model_dump(mode="json")
     with pytest.raises(RecipeError, match=r"data\.ontology is not that of"):
         completion.complete_ontology(override(manifest_recipe(tmp_path), {"data.ontology": own}))
-    with pytest.raises(RecipeError, match="ontology is for dataset manifest, nuscenes brings its own"):
-        override(Recipe(), {"data.ontology": own})
+    with pytest.raises(RecipeError, match=r"data\.ontology is for own logs: nuscenes brings its own"):
+        completion.complete(override(Recipe(), {"data.ontology": own}))
     with pytest.raises(DataError, match=r"data\.dataset=manifest needs data.ontology"):
         resolve_sensor(Data(dataset="manifest"))
 

@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 import yaml
 
-from ray_lidarseg.datasets.ontology_taxonomy import doubts, sensor, taxonomy
+from ray_lidarseg.datasets.ontology_taxonomy import sensor, taxonomy
 from ray_lidarseg.recipe.ontology import Ontology, parse_ontology
-from ray_lidarseg.sample import Keyframe
 from ray_lidarseg.types import IGNORE
 
 SENSOR = {
@@ -27,19 +26,6 @@ def ontology(**sensor_changes: Any) -> Ontology:
     return parse_ontology(yaml.safe_dump(content))
 
 
-def scan() -> np.ndarray:
-    """A flat ground 2 m below the sensor seen from 8 to 60 m, and a wall of returns above it."""
-    rng = np.random.default_rng(0)
-    azimuth, range_m = rng.uniform(-np.pi, np.pi, 2000), rng.uniform(8.0, 60.0, 2000)
-    z = np.where(np.arange(2000) % 2, -2.0, rng.uniform(-1.0, 1.0, 2000))
-    columns = (range_m * np.cos(azimuth), range_m * np.sin(azimuth), z, rng.uniform(0, 0.9, 2000))
-    return np.stack(columns, axis=1).astype(np.float32)
-
-
-def frame(points: np.ndarray) -> Keyframe:
-    return Keyframe("0", "manifest", "0", "train", 0, "0.bin", points=points.astype(np.float32))
-
-
 def test_taxonomy_maps_there_and_back() -> None:
     classes = taxonomy(ontology())
     assert classes.to_train(np.array([252, 40, 0, 10])).tolist() == [0, 1, IGNORE, 0]
@@ -53,30 +39,6 @@ def test_sensor_is_in_radians() -> None:
     assert lidar.fov_up_rad == pytest.approx(math.pi / 12)
     assert lidar.fov_down_rad == pytest.approx(-math.pi / 12)
     assert lidar.intensity_scale == pytest.approx(0.02)
+    assert lidar.height_m == 2.0
+    assert sensor(ontology(height_m=None)).height_m is None
     assert sensor(ontology(intensity="none")).intensity_scale == 0.0
-
-
-def test_a_scan_that_fits_raises_no_doubt() -> None:
-    assert doubts(frame(scan()), ontology()) == []
-
-
-@pytest.mark.parametrize(
-    ("factors", "sensor_changes", "message"),
-    [
-        ((1, 1, 8, 1), {}, "of the points lie outside -15 … 15 deg"),
-        ((1, 1, -1, 1), {}, "m below the sensor, height_m is 2"),
-        ((1000, 1000, 1000, 1), {}, "100% of the points lie beyond max_range_m=100"),
-        ((1e-3, 1e-3, 1e-3, 1), {}, "no point lies beyond min_range_m=1: are the points in metres"),
-        ((1, 1, 1, 1e-3), {}, "of the given range: check sensor.intensity, or set it to none"),
-        ((1, 1, 1, 0), {"intensity": [0, 1]}, "check sensor.intensity"),
-    ],
-)
-def test_doubts_name_what_contradicts(factors: tuple[float, ...], sensor_changes: Any, message: str) -> None:
-    assert message in "\n".join(doubts(frame(scan() * np.array(factors)), ontology(**sensor_changes)))
-
-
-def test_clipped_intensity_is_doubted_unless_there_is_none() -> None:
-    points = scan()
-    points[:, 3] = 1.0
-    assert "100% of the intensities" in doubts(frame(points), ontology())[0]
-    assert doubts(frame(points), ontology(intensity="none")) == []

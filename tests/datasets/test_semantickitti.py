@@ -6,7 +6,7 @@ from PIL import Image
 
 from ray_lidarseg.datasets import semantickitti
 from ray_lidarseg.datasets.decode import decode
-from ray_lidarseg.datasets.taxonomy import SEMANTICKITTI
+from ray_lidarseg.datasets.semantickitti import CLASSES as SEMANTICKITTI
 from ray_lidarseg.errors import DataError
 
 # Focal length 100 px, principal point (60, 20), the camera 0.5 m left of camera 0; LiDAR x forward, y left, z up.
@@ -84,7 +84,7 @@ def test_a_point_lands_in_the_left_colour_camera_where_p2_puts_it(tmp_path: Path
         (f"{P2} 7\n{TR}", r"wrong or missing: \['P2'\]"),
         (f"{P2}\n{TR.replace('-0.3', 'x')}", "holds something that is no number"),
         (f"{P2}\nTr: 2 0 0 0 0 1 0 0 0 0 1 0", "wrong calibration"),
-        (f"P2: {'0 ' * 12}\n{TR}", "calib.txt: P2 is no projection of a camera"),
+        (f"P2: {'0 ' * 12}\n{TR}", "calib.txt: wrong calibration: expected P with rows"),
     ],
 )
 def test_images_without_a_usable_calibration(tmp_path: Path, content: str | None, message: str) -> None:

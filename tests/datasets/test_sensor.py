@@ -2,13 +2,14 @@ import math
 
 import pytest
 
-from ray_lidarseg.datasets.sensor import resolve_sensor, sensor_of
+from ray_lidarseg.datasets.entries import dataset_named
+from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.recipe.schema import Data, Sensor
 
 
 def test_published_fields_of_view() -> None:
-    nuscenes, kitti = sensor_of("nuscenes"), sensor_of("semantickitti")
+    nuscenes, kitti = dataset_named("nuscenes").sensor, dataset_named("semantickitti").sensor
     assert (nuscenes.num_beams, kitti.num_beams) == (32, 64)
     degrees = [math.degrees(value) for s in (nuscenes, kitti) for value in (s.fov_up_rad, s.fov_down_rad)]
     assert degrees == pytest.approx([10, -30, 3, -25])
@@ -21,7 +22,7 @@ def test_overrides_are_degrees_and_keep_the_rest() -> None:
     sensor = resolve_sensor(data)
     assert (sensor.num_beams, sensor.min_range_m) == (16, 0.5)
     assert sensor.fov_up_rad == pytest.approx(math.pi / 12)
-    assert sensor.fov_down_rad == sensor_of("semantickitti").fov_down_rad
+    assert sensor.fov_down_rad == dataset_named("semantickitti").sensor.fov_down_rad
 
 
 @pytest.mark.parametrize(
@@ -34,3 +35,8 @@ def test_overrides_are_degrees_and_keep_the_rest() -> None:
 def test_an_empty_interval_is_refused(change: dict[str, float], message: str) -> None:
     with pytest.raises(DataError, match=message):
         resolve_sensor(Data(sensor=Sensor(**change)))
+
+
+def test_a_size_is_for_images() -> None:
+    with pytest.raises(DataError, match=r"data.image_size is for images: leave it out with nuscenes"):
+        resolve_sensor(Data(image_size=(3, 4)))

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import fs
 
+from ray_lidarseg.datasets.entries import dataset_named
 from ray_lidarseg.datasets.layers import (
     Layer,
     features_columns,
@@ -15,7 +16,6 @@ from ray_lidarseg.datasets.layers import (
     write_layer_catalog,
     write_layer_shard,
 )
-from ray_lidarseg.datasets.sensor import sensor_of
 from ray_lidarseg.datasets.shards import PreparedFrames, write_catalog, write_shard
 from ray_lidarseg.datasets.splits import LabelSplit, make_split
 from ray_lidarseg.datasets.stream import TrainSteps
@@ -48,7 +48,7 @@ def steps_of(
     frames: PreparedFrames, changes: dict | None = None, rank: int = 0, world: int = 1, **kwargs
 ) -> TrainSteps:
     recipe = override(Recipe(), BASE | (changes or {}))
-    return TrainSteps(frames, split_of(frames), recipe, sensor_of("nuscenes"), rank, world, **kwargs)
+    return TrainSteps(frames, split_of(frames), recipe, dataset_named("nuscenes").sensor, rank, world, **kwargs)
 
 
 def split_of(frames: PreparedFrames) -> LabelSplit:

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_lidarseg.datasets import submission
-from ray_lidarseg.datasets.taxonomy import NUSCENES, SEMANTICKITTI
+from ray_lidarseg.datasets.nuscenes import CLASSES as NUSCENES
+from ray_lidarseg.datasets.semantickitti import CLASSES as SEMANTICKITTI
 from ray_lidarseg.errors import DataError
 
 

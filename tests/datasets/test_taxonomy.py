@@ -1,14 +1,10 @@
 import numpy as np
 import pytest
 
-from ray_lidarseg.datasets.taxonomy import (
-    CITYSCAPES,
-    CITYSCAPES_TRAIN_IDS,
-    NUSCENES,
-    SEMANTICKITTI,
-    WORLD_IMAGES,
-    taxonomy_of,
-)
+from ray_lidarseg.datasets.cityscapes import CLASSES as CITYSCAPES
+from ray_lidarseg.datasets.nuscenes import CLASSES as NUSCENES
+from ray_lidarseg.datasets.semantickitti import CLASSES as SEMANTICKITTI
+from ray_lidarseg.datasets.world_images import CLASSES as WORLD_IMAGES
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.types import IGNORE
 
@@ -94,7 +90,6 @@ def test_cityscapes_ids_are_those_of_its_scripts() -> None:
     ignored = np.setdiff1d(np.arange(34), raw)
     np.testing.assert_array_equal(CITYSCAPES.to_train(ignored), [IGNORE] * 15)
     np.testing.assert_array_equal(CITYSCAPES.to_raw(np.arange(19)), raw)
-    np.testing.assert_array_equal(CITYSCAPES_TRAIN_IDS.to_train(np.array([0, 18, 255])), [0, 18, IGNORE])
 
 
 def test_ignore_is_written_as_zero() -> None:
@@ -110,8 +105,3 @@ def test_an_unknown_raw_id_is_named(raw: int) -> None:
 def test_a_class_id_outside_the_taxonomy_is_refused() -> None:
     with pytest.raises(DataError, match=r"class ids \[16\]: expected 0 … 15"):
         NUSCENES.to_raw(np.array([0, 16], np.uint8))
-
-
-def test_an_unknown_data_set_is_refused() -> None:
-    with pytest.raises(DataError, match="unknown data set 'waymo': expected one of cityscapes, nuscenes, sem"):
-        taxonomy_of("waymo")

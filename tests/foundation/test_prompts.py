@@ -1,14 +1,13 @@
 import numpy as np
 import pytest
 
-from ray_lidarseg.datasets.taxonomy import NUSCENES, SEMANTICKITTI
+from ray_lidarseg.datasets import nuscenes, semantickitti
+from ray_lidarseg.datasets.nuscenes import CLASSES as NUSCENES
+from ray_lidarseg.datasets.semantickitti import CLASSES as SEMANTICKITTI
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.foundation.prompts import (
-    NUSCENES_WORDS,
-    SEMANTICKITTI_WORDS,
     TEMPLATES,
     Vocabulary,
-    class_logits,
     vocabulary,
     vocabulary_of,
 )
@@ -27,13 +26,13 @@ def test_nuscenes_has_openscenes_43_words_in_class_order():
     words = vocabulary("nuscenes")
     assert len(words.words) == 43
     assert words.num_classes == 16
-    assert tuple(NUSCENES_WORDS) == NUSCENES.class_names
+    assert tuple(nuscenes.SPEC.words) == NUSCENES.class_names
     assert words.class_idx[words.words.index("excavator")] == NUSCENES.class_names.index("construction_vehicle")
     assert words.class_idx[words.words.index("woods")] == 15
 
 
 def test_semantickitti_has_words_for_all_of_its_classes():
-    assert tuple(SEMANTICKITTI_WORDS) == SEMANTICKITTI.class_names
+    assert tuple(semantickitti.SPEC.words) == SEMANTICKITTI.class_names
     words = vocabulary("semantickitti")
     assert words.num_classes == 19
     assert len(set(words.words)) == len(words.words)
@@ -46,8 +45,10 @@ def test_ontology_brings_names_and_synonyms():
 
 
 def test_data_set_without_words():
-    with pytest.raises(DataError, match=r"no words for the classes of data set 'manifest': .*or an ontology"):
+    with pytest.raises(DataError, match=r"data set manifest needs an ontology: .*its classes, their words"):
         vocabulary("manifest")
+    with pytest.raises(DataError, match=r"no words for the classes of data set 'cityscapes'"):
+        vocabulary("cityscapes")
 
 
 def test_class_without_a_word():
@@ -76,26 +77,6 @@ def test_embedding_asks_the_teacher_for_the_sentences():
             return np.array([[float(len(sentences[0]))] for sentences in prompts], np.float32)
 
     assert vocabulary_of([["car"], ["tree"]]).embed(Teacher(), ["a {}"]).tolist() == [[5.0], [6.0]]
-
-
-def test_logit_of_a_class_is_its_best_word():
-    embeddings = np.array([[1, 0], [0, 1], [-1, 0]], np.float32)
-    features = np.array([[0.6, 0.8], [-1, 0], [0, 0]], np.float16)
-    found = class_logits(features, embeddings, np.array([0, 0, 1]))
-    np.testing.assert_allclose(found, [[0.8, -0.6], [0, 1], [0, 0]], atol=1e-3)
-    assert found.dtype == np.float32
-
-
-def test_logits_of_other_words_than_the_features():
-    with pytest.raises(DataError, match="features have 3 values, embedded words 2"):
-        class_logits(np.zeros((1, 3), np.float32), np.zeros((1, 2), np.float32), np.array([0]))
-
-
-@pytest.mark.parametrize("class_idx", [[0, 2], [1, 2], [0, 1, 0]])
-def test_logits_of_classes_with_gaps(class_idx):
-    count = len(class_idx)
-    with pytest.raises(DataError, match="words in class order without gaps"):
-        class_logits(np.zeros((1, 2), np.float32), np.zeros((count, 2), np.float32), np.array(class_idx))
 
 
 def test_vocabulary_counts_its_classes():

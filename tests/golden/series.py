@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 from pyarrow import fs
 
-from ray_lidarseg.datasets import image_scans
+from ray_lidarseg.datasets import image_scans, world_images
+from ray_lidarseg.datasets.entries import dataset_of
 from ray_lidarseg.datasets.evidence import TextEmbeddings
 from ray_lidarseg.datasets.layers import (
     LAYER_FILE,
@@ -28,7 +29,6 @@ from ray_lidarseg.datasets.layers import (
     write_layer_catalog,
     write_layer_shard,
 )
-from ray_lidarseg.datasets.ontology_taxonomy import taxonomy_for
 from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.datasets.shards import PreparedFrames, write_catalog, write_shard
 from ray_lidarseg.datasets.splits import make_split
@@ -140,7 +140,7 @@ def _train(recipe: Recipe, frames: PreparedFrames, is_nudged: bool) -> Series:
     """As a worker of the train verb does it."""
     sensor = resolve_sensor(recipe.data)
     torch.manual_seed(recipe.seed)
-    method = build_method(recipe, sensor, taxonomy_for(recipe.data).num_classes)
+    method = build_method(recipe, sensor, dataset_of(recipe.data).taxonomy.num_classes)
     if is_nudged:
         _nudge(method)
     loop = StepLoop(method, recipe, torch.device("cpu"), Ranks())
@@ -249,7 +249,7 @@ def _image(number: int) -> Keyframe:
     pixels = np.clip(palette[raw] + rng.uniform(-20, 20, (*_IMAGE_SIZE, 3)), 0, 255).astype(np.uint8)
     uris = ("image.png", "labels.png")
     row = image_scans.keyframe(f"frame-{number}", "world-images", f"scene-{number // 2}", "train", number, uris)
-    return image_scans.decode(row, _png(pixels), _png(raw))
+    return image_scans.decode_bytes(row, _png(pixels), _png(raw), world_images.CLASSES)
 
 
 def _png(pixels: np.ndarray) -> bytes:

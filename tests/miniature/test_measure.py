@@ -59,14 +59,15 @@ def test_zero_shot_by_hand():
     right = picture(stripes(ROAD, ROAD), truth, stripes(2, 1))
     wrong = picture(stripes(ROAD, GRASS), stripes(GRASS, GRASS), stripes(1, 2))
     found = measure.measure_zero_shot(OneHot(), [right, wrong])
-    assert found.confusion.sum() == 24 * 30 + 1600, "neither sky nor unknown pixels count"
-    assert found.confusion[ROAD, ROAD] == 720
-    assert found.confusion[GRASS, ROAD] + found.confusion[GRASS, GRASS] == 1600
+    counts = found.confusion.counts
+    assert counts.sum() == 24 * 30 + 1600, "neither sky nor unknown pixels count"
+    assert counts[ROAD, ROAD] == 720
+    assert counts[GRASS, ROAD] + counts[GRASS, GRASS] == 1600
     assert found.majority_accuracy == pytest.approx(1600 / 2320)
     assert found.num_segments == 3
     assert found.num_right == 2
-    assert np.isnan(found.ious[0])
-    assert found.ious[GRASS] == found.confusion[GRASS, GRASS] / 1600
+    assert np.isnan(found.confusion.iou()[0])
+    assert found.confusion.iou()[GRASS] == counts[GRASS, GRASS] / 1600
     assert "always the most frequent class: pixel accuracy 0.690" in str(found)
 
 

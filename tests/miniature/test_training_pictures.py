@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ray_lidarseg.datasets.taxonomy import NUSCENES
+from ray_lidarseg.datasets.nuscenes import CLASSES as NUSCENES
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.foundation.prompts import vocabulary
 from ray_lidarseg.miniature import captions, crops

@@ -4,19 +4,22 @@ import pytest
 import torch
 from torch import nn
 
+from ray_lidarseg.datasets import nuscenes
 from ray_lidarseg.errors import ResourceError
+from ray_lidarseg.models.build import build_segmentor
 from ray_lidarseg.models.cylinder3d import build_cylinder3d
 from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch
 from ray_lidarseg.types import IGNORE
 from tests.models.learning import losses_of
 
+HEIGHT_M = (-5.0, 3.0)
 TINY = schema.Cylinder3D(grid=(20, 18, 10), radius_m=15.0, width_factor=0.125)
 
 
 def _tiny(**changes):
     torch.manual_seed(0)
-    return build_cylinder3d(TINY.model_copy(update=changes), "nuscenes", 3, "torch")
+    return build_cylinder3d(TINY.model_copy(update=changes), HEIGHT_M, 3, "torch")
 
 
 def _scan(num_points: int, seed: int = 0) -> PointBatch:
@@ -32,14 +35,14 @@ def _count(model: nn.Module) -> int:
 @pytest.mark.parametrize(("num_classes", "published_m"), [(17, 55.84), (20, 55.85)])
 def test_parameter_count_is_the_published_one(num_classes, published_m):
     """The published count holds all weights of the cubic kernels, also those its shared neighbour map never uses."""
-    model = build_cylinder3d(schema.Cylinder3D(), "semantickitti", num_classes, "torch")
+    model = build_cylinder3d(schema.Cylinder3D(), HEIGHT_M, num_classes, "torch")
     assert _count(model) / 1e6 == pytest.approx(published_m, abs=0.005)
 
 
 def test_half_width_is_near_the_published_base_of_16():
     """14.1 M in the code, whose point layers stay wide; ours are halved, too."""
-    model = build_cylinder3d(schema.Cylinder3D(width_factor=0.5), "nuscenes", 17, "torch")
-    wide_points = build_cylinder3d(TINY.model_copy(update={"width_factor": 1.0}), "nuscenes", 17, "torch").points
+    model = build_cylinder3d(schema.Cylinder3D(width_factor=0.5), HEIGHT_M, 17, "torch")
+    wide_points = build_cylinder3d(TINY.model_copy(update={"width_factor": 1.0}), HEIGHT_M, 17, "torch").points
     assert (_count(model) - _count(model.points) + _count(wide_points)) / 1e6 == pytest.approx(14.1, abs=0.05)
 
 
@@ -53,7 +56,8 @@ def test_half_width_is_near_the_published_base_of_16():
     ],
 )
 def test_height_is_the_data_sets_unless_the_recipe_says_so(dataset, height_m, expected):
-    model = build_cylinder3d(TINY.model_copy(update={"height_m": height_m}), dataset, 3, "torch")
+    recipe = schema.Recipe(model=TINY.model_copy(update={"height_m": height_m}), data=schema.Data(dataset=dataset))
+    model = build_segmentor(recipe, nuscenes.SPEC.sensor, 3)
     assert model.grid.height_m == expected
 
 
@@ -116,7 +120,7 @@ def test_learns_above_from_below():
 
 def test_another_backend_is_refused_before_anything_runs():
     with pytest.raises(ResourceError, match=r"set sparse\.backend=torch"):
-        build_cylinder3d(TINY, "nuscenes", 3, "torchsparse")
+        build_cylinder3d(TINY, HEIGHT_M, 3, "torchsparse")
 
 
 @pytest.mark.parametrize(

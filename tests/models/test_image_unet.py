@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from ray_lidarseg.datasets import image_scans as images
-from ray_lidarseg.datasets.sensor import resolve_sensor, sensor_of
+from ray_lidarseg.datasets.entries import dataset_named
+from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.errors import RecipeError
 from ray_lidarseg.models.build import build_segmentor
 from ray_lidarseg.models.image_unet import ImageUNet
@@ -93,8 +94,8 @@ def test_widths_and_parameters_of_the_default():
 
 
 def test_a_lidar_is_refused():
-    with pytest.raises(RecipeError, match=r"image_unet sees images: set data.dataset to cityscapes or world-images"):
-        ImageUNet(sensor_of("nuscenes"), 16)
+    with pytest.raises(RecipeError, match=r"image_unet sees images: set data.dataset to a data set of images"):
+        ImageUNet(dataset_named("nuscenes").sensor, 16)
 
 
 def test_the_head_is_the_classifier():

@@ -12,11 +12,11 @@ from pyarrow import fs
 
 from ray_lidarseg.datasets import nuscenes, semantickitti
 from ray_lidarseg.datasets.decode import decode
+from ray_lidarseg.datasets.entries import dataset_named
 from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.datasets.shards import PreparedFrames, write_catalog, write_shard
 from ray_lidarseg.datasets.splits import make_split
 from ray_lidarseg.datasets.stream import TrainSteps
-from ray_lidarseg.datasets.taxonomy import taxonomy_of
 from ray_lidarseg.errors import RecipeError
 from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.recipe.former_names import arguments_now
@@ -180,7 +180,7 @@ def _with_evidence(scan: PointBatch, num_classes: int) -> PointBatch:
 def test_it_starts_on_data_of_its_format(method_name, backbone, data, prepared):
     recipe, frames = _tiny(method_name, backbone, data), prepared(data)
     sensor = resolve_sensor(recipe.data)
-    num_classes = taxonomy_of(recipe.data.dataset).num_classes
+    num_classes = dataset_named(recipe.data.dataset).taxonomy.num_classes
     steps = TrainSteps(frames, make_split(frames.catalog, recipe.split), recipe, sensor)
     torch.manual_seed(recipe.seed)
     method = build_method(recipe, sensor, num_classes)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from ray_lidarseg.cli import main
 from ray_lidarseg.datasets.layers import Layer
-from ray_lidarseg.datasets.taxonomy import NUSCENES
+from ray_lidarseg.datasets.nuscenes import CLASSES as NUSCENES
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.report.evidence_frames import read_evidence
 from ray_lidarseg.report.evidence_pictures import FeatureColours

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ray_lidarseg.datasets.sensor import sensor_of
-from ray_lidarseg.datasets.taxonomy import NUSCENES
+from ray_lidarseg.datasets.entries import dataset_named
+from ray_lidarseg.datasets.nuscenes import CLASSES as NUSCENES
 from ray_lidarseg.report import pictures
 from ray_lidarseg.sample import CameraImage
 from ray_lidarseg.types import IGNORE
@@ -69,7 +69,7 @@ def test_class_and_error_colours():
 
 
 def test_range_view_shows_what_is_ahead_in_the_middle():
-    sensor = sensor_of("nuscenes")
+    sensor = dataset_named("nuscenes").sensor
     points = np.array([[15, 0, -1, 0.5], [0.5, 0, 0, 0]], np.float32)
     image = pictures.range_view(points, RED.repeat(2, axis=0), sensor)
     assert image.shape[1] == pytest.approx(1080, abs=8)
@@ -81,7 +81,7 @@ def test_range_view_shows_what_is_ahead_in_the_middle():
 
 def test_range_view_of_a_whole_scan_is_not_blank():
     points, labels = ball(4000)
-    image = pictures.range_view(points, pictures.class_colours(labels, NUSCENES), sensor_of("nuscenes"))
+    image = pictures.range_view(points, pictures.class_colours(labels, NUSCENES), dataset_named("nuscenes").sensor)
     assert len(np.unique(image.reshape(-1, 3), axis=0)) > 10
 
 

@@ -1,6 +1,7 @@
 import numpy as np
 
-from ray_lidarseg.datasets.taxonomy import NUSCENES, SEMANTICKITTI
+from ray_lidarseg.datasets.nuscenes import CLASSES as NUSCENES
+from ray_lidarseg.datasets.semantickitti import CLASSES as SEMANTICKITTI
 from ray_lidarseg.synthetic import kitti_classes as classes
 from ray_lidarseg.types import IGNORE
 

@@ -8,7 +8,7 @@ import pytest
 
 from ray_lidarseg.datasets import world_images
 from ray_lidarseg.datasets.decode import decode
-from ray_lidarseg.datasets.taxonomy import NUSCENES
+from ray_lidarseg.datasets.nuscenes import CLASSES as NUSCENES
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.synthetic import nuscenes_writer as writer
 from ray_lidarseg.synthetic.cameras import RIG, picture

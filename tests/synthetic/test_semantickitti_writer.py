@@ -6,7 +6,7 @@ import pytest
 
 from ray_lidarseg.datasets import semantickitti
 from ray_lidarseg.datasets.decode import decode
-from ray_lidarseg.datasets.taxonomy import SEMANTICKITTI
+from ray_lidarseg.datasets.semantickitti import CLASSES as SEMANTICKITTI
 from ray_lidarseg.metrics.confusion import Confusion
 from ray_lidarseg.synthetic import semantickitti_writer as writer
 from ray_lidarseg.synthetic.kitti_rig import elevations, picture

@@ -25,7 +25,7 @@ def test_bench_has_names_of_its_own_and_kitti_the_official_sequences():
 
 def test_the_sensor_is_the_nuscenes_one():
     demo = PRESETS["demo"]
-    assert (demo.num_beams, demo.num_columns) == (32, 1084)
+    assert (demo.num_beams, demo.num_firings) == (32, 1084)
     assert demo.fov_up_deg == pytest.approx(10.71, abs=0.01)
 
 

@@ -7,7 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from ray_lidarseg.datasets.taxonomy import NUSCENES
+from ray_lidarseg.datasets.nuscenes import CLASSES as NUSCENES
 from ray_lidarseg.errors import DataError, RecipeError, RunError
 from ray_lidarseg.recipe.load import override
 from ray_lidarseg.recipe.schema import Start
