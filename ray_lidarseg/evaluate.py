@@ -122,7 +122,7 @@ def _compare_with_training(folder: RunFolder, catalog: Catalog, prepared: str) -
             f"{prepared} holds none of the {len(frames.content)} frames {folder.uri} was trained beside: another data "
             "set lies there now; if it is meant, say so with --prepared"
         )
-    if changed := frames.changed(catalog):
+    if changed := frames.changed(dict(zip(catalog.frame_id, catalog.digest, strict=True))):
         print(f"{described(changed)} since {folder.uri} began; what is there now is scored", flush=True)
 
 

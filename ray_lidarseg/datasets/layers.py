@@ -234,6 +234,7 @@ _ENTRY = pa.schema(
         pa.field("frame_id", pa.string(), nullable=False),
         pa.field("shard", pa.string(), nullable=False),
         pa.field("row", pa.int64(), nullable=False),
+        pa.field("digest", pa.string(), nullable=False),
     ]
 )
 
@@ -264,6 +265,17 @@ def write_layer_catalog(filesystem: fs.FileSystem, folder: str) -> int:
     table = pa.Table.from_pylist([entries[frame_id] for frame_id in sorted(entries)], schema=_ENTRY)
     write_whole(filesystem, f"{folder}/{CATALOG_NAME}", parquet_bytes(table, rows_per_group=max(1, len(table))))
     return len(table)
+
+
+def layer_digests(filesystem: fs.FileSystem, folder: str, name: str) -> dict[str, str]:
+    """Digest of the content of each row of a finished layer, by frame id; empty texts in layers of earlier releases.
+
+    Raises:
+        DataError: The layer has no catalog (prepare did not finish), or it is torn.
+    """
+    with open_parquet(filesystem, f"{layer_folder(folder, name)}/{CATALOG_NAME}") as file:
+        entries = patiently(filesystem, lambda: file.read(use_threads=False)).to_pylist()
+    return {entry["frame_id"]: entry.get("digest", "") for entry in entries}
 
 
 def layer_bytes(filesystem: fs.FileSystem, folder: str) -> int:

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 
 from ray_lidarseg import storage
+from ray_lidarseg.datasets.layers import KINDS, layer_digests
+from ray_lidarseg.datasets.origin import digest_of_value
 from ray_lidarseg.datasets.shards import Catalog
 from ray_lidarseg.datasets.splits import LabelSplit, make_split
 from ray_lidarseg.errors import RunError
@@ -14,6 +16,7 @@ from ray_lidarseg.recipe.schema import Recipe
 
 FILE = "split.json"
 _EXAMPLES = 3
+_PARTS = ("scan", "labels", "layers")
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class RunFrames:
     Attributes:
         split: Labelled and unlabelled training frames.
         validation: Ids of the labelled frames of split ``val``.
-        content: ``Catalog.digest`` of each of all these frames when the run began; runs of earlier releases have none.
+        content: ``content_of`` each of all these frames when the run began; runs of earlier releases have none.
     """
 
     split: LabelSplit
@@ -34,7 +37,7 @@ class RunFrames:
     def drawn(catalog: Catalog, recipe: Recipe) -> "RunFrames":
         """Of a run that begins; see ``make_split`` for what it raises."""
         split, validation = make_split(catalog, recipe.split), validation_of(catalog).frame_id
-        content = dict(zip(catalog.frame_id, catalog.digest, strict=True))
+        content = content_of(catalog, recipe)
         chosen = {*split.labelled, *split.unlabelled, *validation}
         return RunFrames(split, validation, {name: digest for name, digest in content.items() if name in chosen})
 
@@ -60,27 +63,25 @@ class RunFrames:
                 f"{origin} is no list of labelled frames ({error}): give another --run, or put the file back"
             ) from error
 
-    def is_all_of(self, catalog: Catalog) -> bool:
-        """Whether a catalog holds every frame of the run with the content it began with, and all of it is known."""
-        now = dict(zip(catalog.frame_id, catalog.digest, strict=True))
-        return bool(self.content) and all(digest and now.get(name) == digest for name, digest in self.content.items())
+    def is_all_of(self, content: Mapping[str, str]) -> bool:
+        """Whether every frame of the run is there with the content it began with, and all of it is known."""
+        known = all(digest and content.get(name) == digest for name, digest in self.content.items())
+        return bool(self.content) and known
 
-    def changed(self, catalog: Catalog) -> dict[str, list[str]]:
-        """Frames that are not what they were when the run began, by what changed: ``scan`` and ``labels``.
+    def changed(self, content: Mapping[str, str]) -> dict[str, list[str]]:
+        """Frames that are not what they were when the run began, by what changed (``scan``, ``labels``, ``layers``).
 
         Labels that the run does not see, of unlabelled frames, may change.
+
+        Args:
+            content: What the frames hold now; what is not known has not changed.
         """
         sees_labels = {*self.split.labelled, *self.validation}
-        found: dict[str, list[str]] = {"scan": [], "labels": []}
-        for name, now in zip(catalog.frame_id, catalog.digest, strict=True):
-            before = self.content.get(name, "")
-            if not (before and now) or before == now:
-                continue
-            scans, labels = zip(before.partition("/")[::2], now.partition("/")[::2], strict=True)
-            if scans[0] != scans[1]:
-                found["scan"].append(name)
-            if labels[0] != labels[1] and name in sees_labels:
-                found["labels"].append(name)
+        found: dict[str, list[str]] = {name: [] for name in _PARTS}
+        for name, before in self.content.items():
+            for part, one, other in zip(_PARTS, before.split("/"), content.get(name, "").split("/"), strict=False):
+                if one and other and one != other and (part != "labels" or name in sees_labels):
+                    found[part].append(name)
         return {what: names for what, names in found.items() if names}
 
 
@@ -105,7 +106,7 @@ def frames_of_run(run: str, catalog: Catalog, recipe: Recipe) -> RunFrames:
             f"{len(gone)} frames that {run} was trained on are not in {recipe.data.prepared} any more, for "
             f"example {', '.join(gone[:_EXAMPLES])}: prepare them again, or give another --run"
         )
-    refuse_changed(stored, catalog, run)
+    refuse_changed(stored, content_of(catalog, recipe), run)
     if not stored.content:  # of an earlier release, which validated on what was there
         return replace(stored, validation=validation_of(catalog).frame_id)
     _say_what_came(stored, catalog, recipe.data.prepared)
@@ -120,13 +121,33 @@ def stored_frames(run: str) -> RunFrames | None:
     return RunFrames.from_json(storage.read_bytes(file), file)
 
 
-def refuse_changed(stored: RunFrames, catalog: Catalog, run: str) -> None:
+def content_of(catalog: Catalog, recipe: Recipe) -> dict[str, str]:
+    """``SCAN/LABELS/LAYERS``: digests of what a run of this recipe reads of each frame; empty texts where unknown.
+
+    Args:
+        catalog: The frames.
+        recipe: Its full names of layers (``training.completion``) say which it reads.
+
+    Raises:
+        DataError: A layer is not finished.
+    """
+    folder = storage.resolve(storage.absolute(recipe.data.prepared))
+    named = f"{recipe.data.evidence}/{getattr(recipe.method, 'masks', '')}".split("/")
+    layers = [layer_digests(*folder, name) for name in dict.fromkeys(named) if name.partition("-")[0] in KINDS]
+    content = {}
+    for name, digest in zip(catalog.frame_id, catalog.digest, strict=True):
+        rows = [layer.get(name, "") for layer in layers]
+        content[name] = f"{digest}/{digest_of_value(rows) if any(rows) else ''}" if digest else ""
+    return content
+
+
+def refuse_changed(stored: RunFrames, content: Mapping[str, str], run: str) -> None:
     """Ends a start that would go on with, or answer for, other data than the run began with.
 
     Raises:
         RunError: See above; frames are named.
     """
-    if changed := stored.changed(catalog):
+    if changed := stored.changed(content):
         raise RunError(
             f"{described(changed)} since {run} began: its steps so far saw the old content. Give another --run to "
             "train on the new one, or delete this run"

@@ -27,7 +27,7 @@ from ray_lidarseg.training import checkpoints, completion
 from ray_lidarseg.training.diagnosis import Diagnosis, diagnosed_frames
 from ray_lidarseg.training.loop import Hooks, MicroBatches, Ranks, StepLoop, run, synchronise_batch_norm
 from ray_lidarseg.training.run_folder import RunFolder, differing_keys
-from ray_lidarseg.training.run_frames import RunFrames, frames_of_run, refuse_changed, stored_frames
+from ray_lidarseg.training.run_frames import RunFrames, content_of, frames_of_run, refuse_changed, stored_frames
 from ray_lidarseg.training.starting import begin_with, read_source
 from ray_lidarseg.training.tracking import Tracker, lines_until
 from ray_lidarseg.training.validation import Validation
@@ -269,13 +269,17 @@ def continues(folder: RunFolder, recipe: Recipe) -> bool:
     if not storage.exists(folder.path("recipe.yaml")):
         return False
     stored, frames = completion.complete_paths(folder.recipe()), stored_frames(folder.uri)
-    if differing_keys(stored, recipe) == ["data.prepared"] and frames and frames.is_all_of(catalog_of(recipe)):
+    if (
+        differing_keys(stored, recipe) == ["data.prepared"]
+        and frames
+        and frames.is_all_of(content_of(catalog_of(recipe), recipe))
+    ):
         print(f"the frames of {stored.data.prepared} lie in {recipe.data.prepared} now, going on", flush=True)
     else:
         folder.belongs_to(recipe, stored)
     has_shards = storage.exists(storage.join(recipe.data.prepared, CATALOG_NAME))
     if folder.is_finished() and frames and has_shards:
-        refuse_changed(frames, catalog_of(recipe), folder.uri)
+        refuse_changed(frames, content_of(catalog_of(recipe), recipe), folder.uri)
     return True
 
 

@@ -5,14 +5,16 @@ import json
 
 import numpy as np
 import pytest
+from pyarrow import fs
 
+from ray_lidarseg.datasets.layers import layer_folder, write_layer_catalog, write_layer_shard
 from ray_lidarseg.datasets.shards import Catalog
 from ray_lidarseg.errors import RunError
 from ray_lidarseg.recipe.load import override
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.training import run_frames
 from ray_lidarseg.training.run_folder import RunFolder
-from ray_lidarseg.training.run_frames import RunFrames, frames_of_run
+from ray_lidarseg.training.run_frames import RunFrames, content_of, frames_of_run
 
 HALF = override(Recipe(), {"split.ratio": 0.5, "data.prepared": "/p"})
 
@@ -49,7 +51,7 @@ def test_the_same_data_give_the_same_frames_without_a_word(begun, capsys):
     frames = frames_of_run(begun.uri, catalog(), HALF)
     assert frames == RunFrames.drawn(catalog(), HALF)
     assert (len(frames.split.labelled), len(frames.split.unlabelled), frames.validation) == (4, 4, ("v0", "v1"))
-    assert frames.content == dict.fromkeys(catalog().frame_id, "aa/bb")
+    assert frames.content == dict.fromkeys(catalog().frame_id, "aa/bb/")
     assert capsys.readouterr().out == ""
 
 
@@ -87,11 +89,15 @@ def test_changed_content_ends_the_start_and_says_what_changed(begun):
 
 def test_all_frames_elsewhere_are_known_by_their_content(begun):
     stored = run_frames.stored_frames(begun.uri)
-    assert stored.is_all_of(catalog())
-    assert stored.is_all_of(catalog(20))
-    assert not stored.is_all_of(catalog(7))
-    assert not stored.is_all_of(catalog(t3="aa/new"))
-    assert not stored.is_all_of(catalog(t3=""))
+
+    def is_all_of(*arguments, **digests) -> bool:
+        return stored.is_all_of(content_of(catalog(*arguments, **digests), HALF))
+
+    assert is_all_of()
+    assert is_all_of(20)
+    assert not is_all_of(7)
+    assert not is_all_of(t3="aa/new")
+    assert not is_all_of(t3="")
 
 
 def test_a_run_of_an_earlier_release_is_validated_on_what_is_there(begun):
@@ -99,7 +105,7 @@ def test_a_run_of_an_earlier_release_is_validated_on_what_is_there(begun):
     begun.write(run_frames.FILE, json.dumps(old).encode())
     frames = frames_of_run(begun.uri, catalog(9, 4, t0="new/new"), HALF)
     assert (frames.split.labelled, frames.validation) == (tuple(old["labelled"]), ("v0", "v1", "v2", "v3"))
-    assert not run_frames.stored_frames(begun.uri).is_all_of(catalog())
+    assert not run_frames.stored_frames(begun.uri).is_all_of(content_of(catalog(), HALF))
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b'{"labelled": 3}', b'{"labelled": [], "unlabelled": [], "x": 1}'])
@@ -107,3 +113,22 @@ def test_a_damaged_file_is_named(begun, text):
     begun.write(run_frames.FILE, text)
     with pytest.raises(RunError, match=r"split.json is no list of labelled frames .*put the file back"):
         frames_of_run(begun.uri, catalog(), HALF)
+
+
+def test_layers_computed_anew_from_other_images_end_the_start(tmp_path):
+    local, prepared = fs.LocalFileSystem(), str(tmp_path / "p")
+    recipe = override(HALF, {"data.prepared": prepared, "data.evidence": "features-1/pairs-1"})
+
+    def write(feature: bytes) -> dict[str, str]:
+        for name in ("features-1", "pairs-1"):
+            folder = layer_folder(prepared, name)
+            rows = [{"frame_id": "t0", "x": feature}, {"frame_id": "t1", "x": b"same"}]
+            write_layer_shard(local, folder, ["all"], rows)
+            write_layer_catalog(local, folder)
+        return content_of(catalog(), recipe)
+
+    frames = RunFrames(RunFrames.drawn(catalog(), HALF).split, content=write(b"one"))
+    assert frames.content["t0"] != frames.content["t1"] != "aa/bb/"
+    assert frames.content["v0"] == "aa/bb/", "no evidence of it"
+    assert frames.changed(write(b"one")) == {}
+    assert frames.changed(write(b"two")) == {"layers": ["t0"]}
