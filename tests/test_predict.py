@@ -21,6 +21,7 @@ from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.predict import predict
 from ray_lidarseg.recipe.load import override
 from ray_lidarseg.recipe.schema import Recipe
+from ray_lidarseg.report.scenes import predicted_scenes
 from ray_lidarseg.sample import Keyframe
 from ray_lidarseg.storage.lock import held
 from ray_lidarseg.training import checkpoints
@@ -142,6 +143,15 @@ def test_a_scan_that_changed_is_named_and_labelled_again(run, tmp_path, labelled
     assert "1 scans changed since they were labelled: 11/000001 (000001.bin)" in capsys.readouterr().out
     assert (report.done, report.skipped, labelled) == (1, 2, ["11/000001"])
     assert confidence.read_bytes() != before
+
+
+def test_a_report_shows_no_labels_on_a_scan_that_was_replaced(run, tmp_path, labelled) -> None:
+    label(run, tmp_path)
+    assert len(predicted_scenes(str(tmp_path / "out"))[0]) == NUM_SCANS
+    write_scan(scan_file(tmp_path, 1), seed=9)
+    scenes, _, problems = predicted_scenes(str(tmp_path / "out"))
+    assert len(scenes) == NUM_SCANS - 1
+    assert problems == ["11/000001: the scan was replaced since it was labelled: give the predict command again"]
 
 
 def test_a_scan_of_that_name_from_elsewhere_is_another_scan(run, tmp_path, labelled, capsys) -> None:

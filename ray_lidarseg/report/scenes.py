@@ -10,9 +10,10 @@ import numpy as np
 from ray_lidarseg import storage
 from ray_lidarseg.datasets.decode import decode
 from ray_lidarseg.datasets.entries import dataset_of
+from ray_lidarseg.datasets.prediction_log import LabelledScan, read_log
 from ray_lidarseg.datasets.scans import decode_scan
 from ray_lidarseg.datasets.sensor import resolve_sensor
-from ray_lidarseg.datasets.shards import Catalog, PreparedFrames, read_catalog
+from ray_lidarseg.datasets.shards import Catalog, PreparedFrames, content_digest, read_catalog
 from ray_lidarseg.datasets.submission import read_labels
 from ray_lidarseg.datasets.taxonomy import Taxonomy
 from ray_lidarseg.errors import DataError, LidarSegError
@@ -21,6 +22,7 @@ from ray_lidarseg.recipe.ontology import Ontology
 from ray_lidarseg.recipe.schema import Data
 from ray_lidarseg.report.run_summary import RunView
 from ray_lidarseg.sample import Keyframe, SensorSpec
+from ray_lidarseg.storage.stamps import changed_files
 from ray_lidarseg.training.run_folder import RunFolder, load_method
 
 NUM_FRAMES = 2  # pictures a person looks at; a report of ten runs labels twenty scans
@@ -117,7 +119,17 @@ def _predicted(folder: str, summary: dict[str, Any], example: dict[str, Any]) ->
     frame = _scan(summary, example)
     if len(labels) != len(frame.points):
         raise DataError(f"{len(labels)} labels, but the scan has {len(frame.points)} points: it was replaced since")
+    _refuse_replaced(frame, read_log(folder).get(example["labels"]))
     return Scene(frame, resolve_sensor(data), taxonomy, {"prediction": labels})
+
+
+def _refuse_replaced(frame: Keyframe, labelled: LabelledScan | None) -> None:
+    """Labels of another scan make a picture that looks right."""
+    if labelled is None:  # of an earlier release
+        return
+    scan = content_digest(frame).partition("/")[0]
+    if changed_files(labelled.origin.files) or labelled.origin.values.get("scan", scan) != scan:
+        raise DataError("the scan was replaced since it was labelled: give the predict command again")
 
 
 def _scan(summary: dict[str, Any], example: dict[str, Any]) -> Keyframe:
