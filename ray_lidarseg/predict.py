@@ -383,13 +383,9 @@ def _claim(job: _Job, rows: list[dict[str, Any]], prepared: str) -> dict[str, An
 
 
 def _summary_there(file: str) -> dict[str, Any]:
-    try:
-        content = json.loads(storage.read_bytes(file))
-    except ValueError as error:
-        raise RunError(f"{file} is damaged ({error}): choose another folder, or delete it with its labels") from error
-    if not isinstance(content, dict):
-        raise RunError(f"{file} is no summary of predictions: choose another folder, or delete it with its labels")
-    return content
+    return read_json(
+        storage.read_bytes(file), f"{file} (choose another folder, or delete it with its labels)", RunError
+    )
 
 
 def _totals(job: _Job, log: PredictionLog) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import ray
 
 from ray_lidarseg import storage
 from ray_lidarseg.errors import StorageError
+from ray_lidarseg.recipe.bad_input import read_json, require
 from ray_lidarseg.runtime.cluster import connect, worker_runtime_env
 from ray_lidarseg.runtime.progress import progress
 from ray_lidarseg.synthetic import nuscenes_writer, semantickitti_writer
@@ -81,12 +82,9 @@ def _claim(root: Path, preset: Preset, seed: int) -> None:
 
 
 def _read_marker(marker: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(storage.read_bytes(str(marker)))
-    except ValueError as error:
-        raise StorageError(f"{marker} is not JSON ({error}): choose another --out folder") from error
-    if not isinstance(found, dict):
-        raise StorageError(f"{marker} is not what this command writes: choose another --out folder")
+    where = f"{marker} (choose another --out folder)"
+    found = read_json(storage.read_bytes(str(marker)), where, StorageError)
+    require(found, {"options?": dict, "*": object}, where, StorageError)
     return found
 
 

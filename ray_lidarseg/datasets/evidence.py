@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ from ray_lidarseg.types import IMAGE_FEATURES, IS_PAIRED, LANGUAGE_LOGITS
 
 if TYPE_CHECKING:  # reading the words of a layer does without
     from torch import Tensor
+
+_MAX_TEXT_BYTES = 256 << 20  # ours: a hundred thousand words of 512 numbers
 
 _FEATURE_BYTES = 2  # float16
 _EXTRAS = (IMAGE_FEATURES, LANGUAGE_LOGITS, IS_PAIRED)
@@ -87,10 +90,30 @@ class TextEmbeddings:
         return sink.getvalue()
 
     @staticmethod
-    def from_bytes(data: bytes) -> "TextEmbeddings":
-        """The inverse of ``to_bytes``."""
-        with np.load(io.BytesIO(data), allow_pickle=False) as content:
-            return TextEmbeddings(content["embeddings"], content["class_idx"], tuple(content["names"].tolist()))
+    def from_bytes(data: bytes, origin: str = TEXT_FILE) -> "TextEmbeddings":
+        """The inverse of ``to_bytes``.
+
+        Raises:
+            DataError: Not such a file; or it unpacks to more than any list of words needs.
+        """
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                num_bytes = sum(entry.file_size for entry in archive.infolist())
+            if num_bytes > _MAX_TEXT_BYTES:
+                raise ValueError(f"it unpacks to {num_bytes} bytes, more than {_MAX_TEXT_BYTES}")
+            with np.load(io.BytesIO(data), allow_pickle=False) as content:
+                embeddings, class_idx = content["embeddings"], content["class_idx"]
+                names = tuple(content["names"].tolist())
+        except Exception as error:  # the readers of archive and arrays promise no type for a corrupt file
+            reason = " ".join(str(error).split())
+            raise DataError(f"{origin} is no whole {TEXT_FILE} ({reason:.200}): delete it and prepare again") from error
+        is_table = embeddings.ndim == 2 and embeddings.dtype.kind == "f" and bool(np.isfinite(embeddings).all())
+        is_index = class_idx.ndim == 1 and class_idx.dtype.kind in "iu" and class_idx[:1].tolist() == [0]
+        is_sorted = is_index and bool(np.isin(np.diff(class_idx.astype(np.int64)), (0, 1)).all())
+        are_words = all(isinstance(name, str) for name in names)
+        if not (is_table and is_sorted and are_words and len(embeddings) == len(class_idx) == len(names)):
+            raise DataError(f"{origin} does not hold an embedding, class and name a word: delete it and prepare again")
+        return TextEmbeddings(embeddings, class_idx, names)
 
 
 def read_text(filesystem: fs.FileSystem, folder: str, name: str) -> TextEmbeddings | None:
@@ -98,7 +121,7 @@ def read_text(filesystem: fs.FileSystem, folder: str, name: str) -> TextEmbeddin
     path = f"{layer_folder(folder, name)}/{TEXT_FILE}"
     if filesystem.get_file_info(path).type == fs.FileType.NotFound:
         return None
-    return TextEmbeddings.from_bytes(patiently(filesystem, lambda: content_of(filesystem, path)))
+    return TextEmbeddings.from_bytes(patiently(filesystem, lambda: content_of(filesystem, path)), path)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from pyarrow import fs
 from ray_lidarseg.datasets.image_files import read_ids
 from ray_lidarseg.datasets.shards import CATALOG_NAME, OpenShards, list_shards, open_parquet, parquet_bytes, shard_name
 from ray_lidarseg.errors import DataError
+from ray_lidarseg.recipe.bad_input import read_json, require, shown
 from ray_lidarseg.storage.whole_files import files_in, patiently, write_whole
 
 LAYERS_FOLDER = "layers"
@@ -79,12 +80,14 @@ class Layer:
         Raises:
             DataError: Not such a file, or of another version.
         """
-        try:
-            content = json.loads(text)
-            version = content["schema_version"]
-            layer = Layer(content["kind"], content["identity"], tuple(content["reads"]), int(content["feature_dim"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{origin} is no {LAYER_FILE} ({error}): delete its folder and prepare again") from error
+        advice = f"{origin} is no {LAYER_FILE} of ours (delete its folder and prepare again), it"
+        content = read_json(text, advice, DataError)
+        shape = {"schema_version": int, "kind": str, "identity": dict, "reads": [str], "feature_dim": int}
+        require(content, shape, advice, DataError)
+        if content["kind"] not in KINDS or content["feature_dim"] < 0:
+            raise DataError(f"{advice}: kind is {shown(content['kind'])}, expected one of {', '.join(KINDS)}")
+        version = content["schema_version"]
+        layer = Layer(content["kind"], content["identity"], tuple(content["reads"]), content["feature_dim"])
         if version != LAYER_VERSION:
             raise DataError(
                 f"{origin} has version {version}, this release reads {LAYER_VERSION}: run `ray-lidarseg prepare` again"

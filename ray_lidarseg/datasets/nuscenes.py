@@ -1,6 +1,5 @@
 """nuScenes-lidarseg: classes, LiDAR and files; listed through the official devkit, which workers never load."""
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from ray_lidarseg.datasets.taxonomy import taxonomy
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.geometry import pose
 from ray_lidarseg.geometry.camera import chain
+from ray_lidarseg.recipe.bad_input import read_json
 from ray_lidarseg.sample import CameraImage, Keyframe, SensorSpec
 
 if TYPE_CHECKING:
@@ -99,6 +99,10 @@ def index(root: str, version: str = "v1.0-mini") -> Iterator[Keyframe]:
                 f"the tables of nuScenes {version} in {root} do not belong together: {scene['name']} refers to "
                 f"{error}, which no record has"
             ) from error
+        except (TypeError, ValueError, AttributeError, IndexError) as error:
+            raise DataError(
+                f"the tables of nuScenes {version} in {root}, {scene['name']}: a record has another shape ({error})"
+            ) from error
 
 
 def _load(root: str, version: str) -> "NuScenes":
@@ -108,7 +112,7 @@ def _load(root: str, version: str) -> "NuScenes":
 
     try:
         nusc = NuScenes(version=version, dataroot=root, verbose=False)
-    except (AssertionError, KeyError, IndexError, OSError, json.JSONDecodeError) as error:
+    except Exception as error:  # the devkit promises no type for tables of another shape
         raise DataError(
             f"nuScenes {version} in {root} does not load ({type(error).__name__}: {error}): a table is missing or the "
             "tables and the lidarseg files do not belong together"
@@ -149,13 +153,15 @@ def _splits(file: Path, version: str) -> dict[str, str]:
 
 
 def _own_splits(file: Path) -> dict[str, list[str]]:
-    try:
-        found = json.loads(file.read_text())
-    except ValueError as error:
-        raise DataError(f"{file} is not JSON: {error}") from error
-    if not isinstance(found, dict) or not all(isinstance(scenes, list) for scenes in found.values()):
+    found = read_json(file.read_bytes(), str(file), DataError, object)
+    texts = [name for names in found.values() for name in names] if _holds_lists(found) else [None]
+    if not all(isinstance(name, str) for name in texts):
         raise DataError(f'{file}: expected lists of scene names by split, for example {{"own_train": ["scene-1"]}}')
     return found
+
+
+def _holds_lists(found: object) -> bool:
+    return isinstance(found, dict) and all(isinstance(names, list) for names in found.values())
 
 
 def _scene(nusc: "NuScenes", scene: dict[str, Any], split: str) -> Iterator[Keyframe]:

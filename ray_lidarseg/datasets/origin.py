@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ray_lidarseg.errors import DataError
+from ray_lidarseg.recipe.bad_input import read_json
 from ray_lidarseg.sample import Keyframe
 from ray_lidarseg.storage.stamps import Stamp, changed_files
 
@@ -43,10 +44,10 @@ class Origin:
         if not text:
             return None
         try:
-            content = json.loads(text)
+            content = read_json(text, "it", DataError)
             files = {str(uri): Stamp.from_list(stamp) for uri, stamp in content["files"].items()}
             return Origin(files, {str(name): str(value) for name, value in content["values"].items()})
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        except (DataError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             raise DataError(
                 f"{where} does not say what it was made of ({error}): delete it and prepare again"
             ) from error

@@ -16,6 +16,7 @@ from ray_lidarseg.datasets.taxonomy import taxonomy
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.geometry import pose
 from ray_lidarseg.geometry.camera import split_projection
+from ray_lidarseg.recipe.bad_input import read_text
 from ray_lidarseg.sample import CameraImage, Keyframe, SensorSpec
 
 NAME = "semantickitti"
@@ -162,6 +163,8 @@ def _times_us(folder: Path, scans: list[Path]) -> list[int]:
         by_number = [int(scan.stem) for scan in scans]
     except (ValueError, OverflowError) as error:
         raise DataError(f"{file}: expected seconds, one line for each of scans 000000.bin …: {error}") from error
+    if any(abs(time_us) >= 2**63 for time_us in times_us):
+        raise DataError(f"{file} holds a time beyond 64 bits of microseconds: expected seconds")
     if by_number and max(by_number) >= len(times_us):
         raise DataError(f"{file} has {len(times_us)} lines, but there is a scan {scans[-1].name}: expected one a scan")
     return [times_us[number] for number in by_number]
@@ -181,7 +184,7 @@ def _calibration(folder: Path, image: Path) -> _Calibration:
 def _matrices(file: Path) -> dict[str, np.ndarray]:
     if not file.is_file():
         raise DataError(f"{file} is missing, but there are images: add it, or move {_CAMERA} away to index scans only")
-    lines = (line.partition(":") for line in file.read_text().splitlines())
+    lines = (line.partition(":") for line in read_text(file.read_bytes(), str(file), DataError).splitlines())
     numbers = {name.strip(): values.split() for name, _, values in lines}
     wrong = [name for name in ("P2", "Tr") if len(numbers.get(name, ())) != 12]
     if wrong:

@@ -9,7 +9,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -109,6 +109,17 @@ def _footer(file: pa.NativeFile) -> pq.FileMetaData:
     return pq.read_metadata(pa.BufferReader(b"PAR1" + footer))
 
 
+class _File(pq.ParquetFile):
+    """A Parquet file of ours; what fails while it is read in a ``with`` block is a DataError that names it."""
+
+    path = ""
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        super().__exit__(kind, error, trace)
+        if isinstance(error, pa.ArrowException | OSError):
+            raise DataError(f"{self.path} is torn ({error}): delete it and prepare again") from error
+
+
 def open_parquet(filesystem: fs.FileSystem, path: str, writer: str = "prepare") -> pq.ParquetFile:
     """Opens a file of this schema version; the footer is read, nothing else.
 
@@ -128,11 +139,12 @@ def open_parquet(filesystem: fs.FileSystem, path: str, writer: str = "prepare") 
         )
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing: run `ray-lidarseg {writer}` to the end first") from error
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(
             f"{path} is not a whole Parquet file ({error}): delete it and run `ray-lidarseg {writer}` again"
         ) from error
-    version = (file.schema_arrow.metadata or {}).get(_VERSION_KEY, b"none").decode()
+    file.path = path
+    version = (file.schema_arrow.metadata or {}).get(_VERSION_KEY, b"none").decode(errors="replace")
     if version != str(SCHEMA_VERSION):
         raise DataError(
             f"{path} has schema version {version}, this release reads {SCHEMA_VERSION}: write it again "
@@ -150,8 +162,8 @@ def content_digest(frame: Keyframe) -> str:
     return f"{scan.hexdigest()[:16]}/{labels.hexdigest()[:16]}"
 
 
-def _opened(file: pa.NativeFile, pre_buffer: bool) -> pq.ParquetFile:
-    return pq.ParquetFile(file, metadata=_footer(file), pre_buffer=pre_buffer, page_checksum_verification=True)
+def _opened(file: pa.NativeFile, pre_buffer: bool) -> _File:
+    return _File(file, metadata=_footer(file), pre_buffer=pre_buffer, page_checksum_verification=True)
 
 
 def shard_file(frames: Sequence[Keyframe], asked: Sequence[str] = (), origins: Sequence[str] = ()) -> tuple[str, bytes]:
@@ -399,8 +411,17 @@ def read_catalog(filesystem: fs.FileSystem, folder: str) -> Catalog:
 
 
 def _catalog(table: pa.Table) -> Catalog:
+    optional = {column.name for column in fields(Catalog) if column.default is not MISSING}
+    for field in _CATALOG_SCHEMA:
+        found = table.column(field.name) if field.name in table.column_names else None
+        is_right = field.name in optional if found is None else found.type == field.type and not found.null_count
+        if not is_right:
+            kind = "missing" if found is None else f"{found.type} with {found.null_count} nulls"
+            raise DataError(f"{CATALOG_NAME}: column {field.name} is {kind}, expected {field.type}: prepare again")
     columns: dict[str, Any] = {}
     for name in table.column_names:
+        if name not in _CATALOG_SCHEMA.names:
+            continue
         column = table.column(name)
         columns[name] = tuple(column.to_pylist()) if pa.types.is_string(column.type) else column.to_numpy()
     return Catalog(**columns)
@@ -489,7 +510,7 @@ class PreparedFrames:
         frame_id, name = self.catalog.frame_id[index], self.catalog.shard[index]
         try:
             frame = Keyframe.from_row(self._shards.row(name, int(self.catalog.row[index])))
-        except DataError as error:
+        except (DataError, KeyError, TypeError, ValueError) as error:  # a column is missing, or of another type
             raise DataError(f"frame {frame_id} in {self.folder}/{name} cannot be read: {error}") from error
         if frame.frame_id != frame_id:
             raise DataError(

@@ -16,6 +16,7 @@ from ray_lidarseg import storage
 from ray_lidarseg.datasets.shards import Catalog
 from ray_lidarseg.errors import SplitError, StorageError
 from ray_lidarseg.recipe import schema
+from ray_lidarseg.recipe.bad_input import shown
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,8 @@ def _refuse(listed: Sequence[str], allowed: Iterable[str], problem: str, hint: s
     allowed = set(allowed)
     wrong = [frame_id for frame_id in listed if frame_id not in allowed]
     if wrong:
-        raise SplitError(f"{len(wrong)} of {len(listed)} listed frames {problem}, for example {wrong[:3]}{hint}")
+        examples = ", ".join(map(shown, wrong[:3]))
+        raise SplitError(f"{len(wrong)} of {len(listed)} listed frames {problem}, for example [{examples}]{hint}")
 
 
 def _read_list(uri: str) -> list[str]:

@@ -9,7 +9,6 @@ Three forms of ``features.checkpoint``:
   then CLIP's own. OpenAI's weights need names that end in ``-quickgelu``; nothing in a weight file tells them apart.
 """
 
-import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from ray_lidarseg.foundation.checkpoint_files import local_file, shipped_weights
 from ray_lidarseg.foundation.image_tensors import Preprocess
 from ray_lidarseg.foundation.settings import MINIATURE, ClipFeatures
 from ray_lidarseg.foundation.weight_files import check_weights
-from ray_lidarseg.recipe.bad_input import nearest
+from ray_lidarseg.recipe.bad_input import nearest, read_json
 
 LOCAL_FOLDER = "local-dir:"
 CONFIG_FILE = "open_clip_config.json"
@@ -105,11 +104,8 @@ def _files_of_folder(folder: str) -> tuple[Path, ...]:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON: {error}; download it again") from error
-    if not isinstance(config, dict) or not isinstance(config.get("model_cfg"), dict):
+    config = read_json(path.read_bytes(), f"{path} (download it again)", DataError)
+    if not isinstance(config.get("model_cfg"), dict):
         raise DataError(f"{path}: expected an open_clip config with model_cfg (and preprocess_cfg); download it again")
     return config
 

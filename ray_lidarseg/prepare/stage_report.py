@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from ray_lidarseg import storage
 from ray_lidarseg.errors import DataError, StorageError
+from ray_lidarseg.recipe.bad_input import read_json, read_text, require
 
 FAILURES_NAME = "failures.jsonl"
 NUM_RETRIES = 2  # of a task whose process died; Ray Data's own default is to try for ever
@@ -168,9 +169,10 @@ def read_failures(folder: str, finished: Iterable[str] = ()) -> dict[str, str]:
     uri = storage.join(folder, FAILURES_NAME)
     if not storage.exists(uri):
         return {}
-    try:
-        lines = [json.loads(line) for line in storage.read_bytes(uri).decode().splitlines()]
-        reasons = {line["frame_id"]: line["reason"] for line in lines}
-    except (ValueError, KeyError) as error:
-        raise StorageError(f"{uri} is no list of failures ({error}): delete it") from error
+    where = f"{uri}, the list of failures (delete it)"
+    lines = [line for line in read_text(storage.read_bytes(uri), where, StorageError).splitlines() if line.strip()]
+    entries = [read_json(line, where, StorageError) for line in lines]
+    for entry in entries:
+        require(entry, {"frame_id": str, "reason": str}, where, StorageError)
+    reasons = {entry["frame_id"]: entry["reason"] for entry in entries}
     return {name: reason for name, reason in reasons.items() if name not in set(finished)}

@@ -150,6 +150,38 @@ def read_json(content: str | bytes, origin: str, fail: type[LidarSegError], shap
     return value
 
 
+def require(value: object, shape: Any, origin: str, fail: type[LidarSegError]) -> None:
+    """Refuses a value read from JSON that does not have a shape.
+
+    Args:
+        value: The value.
+        shape: A type, or a tuple of types; ``[shape]``: a list of such; a mapping: an object with these keys, of which
+            those that end in ``?`` may be absent, and ``*`` stands for any other.
+        origin: What the value is called, for errors.
+        fail: Class of the errors.
+
+    Raises:
+        LidarSegError: ``fail``: it has another shape.
+    """
+    if isinstance(shape, Mapping):
+        require(value, dict, origin, fail)
+        given: dict[str, object] = dict(value)  # type: ignore[call-overload]
+        named = {key.removesuffix("?"): inner for key, inner in shape.items() if key != "*"}
+        missing = [key for key in shape if key != "*" and not key.endswith("?") and key not in given]
+        if missing:
+            raise fail(f"{origin} has no {missing[0]!r}: the file is not what this program writes")
+        for key, inner in given.items():
+            if key in named or "*" in shape:
+                require(inner, named.get(key, shape.get("*")), f"{origin}: {shown(key)}", fail)
+    elif isinstance(shape, list):
+        require(value, list, origin, fail)
+        for number, inner in enumerate(value):  # type: ignore[arg-type]
+            require(inner, shape[0], f"{origin}[{number}]", fail)
+    elif not isinstance(value, shape) or (isinstance(value, bool) and shape is not bool and shape is not object):
+        wanted = " or ".join(kind.__name__ for kind in (shape if isinstance(shape, tuple) else (shape,)))
+        raise fail(f"{origin} is {shown(value)}, expected {wanted}: the file is not what this program writes")
+
+
 _JSON_NAMES: dict[type, str] = {dict: "object", list: "array", object: "value"}
 
 

@@ -184,4 +184,5 @@ def _legend(figure: Figure, views: Sequence[RunView]) -> None:
     axes = figure.axes[0]
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(views)), fontsize=9, frameon=False)
+        shown = [label.replace("$", r"\$") for label in labels]  # matplotlib takes what dollars enclose for a formula
+        figure.legend(handles, shown, loc="outside lower center", ncols=min(4, len(views)), fontsize=9, frameon=False)

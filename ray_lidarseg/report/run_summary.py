@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 from ray_lidarseg import storage
 from ray_lidarseg.datasets.entries import dataset_of
 from ray_lidarseg.datasets.taxonomy import Taxonomy
-from ray_lidarseg.errors import LidarSegError
+from ray_lidarseg.errors import LidarSegError, RunError
+from ray_lidarseg.recipe.bad_input import read_json, require
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.training.run_folder import RunFolder
 
@@ -114,7 +115,7 @@ def read_run(uri: str, name: str) -> RunView:
     recipe = attempt(lambda: _recipe(folder), None, "no readable recipe: nothing of this run can be shown")
     if recipe is None:
         return RunView(name, folder.uri, None, missing=tuple(missing))
-    manifest = attempt(folder.manifest, {}, "no manifest: commit, hardware and split digest are unknown")
+    manifest = attempt(lambda: _manifest(folder), {}, "no manifest: commit, hardware and split digest are unknown")
     metrics = attempt(folder.metrics, [], "no metrics: no curves")
     evaluation = attempt(lambda: _evaluation(folder), {}, "not evaluated: numbers are those of the last validation")
     missing += _gaps(manifest, metrics, evaluation)
@@ -131,7 +132,40 @@ def _evaluation(folder: RunFolder) -> dict[str, Any]:
     file = folder.path("evaluation", "val.json")
     if not storage.exists(file):
         raise ValueError("run `ray-lidarseg evaluate`")
-    return json.loads(storage.read_bytes(file))
+    content = read_json(storage.read_bytes(file), file, RunError)
+    require(content, _EVALUATION, file, RunError)
+    deployed = folder.recipe().method.deployed
+    if deployed not in content["models"]:
+        raise RunError(f"{file} does not score the model to deploy, {deployed!r}: evaluate again")
+    return content
+
+
+_NUMBER = (int, float, type(None))
+_LEVEL = {"miou_ratio": _NUMBER, "iou_ratio?": [_NUMBER], "*": object}
+_EVALUATION = {
+    "step": int,
+    "models": {"*": {"point": {**_LEVEL, "iou_ratio": [_NUMBER]}, "cell": _LEVEL, "*": object}},
+    "*": object,
+}
+_MANIFEST = {
+    "split?": {
+        "protocol?": str,
+        "ratio?": (int, float),
+        "digest?": str,
+        "num_labelled?": int,
+        "num_unlabelled?": int,
+        "*": object,
+    },
+    "versions?": {"git_commit?": str, "*": object},
+    "hardware?": {"gpus?": [str], "cpu?": str, "memory_gib?": (int, float), "*": object},
+    "*": object,
+}
+
+
+def _manifest(folder: RunFolder) -> dict[str, Any]:
+    content = folder.manifest()
+    require(content, _MANIFEST, folder.path("manifest.json"), RunError)
+    return content
 
 
 def _gaps(manifest: dict[str, Any], metrics: list[dict[str, Any]], evaluation: dict[str, Any]) -> list[str]:

@@ -1,11 +1,11 @@
 """Scans with what the runs say of them: validation frames of the shards, and folders that `predict` wrote."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from ray_lidarseg import storage
 from ray_lidarseg.datasets.decode import decode
@@ -18,6 +18,7 @@ from ray_lidarseg.datasets.submission import read_labels
 from ray_lidarseg.datasets.taxonomy import Taxonomy
 from ray_lidarseg.errors import DataError, LidarSegError
 from ray_lidarseg.models.inference import label_frames
+from ray_lidarseg.recipe.bad_input import read_json, require
 from ray_lidarseg.recipe.ontology import Ontology
 from ray_lidarseg.recipe.schema import Data
 from ray_lidarseg.report.run_summary import RunView
@@ -69,17 +70,46 @@ def predicted_scenes(folder: str) -> tuple[list[Scene], dict[str, Any], list[str
     """The example scans of a folder that `predict` wrote, its summary, and what is missing, as sentences."""
     folder = storage.absolute(folder)
     problems: list[str] = []
+    file = storage.join(folder, "predictions.json")
     try:
-        summary = json.loads(storage.read_bytes(storage.join(folder, "predictions.json")))
-    except (LidarSegError, ValueError) as error:
+        summary = read_json(storage.read_bytes(file), file, DataError)
+        require(summary, _SUMMARY, file, DataError)
+    except LidarSegError as error:
         return [], {}, [f"{folder} has no predictions.json ({error})"]
     scenes = []
     for example in summary["examples"]:
         try:
             scenes.append(_predicted(folder, summary, example))
-        except (LidarSegError, OSError) as error:
+        except (LidarSegError, ValidationError, OSError) as error:
             problems.append(f"{example['frame_id']}: {error}")
     return scenes, summary, problems
+
+
+_SUMMARY = {
+    "examples": [
+        {
+            "frame_id": str,
+            "labels": str,
+            "dataset": str,
+            "points_uri": str,
+            "columns": int,
+            "position": int,
+            "*": object,
+        }
+    ],
+    "data": dict,
+    "read_as": (dict, type(None)),
+    "prepared": str,
+    "file_format": str,
+    "run": str,
+    "step": int,
+    "fingerprint": str,
+    "num_scans": int,
+    "num_labelled?": int,
+    "num_failed?": int,
+    "num_points?": {"*": int},
+    "*": object,
+}
 
 
 def _first_frames(views: Sequence[RunView], num_frames: int, problems: list[str]) -> list[Keyframe]:

@@ -244,7 +244,7 @@ def _owner(content: bytes) -> dict[str, str]:
     unknown = dict.fromkeys(("verb", "host", "machine", "pid", "process_start", "started_at"), "")
     try:
         found = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = {}
     return {**unknown, **{key: str(value) for key, value in found.items()}} if isinstance(found, dict) else unknown
 

@@ -24,6 +24,7 @@ _OPTIONS = re.compile(r"(?s)(.*)\?((?:(?:endpoint_override=[^&?#]*|(?:region|sch
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_SHOWN = 300
 _MAX_KEY_BYTES = 1024  # S3's own limit
 
 
@@ -55,16 +56,16 @@ def parse(uri: str) -> Place:
     """
     scheme, mark, rest = uri.partition("://")
     if not _is_text(uri):
-        raise StorageError(f"cannot use {uri!a}: the name is not UTF-8: rename it")
+        raise StorageError(f"cannot use {_shown(uri)}: the name is not UTF-8: rename it")
     if "\0" in uri:
-        raise StorageError(f"cannot use {uri!r}: a name cannot hold the character NUL")
+        raise StorageError(f"cannot use {_shown(uri)}: a name cannot hold the character NUL")
     if not mark:
         return Place("", _absolute(uri))
     if scheme == "file":
         return Place("", _absolute(_unescaped(uri, rest)))
     if scheme == "s3":
         return _of_s3(uri, rest)
-    raise StorageError(f"cannot use {uri!r}: expected a path, file://… or s3://BUCKET/…")
+    raise StorageError(f"cannot use {_shown(uri)}: expected a path, file://… or s3://BUCKET/…")
 
 
 def is_local(uri: str) -> bool:
@@ -118,7 +119,7 @@ def beside(uri: str, path: str) -> str:
         return parse(os.path.join(os.path.dirname(place.path), path)).path
     key = posixpath.normpath(posixpath.join("/", posixpath.dirname(place.path), path))
     if posixpath.normpath(posixpath.join(posixpath.dirname(place.path), path)).startswith(".."):
-        raise StorageError(f"cannot use {path!r} of {uri}: it climbs out of the bucket")
+        raise StorageError(f"cannot use {_shown(path)} of {_shown(uri)}: it climbs out of the bucket")
     return join(_root(place), key)
 
 
@@ -136,7 +137,7 @@ def join(uri: str, *parts: str) -> str:
         base, options = _split_options(uri)
     joined = "/".join([base.rstrip("/") or base, *names])
     if uri.startswith(_S3) and _OPTIONS.match(joined):
-        raise StorageError(f"cannot use {joined!r}: the end of the name looks like an option of the URI: rename it")
+        raise StorageError(f"cannot use {_shown(joined)}: its end looks like an option of the URI: rename it")
     joined = f"{joined}?{options}" if options else joined
     if uri.startswith(_S3):
         parse(joined)
@@ -150,7 +151,7 @@ def _root(place: Place) -> str:
 def _of_s3(uri: str, rest: str) -> Place:
     authority = rest.partition("/")[0]
     if "@" in authority or ":" in authority:
-        shown = f"s3://…@{rest.rpartition('@')[2]}" if "@" in rest else "s3://…"
+        shown = f"s3://…@{rest.rpartition('@')[2]:.200}" if "@" in rest else "s3://…"
         raise StorageError(
             f"cannot use {shown}: credentials inside a URI end up in files and logs; set AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY in the environment and write s3://BUCKET/…"
@@ -159,14 +160,14 @@ def _of_s3(uri: str, rest: str) -> Place:
     bucket, _, key = base.partition("/")
     key = key.removesuffix("/")
     if not _BUCKET.fullmatch(bucket):
-        raise StorageError(f"cannot use {uri!r}: {bucket!r} is no name of a bucket: expected s3://BUCKET/…")
+        raise StorageError(f"cannot use {_shown(uri)}: {_shown(bucket)} is no name of a bucket: expected s3://BUCKET/…")
     if key and not _is_kept_by_every_client(key):
         raise StorageError(
-            f"cannot use {uri!r}: the key has an empty part (//), a part '.' or '..', or a control character: "
+            f"cannot use {_shown(uri)}: the key has an empty part (//), a part '.' or '..', or a control character: "
             "S3 clients disagree about which object it is; rename it"
         )
     if len(key.encode()) > _MAX_KEY_BYTES:
-        raise StorageError(f"cannot use {uri[:80]!r}…: its key is longer than the {_MAX_KEY_BYTES} bytes S3 allows")
+        raise StorageError(f"cannot use {_shown(uri)}: its key is longer than the {_MAX_KEY_BYTES} bytes S3 allows")
     return Place(bucket, key, options)
 
 
@@ -183,17 +184,24 @@ def _unescaped(uri: str, rest: str) -> str:
     path = rest.removeprefix("localhost")
     if not path.startswith("/") or "?" in path or "#" in path or _BAD_ESCAPE.search(path):
         raise StorageError(
-            f"cannot use {uri!r}: expected file:///ABSOLUTE/PATH with ? as %3F, # as %23 and % as %25; a plain path "
-            "needs no such writing"
+            f"cannot use {_shown(uri)}: expected file:///ABSOLUTE/PATH with ? as %3F, # as %23 and % as %25; a "
+            "plain path needs no such writing"
         )
     name = os.fsdecode(unquote_to_bytes(path))
     if not _is_text(name) or "\0" in name:
-        raise StorageError(f"cannot use {uri!r}: the name is not UTF-8: rename it")
+        raise StorageError(f"cannot use {_shown(uri)}: the name is not UTF-8: rename it")
     return name
 
 
 def _absolute(path: str) -> str:
     return os.path.abspath(os.path.expanduser(path))
+
+
+def _shown(uri: str) -> str:
+    """As messages show it: a long one by its beginning."""
+    beginning = uri[:_SHOWN]
+    text = repr(beginning) if _is_text(beginning) else ascii(beginning)
+    return text if len(uri) <= _SHOWN else f"{text}…"
 
 
 def _is_text(name: str) -> bool:

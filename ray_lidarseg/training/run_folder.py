@@ -19,6 +19,7 @@ from ray_lidarseg.errors import RunError
 from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.methods.method import Method
 from ray_lidarseg.models.norm_statistics import write_statistics
+from ray_lidarseg.recipe.bad_input import read_json, require
 from ray_lidarseg.recipe.load import parse_recipe
 from ray_lidarseg.recipe.schema import FREE_KEYS, Recipe
 from ray_lidarseg.training import checkpoints, run_frames
@@ -74,7 +75,7 @@ class RunFolder:
         Raises:
             RunError: There is no run here.
         """
-        return parse_recipe(self._read("recipe.yaml").decode(), origin=self.path("recipe.yaml"))
+        return parse_recipe(self._read("recipe.yaml"), origin=self.path("recipe.yaml"))
 
     def manifest(self) -> dict[str, Any]:
         """What the run was made of and on.
@@ -82,7 +83,7 @@ class RunFolder:
         Raises:
             RunError: There is no run here.
         """
-        return json.loads(self._read("manifest.json"))
+        return read_json(self._read("manifest.json"), self.path("manifest.json"), RunError)
 
     def metrics(self) -> list[dict[str, Any]]:
         """All lines of ``metrics.jsonl`` so far, in order; a line torn by a crash is left out.
@@ -184,14 +185,33 @@ def load_method(
 
 
 def parse_lines(lines: Iterable[str]) -> list[dict[str, Any]]:
-    """Metrics lines as dictionaries, without those a crash has torn."""
+    """Metrics lines as dictionaries, without those a crash has torn or that are of another shape."""
     parsed = []
     for line in lines:
         try:
-            parsed.append(json.loads(line))
-        except ValueError:
+            content = read_json(line, "metrics.jsonl", RunError)
+            kind = content.get("kind")
+            require(content, _SHAPES.get(kind, _LINE) if isinstance(kind, str) else _LINE, "metrics.jsonl", RunError)
+        except RunError:
             continue
+        parsed.append(content)
     return parsed
+
+
+_NUMBER = (int, float, type(None))
+_LINE = {"kind?": str, "step?": int, "*": object}
+_EVALUATED = {
+    "kind": str,
+    "step": int,
+    "*": object,
+    "model": str,
+    "point_miou_ratio?": _NUMBER,
+    "cell_miou_ratio?": _NUMBER,
+    "point_iou_ratio?": [_NUMBER],
+    "recall_ratio?": [_NUMBER],
+}
+_TRAINED = {"step": int, "loss_total?": _NUMBER, "scans_per_s?": _NUMBER, "memory_gib?": _NUMBER, "*": object}
+_SHAPES = {"evaluate": _EVALUATED, "train": _TRAINED}
 
 
 def differing_keys(one: Recipe, other: Recipe) -> list[str]:

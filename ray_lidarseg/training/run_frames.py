@@ -12,6 +12,7 @@ from ray_lidarseg.datasets.origin import digest_of_value
 from ray_lidarseg.datasets.shards import Catalog
 from ray_lidarseg.datasets.splits import LabelSplit, make_split
 from ray_lidarseg.errors import RunError
+from ray_lidarseg.recipe.bad_input import read_json
 from ray_lidarseg.recipe.schema import Recipe
 
 FILE = "split.json"
@@ -53,12 +54,12 @@ class RunFrames:
             RunError: Not such a file.
         """
         try:
-            content = json.loads(text)
+            content = read_json(text, "it", RunError)
             digests = {str(name): str(digest) for name, digest in content.pop("content", {}).items()}
             validation = tuple(map(str, content.pop("validation", ())))
             ids = {name: tuple(map(str, content.pop(name))) for name in ("labelled", "unlabelled")}
             return RunFrames(LabelSplit(**{**content, **ids}), validation, digests)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (RunError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise RunError(
                 f"{origin} is no list of labelled frames ({error}): give another --run, or put the file back"
             ) from error

@@ -100,7 +100,7 @@ def test_pixels_are_those_of_opencv() -> None:
         (encoded(Image.fromarray(np.tile(RGB[0, :, :1].T, (50, 50))))[:-40], "a.png is not a whole image"),
         (encoded(Image.fromarray(np.tile(RGB[0, :, :1].T, (50, 50))), "JPEG")[:400], "a.png is not a whole image"),
         (bomb(1 << 15, 1 << 11), f"a.png has 32768 x 2048 pixels, more than the {MAX_PIXELS} we decode"),
-        (bomb(1 << 15, 1 << 15), f"a.png has far more pixels, more than the {MAX_PIXELS} we decode"),
+        (bomb(1 << 15, 1 << 15), f"a.png has (32768 x 32768|far more) pixels, more than the {MAX_PIXELS} we decode"),
     ],
 )
 def test_what_is_no_image_or_too_large_is_refused_before_it_is_decoded(content: bytes, message: str) -> None:
