@@ -24,7 +24,8 @@ from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from ray_lidarseg.datasets.image_files import read_picture
-from ray_lidarseg.geometry.camera import is_visible, project
+from ray_lidarseg.geometry.camera import project
+from ray_lidarseg.geometry.occlusion import is_visible
 from ray_lidarseg.geometry.pose import transform
 from ray_lidarseg.sample import CameraImage, SensorSpec
 
@@ -42,7 +43,6 @@ _WIDTH_PX, _GRADIENT_PX = 480, 0.8  # images are reduced to at most this width
 _REACH_DEG, _SURROUNDINGS_DEG = 0.5, 4.0  # how far an edge is felt; what its strength is compared with
 _NOISE = 0.004  # of gradients, in grey levels of 0 … 1 a pixel
 _STRONGEST = 3.0
-_VISIBLE_CELLS = 200  # across an image
 
 _REARRANGED = {
     "y were negated (mirrored)": np.diag([1.0, -1.0, 1.0]),
@@ -210,8 +210,7 @@ def rearranged_scores(
 def _visible_edges(points: np.ndarray, edges: DepthEdges, camera: CameraImage) -> np.ndarray:
     """At most so many of the edges that the camera sees, as positions."""
     seen = project(points, camera.cam_SE3_lidar, camera.intrinsics, camera.width_px, camera.height_px)
-    cell_px = max(2, camera.width_px // _VISIBLE_CELLS)
-    chosen = np.flatnonzero(is_visible(seen, cell_px)[edges.near_idx])
+    chosen = np.flatnonzero(is_visible(seen, camera.width_px)[edges.near_idx])
     if len(chosen) > _MAX_EDGES:
         chosen = np.sort(np.random.default_rng(0).choice(chosen, _MAX_EDGES, replace=False))
     return chosen

@@ -12,7 +12,6 @@ teacher makes another layer and leaves the old one. Kinds:
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,7 +22,16 @@ from jaxtyping import Float, Int8, Int16, UInt16
 from pyarrow import fs
 
 from ray_lidarseg.datasets.image_files import read_ids
-from ray_lidarseg.datasets.shards import CATALOG_NAME, OpenShards, list_shards, open_parquet, parquet_bytes, shard_name
+from ray_lidarseg.datasets.shards import (
+    CATALOG_NAME,
+    OpenShards,
+    entries_table,
+    listed_rows,
+    open_parquet,
+    parquet_bytes,
+    shard_name,
+    write_entries,
+)
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.recipe.bad_input import read_json, require, shown
 from ray_lidarseg.storage.whole_files import files_in, patiently, write_whole
@@ -248,25 +256,14 @@ def layer_entries(filesystem: fs.FileSystem, folder: str) -> Iterator[dict[str, 
     Raises:
         DataError: A shard is torn or of another schema version.
     """
-    with ThreadPoolExecutor(_LISTING_THREADS) as threads:
-        for entries in threads.map(lambda name: _entries(filesystem, folder, name), list_shards(filesystem, folder)):
-            yield from entries
-
-
-def _entries(filesystem: fs.FileSystem, folder: str, name: str) -> list[dict[str, Any]]:
-    with open_parquet(filesystem, f"{folder}/{name}") as file:
-        table = patiently(filesystem, lambda: file.read(columns=["frame_id", "digest", "origin"], use_threads=False))
-    rows = table.to_pylist()
-    return [{"digest": "", "origin": "", **columns, "shard": name, "row": row} for row, columns in enumerate(rows)]
+    for row in listed_rows(filesystem, folder, ("frame_id", "digest", "origin")):
+        yield {"digest": "", "origin": "", **row}
 
 
 def write_layer_catalog(filesystem: fs.FileSystem, folder: str) -> int:
     """Lists all finished rows of a layer; a frame found twice is listed once. Returns how many frames."""
-    entries: dict[str, dict[str, Any]] = {}
-    for entry in layer_entries(filesystem, folder):
-        entries.setdefault(entry["frame_id"], entry)
-    table = pa.Table.from_pylist([entries[frame_id] for frame_id in sorted(entries)], schema=_ENTRY)
-    write_whole(filesystem, f"{folder}/{CATALOG_NAME}", parquet_bytes(table, rows_per_group=max(1, len(table))))
+    table = entries_table(layer_entries(filesystem, folder), _ENTRY)
+    write_entries(filesystem, folder, table)
     return len(table)
 
 

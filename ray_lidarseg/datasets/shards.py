@@ -339,23 +339,33 @@ def write_catalog(filesystem: fs.FileSystem, folder: str) -> Catalog:
     Raises:
         DataError: There is no shard, or one is torn or of another schema version.
     """
-    table = _table_of_entries(shard_entries(filesystem, folder))
+    table = entries_table(shard_entries(filesystem, folder), _CATALOG_SCHEMA)
     if not len(table):
         raise DataError(f"{folder} holds no prepared frames: run `ray-lidarseg prepare` into it first")
-    write_whole(filesystem, f"{folder}/{CATALOG_NAME}", parquet_bytes(table, rows_per_group=len(table)))
+    write_entries(filesystem, folder, table)
     return _catalog(table)
 
 
 def catalog_of_entries(entries: Iterable[dict[str, Any]]) -> Catalog:
     """The catalog that ``write_catalog`` would write of these rows of shards."""
-    return _catalog(_table_of_entries(entries))
+    return _catalog(entries_table(entries, _CATALOG_SCHEMA))
 
 
-def _table_of_entries(entries: Iterable[dict[str, Any]]) -> pa.Table:
+def write_entries(filesystem: fs.FileSystem, folder: str, table: pa.Table) -> None:
+    """Writes the catalog of a folder of shards, or of a layer."""
+    write_whole(filesystem, f"{folder}/{CATALOG_NAME}", parquet_bytes(table, rows_per_group=max(1, len(table))))
+
+
+def entries_table(entries: Iterable[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    """The columns of a schema in order of frame id; a frame found twice is listed once."""
     by_id: dict[str, dict[str, Any]] = {}
     for entry in entries:
         by_id.setdefault(entry["frame_id"], entry)
-    return pa.Table.from_pylist([by_id[frame_id] for frame_id in sorted(by_id)], schema=_CATALOG_SCHEMA)
+    return pa.Table.from_pylist([by_id[frame_id] for frame_id in sorted(by_id)], schema=schema)
+
+
+_LISTED = ("frame_id", "dataset", "scene", "split", "timestamp_us", "num_points", "points_uri", "labels_uri")
+_LATER = ("alias", "digest", "origin")  # columns that shards of earlier releases lack
 
 
 def shard_entries(filesystem: fs.FileSystem, folder: str) -> Iterator[dict[str, Any]]:
@@ -364,40 +374,26 @@ def shard_entries(filesystem: fs.FileSystem, folder: str) -> Iterator[dict[str, 
     Raises:
         DataError: A shard is torn or of another schema version.
     """
+    absent = dict.fromkeys(_LATER, "")
+    for row in listed_rows(filesystem, folder, (*_LISTED, *_LATER)):
+        yield {**absent, **row, "is_labelled": bool(row["labels_uri"])}
+
+
+def listed_rows(filesystem: fs.FileSystem, folder: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Some columns of every row of the finished shards of a folder or of a layer, with its ``shard`` and ``row``.
+
+    Raises:
+        DataError: A shard is torn or of another schema version.
+    """
+
+    def rows(name: str) -> list[dict[str, Any]]:
+        with open_parquet(filesystem, f"{folder}/{name}") as file:
+            table = patiently(filesystem, lambda: file.read(columns=list(columns), use_threads=False))
+        return [{**row, "shard": name, "row": index} for index, row in enumerate(table.to_pylist())]
+
     with ThreadPoolExecutor(_LISTING_THREADS) as threads:
-        shards = list_shards(filesystem, folder)
-        for entries in threads.map(lambda name: _entries(filesystem, folder, name), shards):
-            yield from entries
-
-
-def _entries(filesystem: fs.FileSystem, folder: str, name: str) -> list[dict[str, Any]]:
-    columns = [
-        "frame_id",
-        "dataset",
-        "scene",
-        "split",
-        "timestamp_us",
-        "num_points",
-        "points_uri",
-        "labels_uri",
-        "alias",
-        "digest",
-        "origin",
-    ]
-    with open_parquet(filesystem, f"{folder}/{name}") as file:
-        rows = patiently(filesystem, lambda: file.read(columns=columns, use_threads=False)).to_pylist()
-    return [
-        {
-            "alias": "",
-            "digest": "",
-            "origin": "",
-            **row,
-            "shard": name,
-            "row": index,
-            "is_labelled": bool(row["labels_uri"]),
-        }
-        for index, row in enumerate(rows)
-    ]
+        for found in threads.map(rows, list_shards(filesystem, folder)):
+            yield from found
 
 
 def read_catalog(filesystem: fs.FileSystem, folder: str) -> Catalog:

@@ -3,7 +3,7 @@
 A point is paired with a camera where it projects, through both ego poses, more than ``min_depth_m`` in front of it and
 inside the image (SLidR's and the nuScenes devkit's rule), and where nothing nearer hides it. The LiDAR sits above the
 cameras and sees over what is in front, so without a test the background's label lands on the foreground (42 pixels at
-10 m on nuScenes). Published methods make no test; ours (``is_unhidden``) can be switched off.
+10 m on nuScenes). Published methods make no test; ours (``geometry.occlusion``) can be switched off.
 
 A point that several cameras see goes to the one where it lies nearest the image's centre, relative to the image's size,
 where lenses are sharpest and neighbours complete; ours, since SLidR pairs it once for each camera.
@@ -22,9 +22,9 @@ from jaxtyping import Bool, Float, Int8, Int16, UInt16
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.foundation.settings import PairSettings
 from ray_lidarseg.geometry.camera import Projection, project
+from ray_lidarseg.geometry.occlusion import is_visible
 from ray_lidarseg.sample import CameraImage
 
-_REFERENCE_WIDTH_PX = 1600  # nuScenes; cell and reach of the occlusion test are given at this width
 _MAX_SIDE_PX = np.iinfo(np.int16).max
 
 
@@ -121,46 +121,8 @@ def _project(points: Float[np.ndarray, "P D"], image: CameraImage, min_depth_m: 
 def _seen(projection: Projection, image: CameraImage, settings: PairSettings) -> Bool[np.ndarray, "P"]:
     if not settings.occlusion:
         return projection.is_inside
-    scale = image.width_px / _REFERENCE_WIDTH_PX
-    cell_px, reach_px = settings.occlusion_cell_px * scale, settings.occlusion_reach_px * scale
-    return is_unhidden(projection, cell_px, reach_px, settings.occlusion_tolerance_ratio)
-
-
-def is_unhidden(
-    projection: Projection, cell_px: float, reach_px: float, tolerance_ratio: float
-) -> Bool[np.ndarray, "P"]:
-    """Points inside the image that are not enclosed by nearer ones, above and below in the same column of cells.
-
-    A point is hidden where both above it and below it, its own cell counting for both, there is a point whose depth it
-    exceeds by more than the tolerance. Beams lie 30 pixels apart, so a plain z-buffer of cells small enough to keep
-    what is beside an edge hardly ever holds foreground and background at once; and the ground, whose nearer points are
-    always below, is not hidden by itself.
-
-    Source: ours. On world seeds 9700-9702 (54 images of 400 x 225, 32 beams) 4.0 % of the projected points are hidden
-    in truth; this finds 53 % of them and drops 0.9 % of all points wrongly; pixel and point then are of one class for
-    96.7 % of the points, 94.9 % without a test. A z-buffer of 8-pixel cells finds 13 %, of 16-pixel cells 38 %
-    (dropping 1.3 % wrongly): ``python -m tests.bench.pairing``.
-
-    Args:
-        projection: Of all points of a scan.
-        cell_px: Side of the cells, at least one pixel.
-        reach_px: How far up and down nearer points count, at least one cell.
-        tolerance_ratio: Of the depth.
-    """
-    inside = np.flatnonzero(projection.is_inside)
-    cell_px = max(1.0, cell_px)
-    column, row = (projection.pixels[inside] // cell_px).astype(np.int64).T
-    depth_m = projection.depth_m[inside]
-    nearest_m = np.full((row.max(initial=0) + 1, column.max(initial=0) + 1), np.inf)
-    np.minimum.at(nearest_m, (row, column), depth_m)
-    above_m, below_m = nearest_m.copy(), nearest_m.copy()
-    for step in range(1, min(max(1, round(reach_px / cell_px)) + 1, len(nearest_m))):
-        above_m[step:] = np.minimum(above_m[step:], nearest_m[:-step])
-        below_m[:-step] = np.minimum(below_m[:-step], nearest_m[step:])
-    enclosing_m = np.maximum(above_m, below_m)[row, column]
-    unhidden = np.zeros(len(projection.depth_m), bool)
-    unhidden[inside] = depth_m <= enclosing_m * (1 + tolerance_ratio)
-    return unhidden
+    spacing = (settings.occlusion_cell_px, settings.occlusion_reach_px, settings.occlusion_tolerance_ratio)
+    return is_visible(projection, image.width_px, *spacing)
 
 
 def _distance_to_centre(pixels: Float[np.ndarray, "K 2"], image: CameraImage) -> Float[np.ndarray, "K"]:

@@ -1,4 +1,4 @@
-"""LiDAR points in camera images: the ego-motion compensated pose chain, pin-hole projection and a z-buffer.
+"""LiDAR points in camera images: the ego-motion compensated pose chain and pin-hole projection.
 
 Image coordinates, here and everywhere: pixel (column, row) covers [column, column + 1) x [row, row + 1), its centre is
 at (column + 0.5, row + 0.5), and a point lies in the pixel that its coordinates' floor names. So an image scaled by a
@@ -119,20 +119,3 @@ def project(
     last_px = np.array([width_px - 1, height_px - 1])
     is_inside = (depth_m > min_depth_m) & (pixels > 0).all(1) & (pixels < last_px).all(1)
     return Projection(pixels, depth_m, is_inside)
-
-
-def is_visible(projection: Projection, cell_px: int = 8, tolerance_ratio: float = 0.1) -> Bool[np.ndarray, "P"]:
-    """Points inside the image that no other point hides: a z-buffer of square cells.
-
-    A point is hidden where its depth exceeds the smallest of its cell by more than ``tolerance_ratio``. The published
-    methods make no such test; the cell (a beam's spacing in the image) and the tolerance (the ground's slope inside
-    a cell) are ours.
-    """
-    inside = np.flatnonzero(projection.is_inside)
-    columns, rows = projection.pixel_idx[inside].T // cell_px
-    cell = rows * (columns.max(initial=0) + 1) + columns
-    nearest_m = np.full(cell.max(initial=-1) + 1, np.inf)
-    np.minimum.at(nearest_m, cell, projection.depth_m[inside])
-    visible = np.zeros(len(projection.depth_m), bool)
-    visible[inside] = projection.depth_m[inside] <= nearest_m[cell] * (1 + tolerance_ratio)
-    return visible

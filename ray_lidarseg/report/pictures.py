@@ -13,6 +13,7 @@ from ray_lidarseg.datasets.points import usable
 from ray_lidarseg.datasets.taxonomy import Taxonomy
 from ray_lidarseg.geometry import camera as camera_geometry
 from ray_lidarseg.geometry import range_image
+from ray_lidarseg.geometry.occlusion import is_visible
 from ray_lidarseg.sample import CameraImage, PointBatch, SensorSpec
 from ray_lidarseg.types import IGNORE
 
@@ -120,7 +121,7 @@ def camera_overlay(
     projection = camera_geometry.project(
         points[shown].astype(np.float64), camera.cam_SE3_lidar, camera.intrinsics, camera.width_px, camera.height_px
     )
-    visible = np.flatnonzero(camera_geometry.is_visible(projection))
+    visible = np.flatnonzero(is_visible(projection, camera.width_px))
     visible = visible[np.argsort(-projection.depth_m[visible])]
     pixels = (0.35 * 255 + 0.65 * photo.mean(axis=2, keepdims=True)).repeat(3, axis=2).astype(np.uint8)
     column, row = np.floor(projection.pixels[visible].T * (width_px / camera.width_px)).astype(np.int64)

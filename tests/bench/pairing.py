@@ -20,9 +20,8 @@ import cv2
 import numpy as np
 
 from ray_lidarseg.datasets.nuscenes import CLASSES as NUSCENES
-from ray_lidarseg.foundation.pairing import is_unhidden
-from ray_lidarseg.foundation.settings import PairSettings
-from ray_lidarseg.geometry.camera import Projection, chain, is_visible, project
+from ray_lidarseg.geometry.camera import Projection, chain, project
+from ray_lidarseg.geometry.occlusion import is_visible
 from ray_lidarseg.synthetic.cameras import RIG, Picture, ego_SE3_camera, exposure_s, intrinsics, picture
 from ray_lidarseg.synthetic.lidar import ego_SE3_lidar, scan
 from ray_lidarseg.synthetic.presets import PRESETS
@@ -35,17 +34,30 @@ PRESET = replace(PRESETS["demo"], image_size=(400, 225))
 SCALE = PRESET.image_size[0] / 1600
 SEEDS, FRAMES = (9700, 9701, 9702), (2, 6, 11)
 HIDDEN_RATIO = 1.1  # a point this much behind the renderer's depth is hidden
-DEFAULT = PairSettings()
+
+
+def z_buffer(projection: Projection, cell_px: int, tolerance_ratio: float = 0.1) -> np.ndarray:
+    """Points inside the image that no other point hides: a z-buffer of square cells.
+
+    A point is hidden where its depth exceeds the smallest of its cell by more than ``tolerance_ratio``. The published
+    methods make no such test; the cell (a beam's spacing in the image) and the tolerance (the ground's slope inside
+    a cell) are ours.
+    """
+    inside = np.flatnonzero(projection.is_inside)
+    columns, rows = projection.pixel_idx[inside].T // cell_px
+    cell = rows * (columns.max(initial=0) + 1) + columns
+    nearest_m = np.full(cell.max(initial=-1) + 1, np.inf)
+    np.minimum.at(nearest_m, cell, projection.depth_m[inside])
+    visible = np.zeros(len(projection.depth_m), bool)
+    visible[inside] = projection.depth_m[inside] <= nearest_m[cell] * (1 + tolerance_ratio)
+    return visible
+
+
 TESTS: dict[str, Callable[[Projection], np.ndarray]] = {
     "none": lambda projection: projection.is_inside,
-    "z-buffer 8 px": lambda projection: is_visible(projection, round(8 * SCALE)),
-    "z-buffer 16 px": lambda projection: is_visible(projection, round(16 * SCALE)),
-    "enclosed (default)": lambda projection: is_unhidden(
-        projection,
-        DEFAULT.occlusion_cell_px * SCALE,
-        DEFAULT.occlusion_reach_px * SCALE,
-        DEFAULT.occlusion_tolerance_ratio,
-    ),
+    "z-buffer 8 px": lambda projection: z_buffer(projection, round(8 * SCALE)),
+    "z-buffer 16 px": lambda projection: z_buffer(projection, round(16 * SCALE)),
+    "enclosed (default)": lambda projection: is_visible(projection, PRESET.image_size[0]),
 }
 COLUMNS = ("same_class_ratio", "kept_ratio", "hidden_ratio", "found_ratio", "wrongly_dropped_ratio")
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ray_lidarseg.errors import DataError
-from ray_lidarseg.geometry.camera import Projection, chain, is_visible, project, split_projection
+from ray_lidarseg.geometry.camera import Projection, chain, project, split_projection
 from ray_lidarseg.geometry.pose import compose, from_matrix, from_quaternion
 
 INTRINSICS = np.array([[100.0, 0.0, 50.0], [0.0, 100.0, 40.0], [0.0, 0.0, 1.0]])
@@ -33,7 +33,6 @@ def test_behind_near_and_outside_points_are_marked():
 def test_no_points():
     found = project(np.zeros((0, 4), np.float32), CAM_SE3_FRONT, INTRINSICS, 101, 81)
     assert found.pixels.shape == (0, 2)
-    assert is_visible(found).shape == (0,)
 
 
 def test_ego_motion_between_sweep_and_exposure_counts():
@@ -63,11 +62,6 @@ def test_a_kitti_camera_matrix_projects_as_a_whole():
 def test_something_else_is_no_camera_matrix():
     with pytest.raises(DataError, match="check the P2 line"):
         split_projection(np.arange(12.0).reshape(3, 4))
-
-
-def test_a_point_behind_another_is_hidden():
-    found = look([[10.0, 0.0, 0.0], [20.0, 0.0, 0.0], [10.5, 0.0, 0.0], [20.0, 4.0, 0.0], [-5.0, 0.0, 0.0]])
-    assert is_visible(found).tolist() == [True, False, True, True, False]
 
 
 def test_the_real_rig_sees_its_own_scan(samples):
