@@ -218,13 +218,15 @@ def _leave(message: str = "") -> None:
     """The end of a process whose head is lost, with the status of bad input: nothing of Ray is asked any more."""
     from ray._private import worker
 
-    if message:
-        print(message, file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if worker._global_node is not None:
-        worker._global_node.kill_all_processes(check_alive=False, allow_graceful=False)
-    os._exit(_LOST_STATUS)
+    try:
+        if message:
+            print(message, file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if worker._global_node is not None:
+            worker._global_node.kill_all_processes(check_alive=False, allow_graceful=False)
+    finally:
+        os._exit(_LOST_STATUS)
 
 
 def _host_and_port(address: str) -> tuple[str, int] | None:
