@@ -34,6 +34,7 @@ _UNITS = 10.0
 _BEYOND = 0.05
 _FAINT = 0.02
 _BEYOND_WARNING, _BEYOND_ERROR = 0.01, 0.2  # of the intensities; a few beyond a range that was read off a histogram
+_MISSING_WARNING, _MISSING_ERROR = 0.05, 0.5
 _AT_END = 0.2  # nuScenes' brightest returns are 0.1 % of a scan
 _ELSEWHERE = 0.2  # of the frames: a world frame may begin at the first of them
 _MOST_SENSORS = 8  # that fire at one time
@@ -241,9 +242,14 @@ def check_intensity(frames: Sequence[FrameMeasures], sensor: SensorSpec) -> Find
     expected = "0 … 1 after scaling, not constant"
     if sensor.intensity_scale == 0.0:
         return Finding("intensity", "ok", "the sensor has none", "none")
+    missing = float(np.mean([frame.intensity_missing_ratio for frame in frames]))
+    if missing > _MISSING_WARNING:
+        severity: Severity = "error" if missing > _MISSING_ERROR else "warning"
+        fix = "train with data.use_intensity=false, or set sensor.intensity to none: points without one are left out"
+        return Finding("intensity", severity, f"{missing:.1%} of the points have none that is finite", expected, fix)
     fix = "set the intensity range to what the sensor gives (sensor.intensity)"
     if outside > _BEYOND_WARNING:
-        severity: Severity = "error" if outside > _BEYOND_ERROR else "warning"
+        severity = "error" if outside > _BEYOND_ERROR else "warning"
         return Finding("intensity", severity, f"{measured}, {outside:.1%} outside and so clipped", expected, fix)
     if at_end > _AT_END:
         return Finding("intensity", "warning", f"{measured}, {at_end:.1%} at the range's end: clipped?", expected, fix)

@@ -63,7 +63,7 @@ class FrameMeasures:
     Attributes:
         frame_id: Which.
         num_points: Points of the file.
-        num_usable: Finite and beyond the minimum range.
+        num_usable: Of finite position, beyond the minimum range.
         nonfinite_ratio: Share of points with a NaN or an infinity.
         near_ratio: Share of the finite points nearer than the minimum range.
         range_p99_m: 99 % of the usable points are nearer.
@@ -74,6 +74,7 @@ class FrameMeasures:
         origin: Where the sensor stood.
         upright: The vertical and the ground.
         intensity: 1st and 99th percentile and standard deviation.
+        intensity_missing_ratio: Share of the usable points without a finite one.
         intensity_outside_ratio: Share of the usable points whose intensity, before any clipping, is outside [0, 1].
         intensity_end_ratio: Share at 0 … 1's upper end, where those beyond it lie once they are clipped.
         num_labels: Labels of the frame, 0 where it has none.
@@ -95,6 +96,7 @@ class FrameMeasures:
     origin: Origin | None = None
     upright: Upright | None = None
     intensity: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    intensity_missing_ratio: float = 0.0
     intensity_outside_ratio: float = 0.0
     intensity_end_ratio: float = 0.0
     num_labels: int = 0
@@ -111,15 +113,14 @@ def measure(frame: Keyframe, sensor: SensorSpec) -> FrameMeasures:
         sensor: What the LiDAR should be.
     """
     points = frame.points
-    is_usable = usable(points, sensor)
-    num_points, num_bad = len(points), num_nonfinite(points)
-    num_finite = max(num_points - num_bad, 1)
+    is_usable = usable(points, sensor, use_intensity=False)  # an intensity that is missing says nothing about the rest
+    num_points, num_placed = len(points), int(np.isfinite(points[:, :3]).all(axis=1).sum())
     measured = FrameMeasures(
         frame_id=frame.frame_id,
         num_points=num_points,
         num_usable=int(is_usable.sum()),
-        nonfinite_ratio=num_bad / max(num_points, 1),
-        near_ratio=(num_points - num_bad - int(is_usable.sum())) / num_finite,
+        nonfinite_ratio=num_nonfinite(points) / max(num_points, 1),
+        near_ratio=(num_placed - int(is_usable.sum())) / max(num_placed, 1),
         num_labels=len(frame.labels),
         label_counts=np.bincount(frame.labels, minlength=256),
     )
@@ -132,7 +133,8 @@ def measure(frame: Keyframe, sensor: SensorSpec) -> FrameMeasures:
         num_beams=_num_beams(frame, seen),
         origin=find_origin(seen),
         upright=upright(seen),
-        intensity=_intensity(seen),
+        intensity=_intensity(seen[:, 3]),
+        intensity_missing_ratio=float((~np.isfinite(seen[:, 3])).mean()),
         intensity_outside_ratio=float(((seen[:, 3] < 0.0) | (seen[:, 3] > 1.0)).mean()),
         intensity_end_ratio=float((seen[:, 3] == 1.0).mean()),
         covered_ratio=covered_ratio,
@@ -140,9 +142,12 @@ def measure(frame: Keyframe, sensor: SensorSpec) -> FrameMeasures:
     )
 
 
-def _intensity(points: np.ndarray) -> tuple[float, float, float]:
-    low, high = np.percentile(points[:, 3], (1, 99))
-    return float(low), float(high), float(points[:, 3].std())
+def _intensity(intensity: np.ndarray) -> tuple[float, float, float]:
+    known = intensity[np.isfinite(intensity)]
+    if not len(known):
+        return 0.0, 0.0, 0.0
+    low, high = np.percentile(known, (1, 99))
+    return float(low), float(high), float(known.std())
 
 
 def _with_extent(measured: FrameMeasures, points: np.ndarray, sensor: SensorSpec) -> FrameMeasures:

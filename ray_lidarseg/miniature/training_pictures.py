@@ -20,7 +20,6 @@ from ray_lidarseg.synthetic.road import ground_distance
 from ray_lidarseg.synthetic.scene import Scene
 from ray_lidarseg.synthetic.shading import Light
 from ray_lidarseg.synthetic.views import PinholeView
-from ray_lidarseg.types import IGNORE
 
 TRAIN_SEED, CHOICE_SEED, TEST_SEED = 9000, 9500, 9600
 """World seeds of training, of choosing the best checkpoint, and of the printed figures; no benchmark uses them."""
@@ -135,11 +134,6 @@ def load_pictures(folder: Path, seed: int, num_scenes: int) -> list[TruePicture]
             stacks = [columns[name] for name in ("image", "classes", "kitti", "segments")]
         pictures += [TruePicture(*parts) for parts in zip(*stacks, strict=True)]
     return pictures
-
-
-def labelled_ratio(picture: TruePicture) -> float:
-    """Share of the pixels that have a class."""
-    return float((picture.classes != IGNORE).mean())
 
 
 def _file(folder: Path, seed: int, index: int) -> Path:

@@ -278,6 +278,12 @@ def test_a_short_maximum_range(frames) -> None:
         (lambda intensity: intensity - 3.0, "error", "100.0% outside and so clipped"),
         (lambda intensity: 1.0, "warning", "100.0% at the range's end: clipped?"),
         (lambda intensity: np.where(np.arange(len(intensity)) % 4, 1.0, intensity), "warning", "at the range's end"),
+        (lambda intensity: np.nan, "error", "100.0% of the points have none that is finite"),
+        (
+            lambda intensity: np.where(np.arange(len(intensity)) % 5, intensity, np.inf),
+            "warning",
+            "20.0% of the points",
+        ),
         (lambda intensity: 0.5, "warning", "constant at 0.500"),
         (lambda intensity: intensity / 255, "warning", "0.000 … 0.001"),
     ],
@@ -287,7 +293,14 @@ def test_intensity(frames, value, severity, message) -> None:
     assert found.severity == severity
     assert message in found.measured
     assert "intensity" in found.fix
-    assert ("to none" in found.fix) == ("constant" in found.measured)
+    assert ("to none" in found.fix) == ("constant" in found.measured or "finite" in found.measured)
+
+
+def test_a_scan_without_intensities_is_judged_by_its_positions(frames) -> None:
+    findings = verdict(with_points(frames, with_intensity(lambda _: np.nan)))
+    assert {finding.severity for finding in findings if finding.check in ("points", "origin", "axes", "ground")} == {
+        "ok"
+    }
 
 
 def test_a_few_intensities_beyond_the_range_are_fine(frames) -> None:
