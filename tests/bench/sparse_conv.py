@@ -4,7 +4,8 @@ Three variants of each layer, interleaved round by round, so that a busy machine
 
 ``ours``   the torch backend;
 ``naive``  one gather, product and index_add per offset, fresh temporaries, torch's own backward, maps by 27 searches;
-``mm``     the matrix products of the same shapes alone, no gathers: what nothing built on torch.mm can beat.
+``mm``     the matrix products of the same shapes alone, no gathers, by the fastest library this machine has
+           (``sparse.products``): what nothing built on torch.mm can beat. ``share`` is its time over ours.
 
 Medians of process CPU time (what a free core would take) and of wall time. Exit code 1 when variants disagree.
 """
@@ -28,6 +29,7 @@ from ray_lidarseg.sparse.backend import Kind
 from ray_lidarseg.sparse.geometry import VoxelGeometry
 from ray_lidarseg.sparse.kernel_map import Kernel, KernelMap, offsets_of, submanifold_map
 from ray_lidarseg.sparse.modules import SparseConv3d
+from ray_lidarseg.sparse.products import fast, measured
 from ray_lidarseg.sparse.torch_backend import convolve
 from tests.bench.ledger import Ledger, Row, parser, print_table
 
@@ -121,10 +123,11 @@ def plain_products(pairs: KernelMap, channels: int) -> Callable[[], None]:
     weight, grad_weight = torch.randn(channels, channels), torch.empty(channels, channels)
 
     def run() -> None:
-        for count in counts:
-            torch.mm(a[:count], weight, out=out[:count])
-            torch.mm(b[:count], weight.T, out=out[:count])
-            torch.mm(a[:count].T, b[:count], out=grad_weight)
+        with fast():
+            for count in counts:
+                torch.mm(a[:count], weight, out=out[:count])
+                torch.mm(b[:count], weight.T, out=out[:count])
+                torch.mm(a[:count].T, b[:count], out=grad_weight)
 
     return run
 
@@ -199,6 +202,8 @@ def row_of(timing: Timing, error: float, gflop: float = 0.0) -> Row:
         if gflop:
             row[f"{variant}_gflop_per_cpu_s"] = round(1e3 * gflop / cpu_ms, 1)
     ours, naive = timing["ours"], timing["naive"]
+    if "mm" in timing:
+        row |= {"bound_share_ratio": round(timing["mm"][0] / ours[0], 3), "library": measured().float32}
     return row | {"cpu_speedup_ratio": round(naive[0] / ours[0], 2), "wall_speedup_ratio": round(naive[1] / ours[1], 2)}
 
 
@@ -222,9 +227,13 @@ def bench_scan(ledger: Ledger, name: str, quick: bool, note: str) -> list[Row]:
 def show(rows: list[Row]) -> None:
     """The table: CPU milliseconds (wall), and GFLOP per CPU second."""
     cells = [[_cell(row, variant) for variant in ("ours", "naive", "mm")] for row in rows]
-    ratios = [[f"{row['cpu_speedup_ratio']}x", f"{row['relative_error']:.0e}"] for row in rows]
+    ratios = [[_share(row), f"{row['cpu_speedup_ratio']}x", f"{row['relative_error']:.0e}"] for row in rows]
     lines = [[f"{row['scan']}, {row['part']}", *c, *r] for row, c, r in zip(rows, cells, ratios, strict=True)]
-    print_table(["CPU ms (wall), GFLOP/CPU-s", "ours", "naive", "mm", "ours vs naive", "error"], lines)
+    print_table(["CPU ms (wall), GFLOP/CPU-s", "ours", "naive", "mm", "share", "ours vs naive", "error"], lines)
+
+
+def _share(row: Row) -> str:
+    return f"{row['bound_share_ratio']:.0%}" if "bound_share_ratio" in row else ""
 
 
 def _cell(row: Row, variant: str) -> str:
