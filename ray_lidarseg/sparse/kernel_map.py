@@ -112,12 +112,14 @@ class Block:
         offset: Its number.
         near: [N] rows of the pairs on the tile's side.
         far: [N] rows of the pairs on the other side.
+        count: N; asking a tensor takes longer.
         size: Rows that are multiplied: N or more, of the few sizes blocks have.
     """
 
     offset: int
     near: Int[Tensor, "N"]
     far: Int[Tensor, "N"]
+    count: int
     size: int
 
 
@@ -169,7 +171,8 @@ def _cut(
             shifts.append((offset, tile, place - cut[tile], cut[tile + 1] - cut[tile]))
             for first in range(cut[tile], cut[tile + 1], BLOCK_ROWS):
                 last = min(first + BLOCK_ROWS, cut[tile + 1])
-                blocks.append(Block(offset, near[first:last], far[first:last], padded_rows(last - first)))
+                count = last - first
+                blocks.append(Block(offset, near[first:last], far[first:last], count, padded_rows(count)))
                 place += blocks[-1].size
         tiles.append(blocks)
     shifts.sort()  # as the pairs lie: by offset, then by row

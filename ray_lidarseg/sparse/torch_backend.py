@@ -122,8 +122,8 @@ def _apply_blocked(x: Tensor, weight: Tensor, pairs: KernelMap) -> Tensor:
         for tile in _tiles(pairs, "out", x, width):
             products = scratch("products", x, tile.num_products, width)
             for block, product in zip(tile.blocks, products.split(tile.sizes), strict=True):
-                torch.index_select(x, 0, block.far, out=rows[: len(block.far)])
-                torch.mm(rows[: len(product)], matrices[block.offset], out=product)
+                torch.index_select(x, 0, block.far, out=rows.narrow(0, 0, block.count))
+                torch.mm(rows.narrow(0, 0, block.size), matrices[block.offset], out=product)
             _add_sums(out, products, tile)
     return out
 
@@ -154,12 +154,12 @@ def _gradients_blocked(
         for tile in _tiles(pairs, "in", x, x.shape[1]):
             products = scratch("products", x, tile.num_products, x.shape[1])
             for block, product in zip(tile.blocks, products.split(tile.sizes), strict=True):
-                used, size = len(block.far), len(product)
-                error = torch.index_select(grad, 0, block.far, out=errors[:used])
+                used, size = block.count, block.size
+                error = torch.index_select(grad, 0, block.far, out=errors.narrow(0, 0, used))
                 if used < size:
                     error = errors[:size]
                 if grad_matrices is not None:
-                    row = torch.index_select(x, 0, block.near, out=rows[:used])
+                    row = torch.index_select(x, 0, block.near, out=rows.narrow(0, 0, used))
                     if used < size:  # these are summed over, and a buffer may hold anything
                         row = rows[:size]
                         row[used:].zero_()
