@@ -78,7 +78,7 @@ class TrainSteps(torch.utils.data.Dataset[list[MicroBatch]]):
         )
 
     def _repeats(self) -> list[int]:
-        return class_balanced_repeats(self.frames[int(row)].labels for row in self.rows[LABELLED])
+        return class_balanced_repeats(self.frames.scan(int(row)).labels for row in self.rows[LABELLED])
 
     def __len__(self) -> int:
         """Number of optimiser steps."""
@@ -116,7 +116,7 @@ class TrainSteps(torch.utils.data.Dataset[list[MicroBatch]]):
     def _scan(self, stream: int, step: int, slot: int, index: int) -> PointBatch:
         row = int(self.rows[stream][index])
         extras = self.evidence.extras(row, self.extras) if self.evidence else {}
-        frame = self.frames[row]
+        frame = self.frames[row] if self.sensor.num_columns else self.frames.scan(row, self.rays is not None)
         scan, is_usable = to_batch(frame, self.sensor, self.recipe.data.use_intensity, extras)
         # the first word seeds the augmentation, whether rays are drawn or not
         words = np.random.SeedSequence([self.recipe.seed, step, stream, slot]).generate_state(2, np.uint64)

@@ -4,7 +4,8 @@ Whoever starts it decides where it runs: the verb ``train`` starts one in each p
 starts the only one in this process.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from ray_lidarseg import storage
 from ray_lidarseg.datasets.entries import dataset_of
+from ray_lidarseg.datasets.parcel import packed, unpacked
 from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.datasets.shards import CATALOG_NAME, Catalog, PreparedFrames, read_catalog
 from ray_lidarseg.datasets.stream import TrainSteps
@@ -26,6 +28,7 @@ from ray_lidarseg.storage.lock import held
 from ray_lidarseg.training import checkpoints, completion
 from ray_lidarseg.training.diagnosis import Diagnosis, diagnosed_frames
 from ray_lidarseg.training.loop import Hooks, MicroBatches, Ranks, StepLoop, run, synchronise_batch_norm
+from ray_lidarseg.training.reading_ahead import read_ahead
 from ray_lidarseg.training.run_folder import RunFolder, differing_keys
 from ray_lidarseg.training.run_frames import RunFrames, content_of, frames_of_run, refuse_changed, stored_frames
 from ray_lidarseg.training.starting import begin_with, read_source
@@ -141,7 +144,8 @@ class Trainer:
         text = self._resume()
         if not self.ranks.rank:
             self._tracker = Tracker(self._folder, text, self.loop.step, self.plan.recipe.train.steps)
-        run(self.loop, self._batches(), Hooks(self._record, self._evaluate, self._save))
+        with closing(self._batches()) as batches:
+            run(self.loop, batches, Hooks(self._record, self._evaluate, self._save))
         if self._tracker is not None:
             self._tracker.close()
 
@@ -175,18 +179,22 @@ class Trainer:
                 fresh = f"fresh: {', '.join(left_out)}" if left_out else "the head, too"
                 print(f"{name} begins with {source.origin} after {source.step} steps ({fresh})", flush=True)
 
-    def _batches(self) -> DataLoader[MicroBatches]:
-        recipe = self.plan.recipe
-        processes = recipe.workers.loader_processes
+    def _batches(self) -> Generator[MicroBatches, None, None]:
+        """From where the loop is to the end; the next step is read meanwhile, by a thread or by loader processes."""
+        steps = range(self.loop.step, self.plan.recipe.train.steps)
+        processes = self.plan.recipe.workers.loader_processes
+        if not processes:
+            return read_ahead(self._steps.__getitem__, steps)
         start = "fork" if storage.is_local(self.plan.prepared) else "spawn"  # S3 clients do not survive a fork
-        return DataLoader(
+        loader: DataLoader[MicroBatches] = DataLoader(
             self._steps,
             batch_size=None,
-            sampler=range(self.loop.step, recipe.train.steps),
+            sampler=steps,
             num_workers=processes,
-            collate_fn=_as_is,
-            multiprocessing_context=start if processes else None,
+            collate_fn=packed,
+            multiprocessing_context=start,
         )
+        return (unpacked(parcel) for parcel in loader)
 
     def _record(self, line: dict[str, Any]) -> None:
         if self._tracker is not None:
@@ -286,7 +294,3 @@ def continues(folder: RunFolder, recipe: Recipe) -> bool:
 def catalog_of(recipe: Recipe) -> Catalog:
     """The prepared frames of a recipe, those of ``data.val_frames`` in split ``val``."""
     return read_catalog(*storage.resolve(recipe.data.prepared)).with_validation(recipe.data.val_frames)
-
-
-def _as_is(micro_batches: MicroBatches) -> MicroBatches:
-    return micro_batches

@@ -71,6 +71,32 @@ def test_draws_stay_in_their_intervals_and_differ_between_scans() -> None:
     assert 1.04 < ratio.max() <= 1.05 + 1e-4
 
 
+def test_one_product_a_scan_is_what_a_point_by_point_product_gives() -> None:
+    """The slow twin: flip, turn, scale and shift of each point, with the draws of its scan."""
+    before = batch(3)
+    spec = Augment(rotation_deg=(-90, 90), scale=(0.9, 1.1), translation_std_m=0.3)
+    after = augment(before, spec, torch.Generator().manual_seed(2))
+    generator = torch.Generator().manual_seed(2)
+    uniform, normal = torch.rand(3, 4, generator=generator).tolist(), torch.randn(3, 3, generator=generator).tolist()
+    for row in range(len(before)):
+        (flip_x, flip_y, turn, size), shift = uniform[int(before.scan_idx[row])], normal[int(before.scan_idx[row])]
+        x, y, z, intensity = before.points[row].tolist()
+        x, y = (-x if flip_x < spec.flip_ratio else x), (-y if flip_y < spec.flip_ratio else y)
+        angle, scale = math.radians(-90 + 180 * turn), 0.9 + 0.2 * size
+        turned = (math.cos(angle) * x - math.sin(angle) * y, math.sin(angle) * x + math.cos(angle) * y, z)
+        expected = [scale * part + 0.3 * step for part, step in zip(turned, shift, strict=True)]
+        assert after.points[row, :3].tolist() == pytest.approx(expected, abs=1e-4)
+        assert float(after.points[row, 3]) == pytest.approx(intensity, abs=0)
+
+
+def test_an_empty_scan_among_others_keeps_its_place() -> None:
+    full = batch(2)
+    gap = PointBatch(full.points, full.scan_idx * 2, full.labels, 3, full.extras)
+    after = augment(gap, Augment(**{**STILL, "scale": (2.0, 2.0)}), torch.Generator())
+    torch.testing.assert_close(after.points[:, :3], full.points[:, :3] * 2)
+    assert after.num_scans == 3
+
+
 def test_labels_extras_and_input_stay() -> None:
     before, after = run({"rotation_deg": (30.0, 30.0), "translation_std_m": 1.0}, num_scans=2)
     assert after.num_scans == 2

@@ -33,6 +33,19 @@ def test_only_finite_points_outside_the_ego_range_are_usable() -> None:
     assert num_nonfinite(POINTS) == 3
 
 
+@pytest.mark.parametrize("value", [1.0, 3e38, np.inf, -np.inf, np.nan])
+def test_usable_is_what_looking_at_each_point_gives(value: float) -> None:
+    """Also where the sum over all points overflows although each is finite."""
+    points = np.random.default_rng(0).uniform(-4, 4, (50, 4)).astype(np.float32)
+    points[7, 1] = points[11, 3] = points[12, 0] = value
+    expected = [
+        all(math.isfinite(part) for part in point) and sum(float(part) ** 2 for part in point[:3]) >= 4.0
+        for point in points
+    ]
+    assert usable(points, SENSOR).tolist() == expected
+    assert not all(expected)
+
+
 def test_a_batch_holds_the_usable_points_with_their_labels() -> None:
     batch, is_usable = to_batch(frame(np.arange(6, dtype=np.uint8)), SENSOR)
     assert is_usable.tolist() == USABLE

@@ -1,6 +1,7 @@
 import dataclasses
 import multiprocessing
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,40 @@ def test_every_frame_comes_back_bit_for_bit(folder: str) -> None:
         np.testing.assert_array_equal(back.labels, wrote.labels)
         np.testing.assert_array_equal(back.ring, wrote.ring)
         assert [camera.uri for camera in back.cameras] == [camera.uri for camera in wrote.cameras]
+
+
+def test_a_scan_is_the_frame_without_what_no_step_reads(folder: str) -> None:
+    frames = frames_of(folder)
+    for number in range(12):
+        whole = frames[number]
+        for with_cameras in (False, True):
+            scan = frames.scan(number, with_cameras)
+            np.testing.assert_array_equal(scan.points, whole.points)
+            np.testing.assert_array_equal(scan.labels, whole.labels)
+            assert (scan.points.dtype, scan.labels.dtype) == (np.float32, np.uint8)
+            for name in ("frame_id", "dataset", "scene", "split", "timestamp_us", "alias"):
+                assert getattr(scan, name) == getattr(whole, name)
+            assert (scan.points_uri, scan.labels_uri, len(scan.ring)) == ("", "", 0)
+            assert len(scan.cameras) == (len(whole.cameras) if with_cameras else 0)
+            for camera, other in zip(scan.cameras, whole.cameras, strict=with_cameras):
+                assert (camera.name, camera.uri, camera.width_px) == (other.name, other.uri, other.width_px)
+                np.testing.assert_array_equal(camera.cam_SE3_lidar, other.cam_SE3_lidar)
+
+
+def test_a_scan_leaves_the_image_in_the_shard(tmp_path: Path) -> None:
+    camera = dataclasses.replace(keyframe(1, camera=True).cameras[0], image=b"jpeg")
+    write_shard(LOCAL, str(tmp_path), [dataclasses.replace(keyframe(1), cameras=(camera,))])
+    write_catalog(LOCAL, str(tmp_path))
+    frames = frames_of(str(tmp_path))
+    assert frames[0].cameras[0].image == b"jpeg"
+    assert frames.scan(0, with_cameras=True).cameras[0].image == b""
+
+
+def test_threads_that_read_the_same_shards_get_their_own_frames(folder: str) -> None:
+    frames = frames_of(folder)
+    with ThreadPoolExecutor(4) as threads:
+        sizes = list(threads.map(lambda number: len(frames.scan(number % 12).points), range(96)))
+    assert sizes == [number % 12 + 1 for number in range(96)]
 
 
 def test_the_catalog_says_what_is_where(folder: str) -> None:
