@@ -13,11 +13,17 @@ from ray_lidarseg.datasets.taxonomy import Taxonomy
 from ray_lidarseg.errors import DataError, LidarSegError
 from ray_lidarseg.report import curves, pictures, tables
 from ray_lidarseg.report.evidence_section import evidence_panels
-from ray_lidarseg.report.run_summary import RunView, read_runs
+from ray_lidarseg.report.run_summary import RunView, best_of_recipes, read_runs
 from ray_lidarseg.report.scenes import NUM_FRAMES, Scene, predicted_scenes, validation_scenes
 from ray_lidarseg.report.section import Picture, Section, css, encoded_picture, flat_picture, legend
 from ray_lidarseg.report.viewer import cloud
 from ray_lidarseg.types import IGNORE
+
+MAX_CHARTED = 24
+"""More runs of one protocol are told apart in no chart: then the best run of each recipe is drawn. Ours."""
+
+MAX_PICTURED = 12
+"""Likewise for pictures of scans, of which each run takes two a frame, and must be loaded for them. Ours."""
 
 
 def report(
@@ -99,15 +105,24 @@ def _protocol_section(
     section = Section(
         tables.protocol_title(protocol), rows=tables.result_rows(views), legend=legend(taxonomy, "ignored")
     )
+    charted, pictured = best_of_recipes(views, MAX_CHARTED), best_of_recipes(views, MAX_PICTURED)
     figures = (
-        (curves.learning_curves(views), "Learning curves"),
-        (curves.class_bars(views), ""),
-        (curves.diagnosis(views), "Why: what models and pseudo-labels are worth on scans whose labels no run may see"),
+        (curves.learning_curves(charted), "Learning curves"),
+        (curves.class_bars(charted), ""),
+        (
+            curves.diagnosis(charted),
+            "Why: what models and pseudo-labels are worth on scans whose labels no run may see",
+        ),
     )
     for figure, caption in figures:
         if figure is not None:
             section.charts.append(encoded_picture(curves.png(figure), caption))
-    scenes, section.notes = validation_scenes(views, num_frames)
+    scenes, section.notes = validation_scenes(pictured, num_frames)
+    section.notes += [
+        f"{what} show {len(some)} of {len(views)} runs: the best of each recipe; give fewer runs to see others"
+        for what, some in (("charts", charted), ("pictures", pictured))
+        if len(some) < len(views)
+    ]
     section.frames = [(f"Validation frame {scene.frame.frame_id}", _birds_eyes(scene)) for scene in scenes]
     if scenes:
         section.wide = _wide(scenes[0], section.notes)

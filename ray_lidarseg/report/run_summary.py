@@ -83,6 +83,12 @@ class RunView:
             for name, line in last.items()
         }
 
+    def final_miou(self) -> float:
+        """Final point mIoU of the model to deploy, -1 where nothing was evaluated."""
+        models = list(self.models().values())
+        point = models[-1]["point"] if models else None
+        return -1.0 if point is None else point
+
     def class_iou(self) -> list[float | None]:
         """Point IoU of each class of the model to deploy; empty where nothing was evaluated."""
         if self.evaluation:
@@ -99,6 +105,21 @@ def read_runs(uris: Sequence[str]) -> list[RunView]:
         taken = sum(view.name == name or view.name.startswith(f"{name} (") for view in views)
         views.append(read_run(uri, f"{name} ({taken + 1})" if taken else name))
     return views
+
+
+def best_of_recipes(views: Sequence[RunView], limit: int) -> list[RunView]:
+    """All runs where they are no more than ``limit``; else the best of each recipe, and of these the best ``limit``.
+
+    Best by the final point mIoU of the model to deploy; runs without one come last. The order given stays.
+    """
+    if len(views) <= limit:
+        return list(views)
+    ranked = sorted(views, key=lambda view: -view.final_miou())
+    first: dict[str, RunView] = {}
+    for view in ranked:
+        first.setdefault(view.family, view)
+    chosen = {view.name for view in list(first.values())[:limit]}
+    return [view for view in views if view.name in chosen]
 
 
 def read_run(uri: str, name: str) -> RunView:

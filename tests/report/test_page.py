@@ -153,3 +153,16 @@ def test_labels_of_another_scan_are_refused(tmp_path, prepared):
     scenes, _, problems = predicted_scenes(folder)
     assert scenes == []
     assert "2 labels, but the scan has 500 points" in problems[0]
+
+
+def test_of_many_runs_each_is_in_the_table_and_few_are_drawn(prepared, tmp_path, monkeypatch):
+    monkeypatch.setattr("ray_lidarseg.report.page.MAX_CHARTED", 2)
+    monkeypatch.setattr("ray_lidarseg.report.page.MAX_PICTURED", 1)
+    runs = [write_run(tmp_path / name, prepared) for name in ("one", "two", "three")]
+    report(runs, str(tmp_path / "report.html"), num_frames=1)
+    html = (tmp_path / "report.html").read_text()
+    assert "one, two, three" in html
+    assert "charts show 1 of 3 runs: the best of each recipe" in html
+    assert "pictures show 1 of 3 runs" in html
+    assert 'alt="one: errors' in html
+    assert 'alt="two' not in html

@@ -6,7 +6,7 @@ import pytest
 
 from ray_lidarseg.recipe.load import override
 from ray_lidarseg.recipe.schema import Recipe
-from ray_lidarseg.report.run_summary import read_run, read_runs
+from ray_lidarseg.report.run_summary import best_of_recipes, read_run, read_runs
 from ray_lidarseg.report.tables import by_protocol, facts, mean_and_deviation, protocol_title, result_rows
 from ray_lidarseg.training.run_folder import RunFolder
 
@@ -162,3 +162,21 @@ def test_facts_name_the_origin(tmp_path):
     assert named["hardware"] == "H200 · Abacus (2 cores) · 23.5 GiB"
     assert named["speed"] == "2.0 scans/s · 1.25 GiB"
     assert facts(read_run(str(tmp_path / "none"), "none"))["commit"] == "unknown"
+
+
+def test_few_runs_are_all_drawn_of_many_the_best_of_each_recipe(tmp_path):
+    """Recipes A (seeds 1, 2) and B; a third that was never evaluated."""
+    other = {"optim.lr": 0.5}
+    uris = [
+        write_run(tmp_path / "a1", changes={"seed": 1}, teacher=0.5),
+        write_run(tmp_path / "b", changes=other, teacher=0.4),
+        write_run(tmp_path / "a2", changes={"seed": 2}, teacher=0.6),
+        write_run(tmp_path / "none", changes={"optim.lr": 0.25}, lines=False),
+    ]
+    views = read_runs(uris)
+    assert [view.final_miou() for view in views] == [0.5, 0.4, 0.6, -1.0]
+    names = lambda limit: [view.name for view in best_of_recipes(views, limit)]  # noqa: E731
+    assert names(4) == ["a1", "b", "a2", "none"]
+    assert names(3) == ["b", "a2", "none"]
+    assert names(2) == ["b", "a2"]
+    assert names(1) == ["a2"]
