@@ -116,7 +116,8 @@ class TrainSteps(torch.utils.data.Dataset[list[MicroBatch]]):
     def _scan(self, stream: int, step: int, slot: int, index: int) -> PointBatch:
         row = int(self.rows[stream][index])
         extras = self.evidence.extras(row, self.extras) if self.evidence else {}
-        frame = self.frames[row] if self.sensor.num_columns else self.frames.scan(row, self.rays is not None)
+        is_image = isinstance(self.sensor, ImageSensor)
+        frame = self.frames[row] if is_image else self.frames.scan(row, self.rays is not None)
         scan, is_usable = to_batch(frame, self.sensor, self.recipe.data.use_intensity, extras)
         # the first word seeds the augmentation, whether rays are drawn or not
         words = np.random.SeedSequence([self.recipe.seed, step, stream, slot]).generate_state(2, np.uint64)
