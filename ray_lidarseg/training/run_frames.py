@@ -11,7 +11,7 @@ from ray_lidarseg.datasets.layers import KINDS, layer_digests
 from ray_lidarseg.datasets.origin import digest_of_value
 from ray_lidarseg.datasets.shards import Catalog
 from ray_lidarseg.datasets.splits import LabelSplit, make_split
-from ray_lidarseg.errors import RunError
+from ray_lidarseg.errors import RunError, SplitError, StorageError
 from ray_lidarseg.recipe.bad_input import read_json
 from ray_lidarseg.recipe.schema import Recipe
 
@@ -111,6 +111,7 @@ def frames_of_run(run: str, catalog: Catalog, recipe: Recipe) -> RunFrames:
     if not stored.content:  # of an earlier release, which validated on what was there
         return replace(stored, validation=validation_of(catalog).frame_id)
     _say_what_came(stored, catalog, recipe.data.prepared)
+    _say_what_the_list_says(stored, catalog, recipe)
     return stored
 
 
@@ -179,5 +180,23 @@ def _say_what_came(stored: RunFrames, catalog: Catalog, prepared: str) -> None:
             f"{prepared} has {new} training and {new_val} validation frames more than when this run began: it keeps "
             f"the {len(stored.split.labelled)} labelled ones it drew (digest {stored.split.digest}) and all others it "
             "knew; another --run draws among all",
+            flush=True,
+        )
+
+
+def _say_what_the_list_says(stored: RunFrames, catalog: Catalog, recipe: Recipe) -> None:
+    """A list of frames that was changed since, or that is gone, changes nothing either."""
+    if recipe.split.protocol != "list":
+        return
+    try:
+        now = make_split(catalog, recipe.split).labelled
+    except (SplitError, StorageError) as error:
+        now, problem = (), f" ({error})"
+    else:
+        problem = ""
+    if now != stored.split.labelled:
+        print(
+            f"split.file names other frames than when this run began{problem}: it keeps the "
+            f"{len(stored.split.labelled)} it began with (digest {stored.split.digest})",
             flush=True,
         )

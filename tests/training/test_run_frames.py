@@ -132,3 +132,23 @@ def test_layers_computed_anew_from_other_images_end_the_start(tmp_path):
     assert frames.content["v0"] == "aa/bb/", "no evidence of it"
     assert frames.changed(write(b"one")) == {}
     assert frames.changed(write(b"two")) == {"layers": ["t0"]}
+
+
+def test_a_list_that_was_changed_or_lost_since_changes_nothing_and_is_mentioned(tmp_path, capsys):
+    file, folder = tmp_path / "list.txt", RunFolder(str(tmp_path / "run"))
+    file.write_text("t1\nt2\n")
+    recipe = override(Recipe(), {"split.protocol": "list", "split.file": str(file), "data.prepared": "/p"})
+    frames = frames_of_run(folder.uri, catalog(), recipe)
+    folder.write("recipe.yaml", recipe.to_yaml().encode())
+    folder.write(run_frames.FILE, frames.to_json())
+    assert frames_of_run(folder.uri, catalog(), recipe) == frames
+    assert capsys.readouterr().out == ""
+    file.write_text("t1\nt2\nt3\n")
+    assert frames_of_run(folder.uri, catalog(), recipe) == frames
+    assert (
+        "split.file names other frames than when this run began: it keeps the 2 it began with"
+        in capsys.readouterr().out
+    )
+    file.unlink()
+    assert frames_of_run(folder.uri, catalog(), recipe) == frames
+    assert "list.txt" in capsys.readouterr().out
