@@ -37,6 +37,7 @@ from ray_lidarseg.datasets.submission import (
 )
 from ray_lidarseg.errors import DataError, RunError, reason
 from ray_lidarseg.models.inference import ScanLabels, label_frames
+from ray_lidarseg.recipe.bad_input import read_json
 from ray_lidarseg.recipe.ontology import Ontology
 from ray_lidarseg.recipe.schema import Data
 from ray_lidarseg.runtime import pool
