@@ -1,10 +1,9 @@
 """Which data sets there are: a new one is a file of its own and an entry here."""
 
-import difflib
-
 from ray_lidarseg.datasets import cityscapes, manifest, nuscenes, semantickitti, world_images
 from ray_lidarseg.datasets.spec import DatasetSpec, OpenDataset
 from ray_lidarseg.errors import DataError, RecipeError
+from ray_lidarseg.recipe.bad_input import nearest, shown
 from ray_lidarseg.recipe.ontology import Ontology
 from ray_lidarseg.recipe.schema import Data, Recipe
 
@@ -25,9 +24,8 @@ def entry_named(name: str) -> DatasetSpec | OpenDataset:
     """
     entries = {entry.name: entry for entry in DATASETS}
     if name not in entries:
-        nearest = difflib.get_close_matches(name, entries, n=1, cutoff=0.5)
-        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        raise DataError(f"unknown data set {name!r}{hint}: expected one of {', '.join(entries)}")
+        known = ", ".join(entries)
+        raise DataError(f"unknown data set {shown(name)}: expected one of {known}{nearest(name, set(entries))}")
     return entries[name]
 
 

@@ -38,11 +38,11 @@ def test_each_entry_says_what_its_classes_are() -> None:
 
 
 def test_a_mistyped_name_is_answered_with_the_nearest() -> None:
-    with pytest.raises(DataError, match=r"unknown data set 'nuscens'; did you mean 'nuscenes'\?: expected one of nusc"):
-        entry_named("nuscens")
     with pytest.raises(
-        RecipeError, match=r"data\.dataset: unknown data set 'semantic_kitti'; did you mean 'semantickitti"
+        DataError, match=r"unknown data set 'nuscens': expected one of nuscenes, .*did you mean 'nuscenes'"
     ):
+        entry_named("nuscens")
+    with pytest.raises(RecipeError, match=r"data\.dataset: unknown data set 'semantic_kitti': .*mean 'semantickitti'"):
         check_recipe(parse_recipe("data: {dataset: semantic_kitti}"))
 
 
