@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import ray
 import torch
@@ -33,7 +34,7 @@ from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback as _Cleaner
 
 from ray_lidarseg import storage
-from ray_lidarseg.errors import LidarSegError, RunError
+from ray_lidarseg.errors import LidarSegError, RunError, StorageError
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.runtime import cluster
 from ray_lidarseg.storage.lock import held
@@ -67,11 +68,25 @@ def train(recipe: Recipe, run: str) -> RunFolder:
     if continues(folder, recipe) and folder.is_finished():
         print(f"{folder.uri} is finished: {recipe.train.steps} steps", flush=True)
         return folder
+    refuse_what_ray_misreads(folder.uri)
     storage.check_listable(folder.uri)
     storage.check_writable(folder.uri)
     with held(folder.uri, "train"):
         _train(recipe, folder)
     return folder
+
+
+def refuse_what_ray_misreads(run: str) -> None:
+    """Ray Train writes into the run folder, too, and reads keys as percent-encoded URIs: ``#1`` would go elsewhere.
+
+    Raises:
+        StorageError: A key in a bucket that is not its own encoding.
+    """
+    key = "/".join(storage.parts_of(run))
+    if not storage.is_local(run) and quote(key) != key:
+        raise StorageError(
+            f"cannot train in {run}: Ray takes this key for another one; use only letters, digits, and . _ - / in it"
+        )
 
 
 def _train(recipe: Recipe, folder: RunFolder) -> None:

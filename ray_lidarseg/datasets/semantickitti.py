@@ -162,7 +162,9 @@ def _times_us(folder: Path, scans: list[Path]) -> list[int]:
         times_us = [round(float(line) * 1e6) for line in file.read_text().split()]
         by_number = [int(scan.stem) for scan in scans]
     except (ValueError, OverflowError) as error:
-        raise DataError(f"{file}: expected seconds, one line for each of scans 000000.bin …: {error}") from error
+        raise DataError(
+            f"{file}: expected seconds, one line for each of scans 000000.bin …: {str(error)[:200]}"
+        ) from error
     if any(abs(time_us) >= 2**63 for time_us in times_us):
         raise DataError(f"{file} holds a time beyond 64 bits of microseconds: expected seconds")
     if by_number and max(by_number) >= len(times_us):
@@ -192,7 +194,7 @@ def _matrices(file: Path) -> dict[str, np.ndarray]:
     try:
         return {name: np.array(numbers[name], np.float64).reshape(3, 4) for name in ("P2", "Tr")}
     except ValueError as error:
-        raise DataError(f"{file} holds something that is no number: {error}") from error
+        raise DataError(f"{file} holds something that is no number: {str(error)[:200]}") from error
 
 
 _FILES = BinaryScans(("x", "y", "z", "remission"), 1.0, "<u4", 0xFFFF, CLASSES)

@@ -76,7 +76,15 @@ def keyframe_table(frames: Sequence[Keyframe]) -> pa.Table:
         columns += [pa.field(f"{camera}.{name}", kind, nullable=False) for name, kind, _ in _CAMERA_FIELDS]
         absent |= {f"{camera}.{name}": value for name, _, value in _CAMERA_FIELDS}
     rows = [absent | frame.to_row() for frame in frames]
-    return pa.Table.from_pylist(rows, schema=pa.schema(columns))
+    try:
+        return pa.Table.from_pylist(rows, schema=pa.schema(columns))
+    except (
+        pa.ArrowException,
+        OverflowError,
+        TypeError,
+        ValueError,
+    ) as error:  # a time beyond 64 bits, half a character
+        raise DataError(f"the frames from {rows[0]['frame_id']!r} on do not fit their columns: {error}") from error
 
 
 def parquet_bytes(table: pa.Table, rows_per_group: int) -> bytes:

@@ -23,7 +23,7 @@ or a refusal that shows a secret or is no message for people."""
 FAILURES = OUTCOMES[2:]
 STALL_S, MEMORY_MIB = 5.0, 500.0
 _LONGEST_MESSAGE = 5_000
-_SPOILT = re.compile(r"SECRET|pydantic\.dev|Traceback")
+_SPOILT = re.compile(r"\bSECRET\b|pydantic\.dev|Traceback")
 
 
 @dataclass(frozen=True)

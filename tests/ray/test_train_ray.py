@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ray_lidarseg.errors import DataError, ResourceError, RunError, SplitError
+from ray_lidarseg.errors import DataError, ResourceError, RunError, SplitError, StorageError
 from ray_lidarseg.recipe.load import override
-from ray_lidarseg.train import train
+from ray_lidarseg.train import refuse_what_ray_misreads, train
 from ray_lidarseg.training.run_folder import RunFolder, load_method
 
 pytestmark = pytest.mark.ray
@@ -165,3 +165,10 @@ def test_what_can_be_known_before_is_said_before_any_worker_starts(local_ray, ti
     with pytest.raises(ResourceError, match="1 GPU each, but the cluster has 4 CPU and 0 GPU"):
         train(override(tiny, {"workers.use_gpu": "yes"}), run)
     assert not Path(run, "recipe.yaml").exists()
+
+
+def test_a_key_that_ray_takes_for_another_one_is_refused_before_anything_is_written():
+    with pytest.raises(StorageError, match=r"cannot train in s3://logs/day#1: Ray takes this key for another one"):
+        refuse_what_ray_misreads("s3://logs/day#1")
+    refuse_what_ray_misreads("s3://logs/day-1/run_2?region=eu")
+    refuse_what_ray_misreads("/logs/what?/day#1")
