@@ -1,0 +1,34 @@
+"""What parts of a recipe are made of: frozen sections and bounded numbers."""
+
+from fractions import Fraction
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def word_of(on: str, off: str) -> BeforeValidator:
+    """YAML reads bare ``on``, ``off``, ``yes`` and ``no`` as booleans; they mean the words here."""
+    return BeforeValidator(lambda value: {True: on, False: off}[value] if isinstance(value, bool) else value)
+
+
+def share_of(value: Any) -> Any:
+    """``10%`` and ``1/16`` are the numbers they say."""
+    if not isinstance(value, str):
+        return value
+    try:
+        if value.strip().endswith("%"):
+            return float(value.strip()[:-1]) / 100
+        return float(Fraction(value))
+    except (ValueError, ZeroDivisionError):
+        raise ValueError("expected a share such as 10%, 1/16 or 0.1") from None
+
+
+class Section(BaseModel):
+    """A frozen part of a recipe; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
