@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ray_lidarseg.recipe.section import Count, NonNegative, Positive, Ratio, Section
+from ray_lidarseg.recipe.frozen_section import Count, NonNegative, Positive, Ratio, Section
 
 
 class Supervised(Section):

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
+from ray_lidarseg.recipe.frozen_section import Count, NonNegative, Positive, Ratio, Section, share_of, word_of
 from ray_lidarseg.recipe.method_sections import (
     CBST,
     CPS,
@@ -26,7 +27,6 @@ from ray_lidarseg.recipe.method_sections import (
     WithTeacher,
 )
 from ray_lidarseg.recipe.ontology import Ontology
-from ray_lidarseg.recipe.section import Count, NonNegative, Positive, Ratio, Section, share_of, word_of
 
 __all__ = [  # readers of recipes need no other door
     "CBST",
