@@ -101,10 +101,10 @@ def parquet_bytes(table: pa.Table, rows_per_group: int) -> bytes:
         write_statistics=False,
         write_page_checksum=True,
     )
-    return _with_footer_digest(sink.getvalue().to_pybytes())
+    return _with_footer_digest(memoryview(sink.getvalue()))
 
 
-def _with_footer_digest(data: bytes) -> bytes:
+def _with_footer_digest(data: memoryview) -> bytes:
     """The same Parquet file with a digest of its footer before the footer, where no reader looks.
 
     Parquet has checksums of pages, none of the footer that says where they lie and what they are.

@@ -58,7 +58,8 @@ def identity(settings: AnySettings) -> dict[str, Any]:
     Two equal identities mean equal outputs up to rounding. Batches and precision are left out. The masks of ``files``
     are known by their folder; each row of the layer says which file it was made of.
     """
-    content = settings.model_dump(mode="json", exclude=set(settings.SPEED_ONLY) | {"checkpoint"})
+    is_unset = {name for name in settings.ABSENT_AT_DEFAULT if not getattr(settings, name)}
+    content = settings.model_dump(mode="json", exclude={*settings.SPEED_ONLY, *is_unset, "checkpoint"})
     if isinstance(settings, SamMasks | ClipFeatures | TimmFeatures):
         content["checkpoint_sha256"] = {path.name: file_sha256(path) for path in checkpoint_paths(settings)}
         if len(content["checkpoint_sha256"]) == 1:  # the same weights under another file name are the same teacher

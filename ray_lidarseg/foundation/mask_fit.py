@@ -4,7 +4,7 @@ Source: segment-anything: the longer side fills the square, the rest is padding 
 enlarged to the square, cut to the image, and resized to it, both times bilinearly.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -47,6 +47,14 @@ class Fit:
         """Rows and columns of tokens whose masks an enlargement reads: the image and a mask pixel beyond it."""
         rows, columns = (min(self.grid, -(-(count + 1) // UPSCALING)) for count in self.mask_rows_columns)
         return rows, columns
+
+    def measured_at(self, longest_px: int) -> "Fit":
+        """The same for an image whose longer side has so many pixels; unchanged where it has no more, or for 0."""
+        scale = longest_px / max(self.size)
+        if not 0 < scale < 1:
+            return self
+        height, width = (max(1, round(scale * side)) for side in self.size)
+        return replace(self, size=(height, width))
 
     def enlarging(self) -> tuple[Float[Tensor, "H h"], Float[Tensor, "W w"]]:
         """Matrices that enlarge the rows and the columns of a low-resolution mask to the image.

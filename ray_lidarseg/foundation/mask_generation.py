@@ -14,6 +14,7 @@ generator's ``crop_n_layers=0``, its default), and holes are left alone (its ``m
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int32, UInt8, UInt16
@@ -61,8 +62,8 @@ class Candidates:
     Attributes:
         logits: Low-resolution masks.
         scores: Predicted IoU.
-        boxes: (x0, y0, x1, y1) in image pixels.
-        areas: Image pixels.
+        boxes: (x0, y0, x1, y1) in pixels of the image, or of the size it is measured at.
+        areas: Such pixels.
     """
 
     logits: Float[Tensor, "N h w"]
@@ -83,6 +84,7 @@ def generate(
     thresholds: Thresholds,
     prompt_batch: int,
     precision: torch.dtype = torch.float32,
+    measured_px: int = 0,
 ) -> list[UInt16[np.ndarray, "_ _"]]:
     """Index maps of images, encoded in one batch.
 
@@ -95,15 +97,20 @@ def generate(
         precision: float32, or bfloat16 for the matrix products of encoder and decoder. Softmax, layer norms (but for
             the two of the encoder's neck), positional encodings and predicted IoU stay float32; float16 overflows in
             ViT-H (segment-anything issues 540 and 696).
+        measured_px: Masks are measured and painted at the image's shape with a longer side of so many pixels, where it
+            is longer than that, and the map is enlarged to the image by its nearest pixel; 0: at the image's own size.
+            Measuring takes most of the time on a CPU where images are large and the model is small.
 
     Returns:
         For each image ids 1 … N in order of falling area, 0 = no mask.
     """
     maps = []
-    for one, image in zip(survivors(sam, images, points, thresholds, prompt_batch, precision), images, strict=True):
-        where = fit(sam, *image.shape[:2])
-        maps.append(index_map(one.logits, one.areas, *_enlarging(where, sam.device), _masks_at_once(where, sam.device)))
-    return [painted.cpu().numpy().astype(np.uint16) for painted in maps]
+    found = survivors(sam, images, points, thresholds, prompt_batch, precision, measured_px)
+    for one, image in zip(found, images, strict=True):
+        where = fit(sam, *image.shape[:2]).measured_at(measured_px)
+        painted = index_map(one.logits, one.areas, *_enlarging(where, sam.device), _masks_at_once(where, sam.device))
+        maps.append(_at_size_of(image, painted.cpu().numpy().astype(np.uint16)))
+    return maps
 
 
 @torch.inference_mode()
@@ -114,12 +121,13 @@ def survivors(
     thresholds: Thresholds,
     prompt_batch: int,
     precision: torch.dtype = torch.float32,
+    measured_px: int = 0,
 ) -> list[Candidates]:
     """What ``generate`` paints: for each image the masks that pass the thresholds, without duplicates."""
     fits = [fit(sam, *image.shape[:2]) for image in images]
     embeddings = encode(sam, images, fits, precision)
     found = [
-        candidates(sam, embedding, where, asked, thresholds, prompt_batch, precision)
+        candidates(sam, embedding, where, asked, thresholds, prompt_batch, precision, measured_px)
         for embedding, where, asked in zip(embeddings, fits, points, strict=True)
     ]
     return _without_duplicates(found, thresholds.nms_iou)
@@ -150,6 +158,7 @@ def candidates(
     thresholds: Thresholds,
     prompt_batch: int,
     precision: torch.dtype = torch.float32,
+    measured_px: int = 0,
 ) -> Candidates:
     """Masks of one image that pass predicted IoU and stability; duplicates are still among them.
 
@@ -161,6 +170,7 @@ def candidates(
         thresholds: What a mask must reach.
         prompt_batch: As in ``generate``.
         precision: As in ``generate``.
+        measured_px: As in ``generate``; boxes and areas are in pixels of that size.
     """
     rows, columns = where.token_rows_columns
     parts = [(embedding.new_zeros(0, UPSCALING * rows, UPSCALING * columns), embedding.new_zeros(0))]
@@ -173,7 +183,15 @@ def candidates(
         is_promising = _is_promising(logits, where, thresholds)
         parts.append((logits[is_promising], decoded.predicted_iou[is_good][is_promising]))
     logits, scores = (torch.cat(each) for each in zip(*parts, strict=True))
-    return _passing(logits, scores, where, thresholds)
+    return _passing(logits, scores, where.measured_at(measured_px), thresholds)
+
+
+def _at_size_of(image: UInt8[np.ndarray, "H W 3"], painted: UInt16[np.ndarray, "_ _"]) -> UInt16[np.ndarray, "H W"]:
+    """The map with the pixels of the image, each the nearest one's segment."""
+    height, width = image.shape[:2]
+    if painted.shape == (height, width):
+        return painted
+    return cv2.resize(painted, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 def _is_above(predicted_iou: Tensor, threshold: float) -> Tensor:

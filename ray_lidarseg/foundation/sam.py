@@ -65,7 +65,8 @@ class Sam:
         for start in range(0, len(images), step):
             part = slice(start, start + step)
             some = images[part], points[part]
-            maps += generate(self.model, *some, self._thresholds, self._settings.prompt_batch, self._precision)
+            settings = self._thresholds, self._settings.prompt_batch, self._precision, self._settings.measured_px
+            maps += generate(self.model, *some, *settings)
         return {"segments": as_objects(maps)}
 
     def _points(self, batch: Batch, position: int, image: np.ndarray) -> np.ndarray:

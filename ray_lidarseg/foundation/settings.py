@@ -40,9 +40,11 @@ class TeacherSettings(Section):
 
     Attributes:
         SPEED_ONLY: Fields that do not decide what comes out; a change of them recomputes nothing.
+        ABSENT_AT_DEFAULT: Fields an identity names only where they are set, so that adding one renames no layer.
     """
 
     SPEED_ONLY: ClassVar[frozenset[str]] = frozenset()
+    ABSENT_AT_DEFAULT: ClassVar[frozenset[str]] = frozenset()
 
 
 class SlicMasks(TeacherSettings):
@@ -59,6 +61,7 @@ class SamMasks(TeacherSettings):
     """Segment-anything's automatic masks; ``MINIATURE_SAM`` are the defaults of the shipped checkpoint."""
 
     SPEED_ONLY: ClassVar[frozenset[str]] = frozenset({"prompt_batch", "image_batch", "precision"})
+    ABSENT_AT_DEFAULT: ClassVar[frozenset[str]] = frozenset({"measured_px"})
 
     name: Literal["sam"] = "sam"
     checkpoint: Annotated[str, Field(min_length=1)] = MINIATURE  # or a path or URI of an official .pth
@@ -69,6 +72,7 @@ class SamMasks(TeacherSettings):
     stability_threshold: Ratio = 0.95  # authors' code
     stability_offset: NonNegative = 1.0  # authors' code
     nms_iou: Ratio = 0.7  # authors' code
+    measured_px: Annotated[int, Field(ge=0)] = 0  # ours: longer side at which masks are measured; 0: the image's
     prompt_batch: Count = 64  # authors' code: prompts decoded at once
     image_batch: Count = 4  # ours: images encoded at once
     precision: Precision = "auto"  # bf16 on a CUDA device, float32 on a CPU

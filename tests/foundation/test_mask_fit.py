@@ -21,3 +21,14 @@ def test_enlarges_as_segment_anything_does(size):
     expected = sam.postprocess_masks(logits[:, None], where.inner, size)[:, 0]
     rows, columns = (4 * count for count in where.token_rows_columns)
     torch.testing.assert_close(enlarge(logits[:, :rows, :columns], *where.enlarging()), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("longest_px", "size"), [(400, (225, 400)), (512, (288, 512)), (1600, (900, 1600)), (0, (900, 1600))]
+)
+def test_a_smaller_size_keeps_the_shape_and_what_the_model_sees(longest_px, size):
+    where = Fit(size=(900, 1600), inner=(576, 1024), square_px=1024, grid=64)
+    smaller = where.measured_at(longest_px)
+    assert smaller.size == size
+    assert (smaller.inner, smaller.token_rows_columns) == (where.inner, where.token_rows_columns)
+    assert [len(side) for side in smaller.enlarging()] == list(size)

@@ -97,3 +97,22 @@ def test_bfloat16_products_give_nearly_the_same_masks(sam):
     assert exact.logits.dtype == low.logits.dtype == low.scores.dtype == torch.float32
     assert len(low.scores) == pytest.approx(len(exact.scores), abs=4)
     assert low.scores.mean() == pytest.approx(float(exact.scores.mean()), abs=0.02)
+
+
+def test_masks_measured_at_a_smaller_size_are_those_of_the_image_but_for_their_borders(sam):
+    image, points = blobs(450, 800), [grid_points(10, 450, 800)]
+    (whole,) = generate(sam, [image], points, LOOSE, 64)
+    (coarse,) = generate(sam, [image], points, LOOSE, 64, measured_px=400)
+    assert (coarse.shape, coarse.dtype) == ((450, 800), np.uint16)
+    blocks = coarse.reshape(225, 2, 400, 2)
+    assert (blocks == blocks[:, :1, :, :1]).all()  # a pixel of the smaller size is four of the image
+    assert min(whole.max(), coarse.max()) >= 4
+    assert np.mean((whole > 0) == (coarse > 0)) >= 0.98
+
+
+@pytest.mark.parametrize("measured_px", [0, 400, 1000])
+def test_no_size_or_one_that_is_no_smaller_changes_nothing(sam, measured_px):
+    image, points = blobs(225, 400), [grid_points(4, 225, 400)]
+    (expected,) = generate(sam, [image], points, LOOSE, 64)
+    (found,) = generate(sam, [image], points, LOOSE, 64, measured_px=measured_px)
+    np.testing.assert_array_equal(found, expected)

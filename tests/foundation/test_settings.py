@@ -1,6 +1,7 @@
 import pytest
 
 from ray_lidarseg.errors import RecipeError
+from ray_lidarseg.foundation.build import identity
 from ray_lidarseg.foundation.settings import (
     MINIATURE_SAM,
     ClipFeatures,
@@ -94,3 +95,9 @@ def test_settings_cannot_be_changed():
 @pytest.mark.parametrize("section", [SlicMasks, SamMasks, ClipFeatures, TimmFeatures, PairSettings])
 def test_speed_only_fields_exist(section):
     assert set(section.model_fields) >= section.SPEED_ONLY
+
+
+def test_a_size_to_measure_masks_at_is_part_of_a_layers_name_only_where_it_is_set():
+    plain, small = settings_of("masks", "sam", {}), settings_of("masks", "sam", {"measured_px": "512"})
+    assert "measured_px" not in identity(plain)
+    assert identity(small) == {**identity(plain), "measured_px": 512}
