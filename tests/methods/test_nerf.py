@@ -1,11 +1,14 @@
 """NeRF self-supervision on scans whose class is a function of place; segments are given, as by a masks layer."""
 
 import math
+import multiprocessing
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from ray_lidarseg.errors import RecipeError
 from ray_lidarseg.geometry.pose import from_matrix
@@ -300,3 +303,37 @@ def test_the_worlds_recipe_trains_it_and_the_flag_puts_it_on_any_voxel_model():
         assert (method.mixing, method.segment_weight) == (None, 0.5)  # nothing left of the file's lasermix
     with pytest.raises(RecipeError, match="method nerf looks through cells in space"):
         load_recipe("fidnet-nuscenes", method="nerf")
+
+
+def _rank(rank: int, place: str, results: multiprocessing.SimpleQueue) -> None:
+    """One step of one rank; rank 0 looks at the sky."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{place}", rank=rank, world_size=2)
+    labelled, unlabelled = with_rays(scan(rank), True), with_rays(scan(2 + rank), False)
+    if not rank:
+        up = torch.tensor([0.0, 0.0, 1.0])
+        high = lambda rays: replace(rays, directions=up.expand_as(rays.directions), origins=rays.origins + 10 * up)  # noqa: E731
+        labelled, unlabelled = (replace(scans, rays=high(scans.rays)) for scans in (labelled, unlabelled))
+    method = DistributedDataParallel(build())
+    method(labelled, unlabelled, 0.5, generator()).total.backward()
+    gradients = torch.cat([p.grad.flatten() for p in method.parameters()])
+    results.put((bool(gradients.isfinite().all()), gradients.double().sum().item(), bool(gradients.any())))
+    dist.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork")
+def test_a_rank_without_a_hit_shares_its_gradients_like_any_other(tmp_path):
+    context = multiprocessing.get_context("fork")
+    results = context.SimpleQueue()
+    ranks = [context.Process(target=_rank, args=(rank, str(tmp_path / "meet"), results)) for rank in (0, 1)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(90)
+    alive = [process.kill() for process in ranks if process.is_alive()]
+    assert not alive, "a rank still waits for the other"
+    assert [process.exitcode for process in ranks] == [0, 0]
+    (finite, total, some), other = results.get(), results.get()
+    assert finite
+    assert some
+    assert other == (True, total, True)  # the mean over both ranks, the same on both
