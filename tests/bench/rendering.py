@@ -153,7 +153,7 @@ def measure(case: Case, quick: bool) -> Row:
     scene = Scene(case, 0.25 if quick else 1.0)
     found = {name: scene.step(name) for name in RENDERERS}
     error = max(
-        float((getattr(found["packed"], part) - getattr(found["dense"], part)).abs().max())
+        float((getattr(found["packed"], part) - getattr(found["dense"], part)).detach().abs().max())
         for part in ("semantics", "depth_m", "opacity")
     )
     row: Row = {"rays": len(scene.rays), "cells": len(scene.volume.keys), "error": float(f"{error:.1e}")}
@@ -167,7 +167,7 @@ def measure(case: Case, quick: bool) -> Row:
         }
     row["samples_ratio"] = round(row["dense_samples"] / row["packed_samples"], 1)
     row["speedup_ratio"] = round(row["dense_cpu_ms"] / row["packed_cpu_ms"], 1)
-    row["met_ratio"] = round(float((found["packed"].opacity > 0).float().mean()), 3)
+    row["met_ratio"] = round(float((found["packed"].opacity > 0).float().mean().detach()), 3)
     return row
 
 
