@@ -97,7 +97,7 @@ def summary(
         label: [Q] labels of the same pixels.
 
     Returns:
-        ``segment_keep_ratio``; ``segment_entropy_*_ratio``, the share of the segments in each bin of entropy;
+        ``segment_keep_ratio``; ``segment_entropy_*_bin_ratio``, the share of the segments in each bin of entropy;
         ``pseudo_class_*_count``, labelled members of each class; with truth, ``pseudo_precision_ratio`` (right among
         the labelled pixels of known class) and ``pseudo_recall_ratio`` (rightly labelled among all of known class).
     """
@@ -107,7 +107,7 @@ def summary(
     bins = torch.bucketize(found.entropy.contiguous(), edges)
     names = [f"below_{edge:g}" for edge in _ENTROPY_BINS] + [f"above_{_ENTROPY_BINS[-1]:g}"]
     for place, name in enumerate(names):
-        stats[f"segment_entropy_{name}_ratio"] = (bins == place).sum() / count
+        stats[f"segment_entropy_{name}_bin_ratio"] = (bins == place).sum() / count
     for class_id in range(num_classes):
         stats[f"pseudo_class_{class_id}_count"] = (found.of_members == class_id).sum().float()
     if truth is not None and label is not None:

@@ -91,14 +91,22 @@ def lines_until(text: str, step: int) -> str:
 
 
 def step_sentence(line: dict[str, Any], total_steps: int, left_s: float) -> str:
-    """A train line for people: losses by name, stats, speed, data wait, memory, time left."""
+    """A train line for people: losses by name, stats, speed, data wait, memory, time left.
+
+    Stats whose names end in ``_count`` or ``_bin_ratio`` are many: they are recorded, and left out here.
+    """
     terms = " ".join(
         f"{key.removeprefix('loss_')} {_short(value)}"
         for key, value in line.items()
         if key.startswith("loss_") and key != "loss_total"
     )
     known = {"kind", "step", "lr", "scans_per_s", "data_wait_ratio", "memory_gib", "skipped_steps"}
-    stats = [_stat(key, value) for key, value in line.items() if key not in known and not key.startswith("loss_")]
+    unspoken = ("_count", "_bin_ratio")
+    stats = [
+        _stat(key, value)
+        for key, value in line.items()
+        if key not in known and not key.startswith("loss_") and not key.endswith(unspoken)
+    ]
     skipped = [f"skipped {line['skipped_steps']}"] if line["skipped_steps"] else []
     parts = [
         f"step {line['step']}/{total_steps}",

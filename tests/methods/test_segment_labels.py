@@ -103,8 +103,8 @@ def test_the_log_line_counts_what_one_can_count():
     label = torch.tensor([0, 0, 1, IGNORE, 1])
     stats = {name: float(value) for name, value in summary(found, 2, truth, label).items()}
     assert stats["segment_keep_ratio"] == pytest.approx(2 / 3)
-    assert stats["segment_entropy_below_0.2_ratio"] == pytest.approx(2 / 3)  # 0.97 against 0.03 is 0.194
-    assert stats["segment_entropy_above_0.4_ratio"] == pytest.approx(1 / 3)
+    assert stats["segment_entropy_below_0.2_bin_ratio"] == pytest.approx(2 / 3)  # 0.97 against 0.03 is 0.194
+    assert stats["segment_entropy_above_0.4_bin_ratio"] == pytest.approx(1 / 3)
     assert (stats["pseudo_class_0_count"], stats["pseudo_class_1_count"]) == (2.0, 1.0)
     assert stats["pseudo_precision_ratio"] == pytest.approx(2 / 3)
     assert stats["pseudo_recall_ratio"] == pytest.approx(2 / 4)

@@ -17,8 +17,9 @@ def _line(step, **values):
 def test_lines_reach_file_board_and_terminal(tmp_path, capsys):
     run = RunFolder(str(tmp_path))
     tracker = Tracker(run, "", 0, 10)
-    tracker.record(_line(1, keep_ratio=0.5))
-    assert run.metrics() == [_line(1, keep_ratio=0.5)]  # before any flush
+    many = {"pseudo_class_3_count": 7.0, "entropy_below_0.1_bin_ratio": 0.5}
+    tracker.record(_line(1, keep_ratio=0.5, **many))
+    assert run.metrics() == [_line(1, keep_ratio=0.5, **many)]  # before any flush
     tracker.record(
         {"kind": "evaluate", "step": 1, "model": "student", "point_miou_ratio": 0.25, "cell_miou_ratio": 0.5}
     )
