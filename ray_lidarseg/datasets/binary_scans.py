@@ -59,7 +59,9 @@ class BinaryScans:
                 f"{row_bytes} (float32 {', '.join(self.columns)})"
             )
         columns = np.frombuffer(content, "<f4").reshape(-1, len(self.columns))
-        intensity = columns[np.isfinite(columns[:, 3]), 3]
+        intensity = columns[:, 3]
+        if not (np.isfinite(intensity.min()) and np.isfinite(intensity.max())):  # a NaN is the least and the greatest
+            intensity = intensity[np.isfinite(intensity)]
         if len(intensity) and not (intensity.min() >= 0.0 and intensity.max() <= self.max_intensity):
             raise DataError(
                 f"{frame.points_uri}: {self.columns[3]} reaches from {intensity.min():g} to {intensity.max():g}, "

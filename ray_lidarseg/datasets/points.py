@@ -40,6 +40,9 @@ def usable(points: np.ndarray, sensor: SensorSpec, use_intensity: bool = True) -
 
 def num_nonfinite(points: np.ndarray) -> int:
     """How many points [P, 4] hold a NaN or an infinity."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        if np.isfinite(points.sum()):  # no term of such a sum is infinite or NaN
+            return 0
     return int((~np.isfinite(points).all(axis=1)).sum())
 
 

@@ -44,6 +44,7 @@ def test_usable_is_what_looking_at_each_point_gives(value: float) -> None:
     ]
     assert usable(points, SENSOR).tolist() == expected
     assert not all(expected)
+    assert num_nonfinite(points) == (0 if math.isfinite(value) else 3)
 
 
 def test_a_batch_holds_the_usable_points_with_their_labels() -> None:
