@@ -86,6 +86,10 @@ class BinaryScans:
 def _ring(columns: np.ndarray, frame: Keyframe) -> np.ndarray:
     if columns.shape[1] < 5:
         return frame.ring
+    with np.errstate(invalid="ignore"):
+        channel = columns[:, 4].astype(np.uint8)
+    if (channel == columns[:, 4]).all():  # nothing but channels; what else there may be is looked at one by one
+        return channel
     ring = np.nan_to_num(columns[:, 4], nan=0.0, posinf=0.0, neginf=0.0)
     is_channel = (ring >= 0) & (ring <= np.iinfo(np.uint8).max) & (ring == np.floor(ring))
     if not is_channel.all():
