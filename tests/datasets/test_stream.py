@@ -16,6 +16,7 @@ from ray_lidarseg.datasets.layers import (
     write_layer_catalog,
     write_layer_shard,
 )
+from ray_lidarseg.datasets.parcel import packed, unpacked
 from ray_lidarseg.datasets.shards import PreparedFrames, write_catalog, write_shard
 from ray_lidarseg.datasets.splits import LabelSplit, make_split
 from ray_lidarseg.datasets.stream import TrainSteps
@@ -121,6 +122,20 @@ def test_a_data_loader_reads_it(frames) -> None:
     assert torch.equal(batches[0][0][0].points, steps[40][0][0].points)
     with pytest.raises(IndexError):
         steps[50]
+
+
+def test_small_integers_from_loader_processes_are_the_batches_of_this_process(frames) -> None:
+    steps = steps_of(frames)
+    loader = torch.utils.data.DataLoader(
+        steps, batch_size=None, sampler=range(44, len(steps)), num_workers=2, collate_fn=packed
+    )
+    for number, parcel in enumerate(loader, start=44):
+        for pair, expected in zip(unpacked(parcel), steps[number], strict=True):
+            for one, other in zip(pair, expected, strict=True):
+                for name in ("points", "scan_idx", "labels"):
+                    assert torch.equal(getattr(one, name), getattr(other, name))
+                    assert getattr(one, name).dtype == getattr(other, name).dtype
+    assert number == 49
 
 
 def test_an_unreadable_frame_is_named(frames, tmp_path: Path) -> None:
