@@ -178,9 +178,12 @@ def _started(num_cpus: int | None) -> Iterator[None]:
                     logging_config=ray.LoggingConfig(log_level="ERROR"),  # in Ray's actors, too
                     _temp_dir=os.path.join(folder, "r"),
                 )
-        except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        except ResourceError:
+            raise
+        except Exception as error:  # Ray raises a plain one where its node is not up within 30 s
             raise ResourceError(
-                f"Ray does not start on this machine; `ray-lidarseg doctor` says more ({error})"
+                "Ray does not start on this machine; `ray-lidarseg doctor` says more. On a machine that is busy with "
+                f"other work it may only have been slow: the same command tries again ({error})"
             ) from error
         _inherited = dict(os.environ)
         try:

@@ -91,3 +91,17 @@ def test_an_address_where_nobody_answers_is_bad_input(monkeypatch, capsys, tmp_p
     assert main(["world", "--preset", "tiny", "--out", str(tmp_path)]) == 2
     assert time.monotonic() - began < 30
     assert f"no Ray cluster answers at RAY_ADDRESS=127.0.0.1:{port}: start it" in capsys.readouterr().err
+
+
+def test_a_node_that_was_too_slow_to_start_is_one_message_and_leaves_nothing(monkeypatch, tmp_path):
+    import ray
+
+    def slow(**_):
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(ray, "init", slow)
+    monkeypatch.setattr(cluster, "_temp_root", lambda: str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ResourceError, match=r"the same command tries again .*timed out during startup"), connect():
+        pass
+    assert list(tmp_path.iterdir()) == []
