@@ -26,7 +26,7 @@ check: .venv/installed
 	$(BIN)/lint-imports
 
 test: check
-	$(BIN)/pytest tests -n 2 --dist loadgroup
+	$(BIN)/pytest tests -n 2
 
 clean:
 	rm -rf .venv demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

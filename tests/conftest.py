@@ -19,11 +19,20 @@ torch.set_num_threads(1)
 SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In several processes (``-n 2 --dist loadgroup``) all Ray tests share one and its Ray, a file its fixtures."""
-    for item in items:
-        group = "ray" if item.get_closest_marker("ray") else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """In several processes (``-n 2``) all Ray tests share one and its Ray, and a file its fixtures.
+
+    Groups by mark (``--dist loadgroup``) do not reach xdist 3.8 under pytest 9, which no longer has what it writes to.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneRay(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "ray" if file.startswith("tests/ray/") else file
+
+    return OneRay(config, log)
 
 
 @pytest.fixture(scope="session")
