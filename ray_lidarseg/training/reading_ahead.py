@@ -15,6 +15,10 @@ def read_ahead(read: Callable[[int], T], steps: range) -> Generator[T, None, Non
     leaves the interpreter to the step that computes, as decoding, copying and products do not hold its lock. An error
     is raised where its step would have come. Closing the iterator waits for the one read that has begun.
 
+    Not for steps that compute on the CPU: ``sparse.products`` switches torch's library of products for a whole process
+    while it multiplies, so that a product in a thread beside it (of an augmentation) would be rounded one way or the
+    other by chance, and two runs would differ. There is no idle core to win there, either.
+
     Args:
         read: What to do in the thread.
         steps: Which; may be empty.

@@ -180,9 +180,11 @@ class Trainer:
                 print(f"{name} begins with {source.origin} after {source.step} steps ({fresh})", flush=True)
 
     def _batches(self) -> Generator[MicroBatches, None, None]:
-        """From where the loop is to the end; the next step is read meanwhile, by a thread or by loader processes."""
+        """From where the loop is to the end; loader processes read ahead, or beside a GPU a thread."""
         steps = range(self.loop.step, self.plan.recipe.train.steps)
         processes = self.plan.recipe.workers.loader_processes
+        if not processes and self.loop.device.type == "cpu":
+            return (self._steps[step] for step in steps)  # see reading_ahead for why not in a thread
         if not processes:
             return read_ahead(self._steps.__getitem__, steps)
         start = "fork" if storage.is_local(self.plan.prepared) else "spawn"  # S3 clients do not survive a fork

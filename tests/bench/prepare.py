@@ -227,7 +227,8 @@ def same_layers(teachers: Teachers, one: str, other: str) -> bool:
 def _rows(uri: str) -> dict[str, dict[str, Any]]:
     filesystem, folder = storage.resolve(uri)
     shards = OpenShards(filesystem, folder)
-    return {e["frame_id"]: shards.row(e["shard"], e["row"]) for e in layer_entries(filesystem, folder)}
+    rows = {e["frame_id"]: shards.row(e["shard"], e["row"]) for e in layer_entries(filesystem, folder)}
+    return {frame_id: {**row, "origin": ""} for frame_id, row in rows.items()}  # the loop notes no files
 
 
 def _are_close(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -155,7 +155,7 @@ def test_a_folder_keeps_to_one_ontology(trained: str, logs: Path) -> None:
     [
         (["manifest", "manifest.jsonl"], "dataset manifest needs --ontology"),
         (["manifest", "missing.jsonl", "--ontology", "ontology.yaml"], "cannot read"),
-        (["nuscenes", ".", "--ontology", "ontology.yaml"], "--ontology is for dataset manifest"),
+        (["nuscenes", ".", "--ontology", "ontology.yaml"], "--ontology is for own logs"),
     ],
 )
 def test_bad_calls_of_index(logs: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,5 +172,5 @@ def test_index_warns_where_the_sensor_contradicts_the_first_scan(
     arguments = ["index", "manifest", str(logs / "manifest.jsonl"), "--ontology", str(logs / "wrong.yaml")]
     assert main([*arguments, "--out", str(logs / "wrong.parquet")]) == 0
     said = capsys.readouterr().out
-    assert "check fov_up_deg, fov_down_deg and axes" in said
-    assert "check sensor.intensity" in said
+    assert "set sensor.fov_down_deg=-31 and sensor.fov_up_deg=2, or check the axes" in said
+    assert "the stated range is too wide, or the file is scaled already: set sensor.intensity" in said

@@ -55,7 +55,7 @@ def test_a_broken_marker_and_a_folder_that_is_a_file_are_storage_errors(tmp_path
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match=r"cannot write .*a part of the path is a file, not a folder"):
         generate("tiny", str(tmp_path / "file"))
-    for content, message in (("{", "is not JSON"), ("[]", "is not what this command writes")):
+    for content, message in (("{", "is not JSON"), ("[]", "expected a JSON object")):
         (tmp_path / "world.json").write_text(content)
         with pytest.raises(StorageError, match=message):
             generate("tiny", str(tmp_path))
