@@ -58,9 +58,9 @@ RECIPE: dict[str, object] = {
     "workers.num_workers": 1,
     "workers.use_gpu": "no",
 }
-"""Network, rate, batch and schedule of the recipe ``demo`` in bf16: what some 50 runs can afford, 4 CPU minutes each.
+"""Network, rate, batch and schedule that the recipe ``demo`` had (6209cd2), in bf16: some 50 runs, 4 CPU minutes each.
 
-Consistency weight and confidence are the demo's, too, chosen there on a world of another seed and not again here: at
+Consistency weight and confidence were the demo's, too, chosen there on a world of another seed and not again here: at
 the authors' 500 the agreement with a teacher that knows nothing yet outweighs all labels for hundreds of steps.
 ``ema_decay`` stays the paper's 0.99, a memory of 100 steps out of 1,000.
 """
