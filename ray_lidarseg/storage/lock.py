@@ -93,7 +93,9 @@ class _Lock:
             with suppress(StorageError, OSError):  # a store that does not answer now may at the next beat
                 if not self._file.renew(self._mine):
                     self.is_lost = True
-                    os.kill(os.getpid(), signal.SIGINT)  # the main thread stops as after Ctrl-C
+                    # The main thread stops as after Ctrl-C, or SIGTERM where a shell told its job to ignore the other.
+                    is_ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+                    os.kill(os.getpid(), signal.SIGTERM if is_ignored else signal.SIGINT)
                     return
 
     def release(self) -> None:
