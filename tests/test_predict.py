@@ -12,12 +12,12 @@ import pytest
 import torch
 from pyarrow import fs
 
-from ray_lidarseg import predict as verb
 from ray_lidarseg.datasets.prediction_log import read_log
 from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.datasets.shards import write_catalog, write_shard
 from ray_lidarseg.errors import RunError, StorageError
 from ray_lidarseg.methods.build import build_method
+from ray_lidarseg.predict import labelling as verb
 from ray_lidarseg.predict import predict
 from ray_lidarseg.recipe.load import override
 from ray_lidarseg.recipe.schema import Recipe

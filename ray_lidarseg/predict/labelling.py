@@ -1,4 +1,4 @@
-"""The verb `predict`: labels and confidence for any scans, as resumable Ray Data work.
+"""From a run and a list of scans to a folder of labels, as resumable Ray Data work.
 
 The scans of a prepared folder, of an index, or raw files → those without an output yet → a pool of actors, each with
 the model loaded once → one label file and one confidence file a scan. What is wrong with one scan is written down and
@@ -8,60 +8,35 @@ costs that scan only.
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
 from ray_lidarseg import storage
 from ray_lidarseg.datasets import ontology_files
-from ray_lidarseg.datasets.decode import decode
-from ray_lidarseg.datasets.entries import dataset_of, entry_named
-from ray_lidarseg.datasets.origin import Origin, described, digest_of_value, what_changed
-from ray_lidarseg.datasets.point_files import FORMATS, has_known_extension
+from ray_lidarseg.datasets.entries import dataset_of
+from ray_lidarseg.datasets.origin import Origin, described, what_changed
 from ray_lidarseg.datasets.prediction_log import LabelledScan, PredictionLog, read_log
-from ray_lidarseg.datasets.scans import decode_scan, scan_id
-from ray_lidarseg.datasets.sensor import resolve_sensor
-from ray_lidarseg.datasets.shards import PreparedFrames, open_parquet, read_catalog
-from ray_lidarseg.datasets.spec import OpenDataset
 from ray_lidarseg.datasets.submission import (
     FileFormat,
-    check_format,
-    confidence_bytes,
-    confidence_path,
-    label_bytes,
-    label_path,
     submission_bytes,
 )
-from ray_lidarseg.errors import DataError, RunError, reason
-from ray_lidarseg.models.inference import ScanLabels, label_frames
+from ray_lidarseg.errors import DataError, RunError
+from ray_lidarseg.predict.job import Job, job_of
+from ray_lidarseg.predict.labeller import Labeller
+from ray_lidarseg.predict.scan_rows import scan_rows
 from ray_lidarseg.recipe.bad_input import read_json
-from ray_lidarseg.recipe.ontology import Ontology
-from ray_lidarseg.recipe.schema import Data
 from ray_lidarseg.runtime import pool
 from ray_lidarseg.runtime.cluster import connect
 from ray_lidarseg.runtime.progress import progress as progress_bar
-from ray_lidarseg.sample import Keyframe
 from ray_lidarseg.storage.lock import held
-from ray_lidarseg.storage.stamps import recorded
 from ray_lidarseg.training.environment import git_commit
-from ray_lidarseg.training.run_folder import RunFolder, load_method
 
 SUMMARY_NAME = "predictions.json"
 FAILURES_NAME = "failures.jsonl"
 
 _NUM_EXAMPLES = 4  # scans the summary names, for pictures
 _NAMED_FAILURES = 5
-_RESULT = pa.schema(
-    [
-        ("frame_id", pa.string()),
-        ("error", pa.string()),
-        ("histogram", pa.list_(pa.int64())),
-        ("origin", pa.string()),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -119,8 +94,8 @@ def predict(
         StorageError: ``out`` cannot be written, or another process writes into it.
     """
     out = storage.absolute(out)
-    job = _job(run, out, which, file_format, split, index)
-    rows = _rows(job.data, prepared, index, scans, columns, split)
+    job = job_of(run, out, which, file_format, split, index)
+    rows = scan_rows(job.data, prepared, index, scans, columns, split)
     if prepared:
         ontology_files.check_classes(job.data, prepared)
     _refuse_equal_names(rows, job)
@@ -131,7 +106,7 @@ def predict(
     return report
 
 
-def _label_missing(job: "_Job", rows: list[dict[str, Any]], prepared: str) -> PredictReport:
+def _label_missing(job: Job, rows: list[dict[str, Any]], prepared: str) -> PredictReport:
     began = time.monotonic()
     summary = _claim(job, rows, prepared)
     there = _labelled_already(rows, job)
@@ -146,25 +121,6 @@ def _label_missing(job: "_Job", rows: list[dict[str, Any]], prepared: str) -> Pr
             _write_failures(job.out, rows, progress)
             _write_summary(job.out, {**summary, **_totals(job, log), "num_failed": report.failed})
     return report
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What every actor is told."""
-
-    run: str
-    out: str
-    step: int
-    weights: str  # digest of the checkpoint's content
-    file_format: FileFormat
-    split: str
-    data: Data
-    fingerprint: str
-    batch: int
-    read_as: Ontology | None  # of own logs: what their scans hold, when it is not what prepared shards say
-
-    def path(self, frame_id: str) -> str:
-        return label_path(frame_id, self.file_format, self.split)
 
 
 @dataclass
@@ -184,166 +140,14 @@ class _Progress:
         self.done += 1
         self.histogram.update(dict(enumerate(histogram)))
 
-    def report(self, job: _Job, skipped: int, seconds: float) -> PredictReport:
+    def report(self, job: Job, skipped: int, seconds: float) -> PredictReport:
         names = dataset_of(job.data).taxonomy.class_names
         num_points = {name: self.histogram[index] for index, name in enumerate(names)}
         rate = self.done / max(seconds, 1e-9)
         return PredictReport(self.done, skipped, len(self.failures), rate, num_points, self.failures)
 
 
-class _Labeller:
-    """One actor: reads, labels and writes its scans; never raises."""
-
-    def __init__(self, job: _Job, prepared: str):
-        self.job = job
-        self.device = pool.own_device()
-        method, recipe, _ = load_method(job.run, job.step, self.device)
-        self.segmentor = method.deployed_model
-        self.sensor, self.use_intensity = resolve_sensor(recipe.data), recipe.data.use_intensity
-        self.taxonomy = dataset_of(job.data).taxonomy
-        self.frames = _prepared_frames(prepared) if prepared else None
-
-    def __call__(self, rows: pa.Table) -> pa.Table:
-        frames: dict[str, Keyframe] = {}
-        results = {row["frame_id"]: {"error": "", "histogram": [], "origin": ""} for row in rows.to_pylist()}
-        for row in rows.to_pylist():
-            try:
-                with recorded() as files:
-                    frames[row["frame_id"]] = self._read(row)
-                results[row["frame_id"]]["origin"] = Origin(files, self._values(row)).to_json()
-            except Exception as error:  # whatever is wrong with one scan must not cost the others
-                results[row["frame_id"]]["error"] = reason(error)
-        for frame_id, labelled in self._label(frames):
-            try:
-                if isinstance(labelled, Exception):
-                    raise labelled
-                results[frame_id]["histogram"] = self._write(frame_id, labelled)
-            except Exception as error:
-                results[frame_id]["error"] = reason(error)
-        return pa.Table.from_pylist([{"frame_id": name, **result} for name, result in results.items()], _RESULT)
-
-    def _values(self, row: dict[str, Any]) -> dict[str, str]:
-        return {**json.loads(row["values"]), "read_as": _digest_of(self.job.read_as)}
-
-    def _read(self, row: dict[str, Any]) -> Keyframe:
-        if self.frames is not None:
-            return self.frames[row["position"]]
-        if row["dataset"]:
-            frame = Keyframe(row["frame_id"], row["dataset"], "", "", 0, row["points_uri"])
-            return decode(frame, self.job.read_as)
-        return decode_scan(row["points_uri"], row["columns"])
-
-    def _label(self, frames: dict[str, Keyframe]) -> Iterator[tuple[str, ScanLabels | Exception]]:
-        try:
-            yield from zip(frames, self._forward(list(frames.values())), strict=True)
-            return
-        except Exception as error:
-            if len(frames) < 2:
-                yield from ((name, error) for name in frames)
-                return
-        for name, frame in frames.items():  # one scan spoilt the forward of all, or together they need too much memory
-            yield from self._label({name: frame})
-
-    def _forward(self, frames: list[Keyframe]) -> list[ScanLabels]:
-        return label_frames(self.segmentor, frames, self.sensor, self.use_intensity, self.device)
-
-    def _write(self, frame_id: str, scan: ScanLabels) -> list[int]:
-        path = self.job.path(frame_id)
-        confidence = confidence_bytes(scan.confidence)
-        storage.write_bytes(storage.join(self.job.out, confidence_path(path)), confidence)
-        labels = label_bytes(scan.labels, self.taxonomy, self.job.file_format)
-        storage.write_bytes(storage.join(self.job.out, path), labels)  # last: its presence means done
-        return np.bincount(scan.labels, minlength=self.taxonomy.num_classes).tolist()
-
-
-def _job(run: str, out: str, which: str | int, file_format: FileFormat, split: str, index: str) -> _Job:
-    folder = RunFolder(run)
-    _, recipe, step = load_method(folder.uri, which)
-    weights = folder.checkpoint(step)["sha256"][:16]
-    check_format(file_format, dataset_of(recipe.data).taxonomy)
-    read_as = ontology_files.of_index(index) if index else recipe.data.ontology
-    batch = recipe.train.evaluate_batch
-    return _Job(folder.uri, out, step, weights, file_format, split, recipe.data, recipe.fingerprint, batch, read_as)
-
-
-def _prepared_frames(prepared: str) -> PreparedFrames:
-    filesystem, path = storage.resolve(storage.absolute(prepared))
-    return PreparedFrames(filesystem, path, read_catalog(filesystem, path))
-
-
-def _rows(
-    data: Data, prepared: str, index: str, scans: Sequence[str], columns: int, split: str
-) -> list[dict[str, Any]]:
-    """One row a scan: ``frame_id``, ``points_uri``, ``dataset`` (empty: by layout), ``columns``, ``position`` …."""
-    if sum(map(bool, (prepared, index, scans))) != 1:
-        raise DataError("predict needs exactly one of --prepared, --index and --scans")
-    if scans:
-        is_open = isinstance(entry_named(data.dataset), OpenDataset)
-        return [_with_values(row) for row in _scan_rows(scans, columns, data.dataset if is_open else "")]
-    listed = _catalog_rows(prepared, data) if prepared else _index_rows(index)
-    rows = [_with_values(row) for row in listed if row.pop("split") == split]
-    if not rows:
-        raise DataError(f"{prepared or index} holds no frame of split {split!r}: give another --split")
-    return rows
-
-
-def _with_values(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with ``values``: what decides its labels beside the model and its file, as JSON."""
-    values = {"scan": row.pop("digest", "").partition("/")[0], "file": row["points_uri"], "columns": row["columns"]}
-    return {**row, "values": json.dumps({name: str(value) for name, value in values.items() if value})}
-
-
-def _catalog_rows(prepared: str, data: Data) -> list[dict[str, Any]]:
-    catalog = _prepared_frames(prepared).catalog
-    if storage.absolute(prepared) == storage.absolute(data.prepared):
-        catalog = catalog.with_validation(data.val_frames)  # as in training
-    columns = zip(catalog.frame_id, catalog.dataset, catalog.split, catalog.digest, strict=True)
-    return [
-        {
-            "frame_id": name,
-            "points_uri": "",
-            "dataset": dataset,
-            "columns": 0,
-            "position": position,
-            "split": split,
-            "digest": digest,
-        }
-        for position, (name, dataset, split, digest) in enumerate(columns)
-    ]
-
-
-def _index_rows(index: str) -> list[dict[str, Any]]:
-    with open_parquet(*storage.resolve(storage.absolute(index)), writer="index") as file:
-        rows = file.read(columns=["frame_id", "points_uri", "dataset", "split"]).to_pylist()
-    return [{**row, "columns": 0, "position": -1} for row in rows]
-
-
-def _scan_rows(scans: Sequence[str], columns: int, dataset: str) -> list[dict[str, Any]]:
-    is_scan = has_known_extension if dataset else _is_binary
-    files = [file for scan in scans for file in _files(storage.absolute(scan), is_scan)]
-    stated = f"#bin{columns}" if dataset and columns else ""
-    if stated and stated[1:] not in FORMATS:
-        raise DataError(f"--columns {columns}: expected {', '.join(name[3:] for name in FORMATS if name[:3] == 'bin')}")
-    return [
-        {"frame_id": scan_id(file), "points_uri": file + stated, "dataset": dataset, "columns": columns, "position": -1}
-        for file in files
-    ]
-
-
-def _is_binary(uri: str) -> bool:
-    return storage.name_of(uri).lower().endswith(".bin")
-
-
-def _files(uri: str, is_scan: Callable[[str], bool]) -> list[str]:
-    if is_scan(uri):
-        return [uri]
-    found = [file for file in storage.list_files(uri) if is_scan(file)]
-    if not found:
-        raise DataError(f"{uri} is neither a .bin file nor a folder of them")
-    return found
-
-
-def _refuse_equal_names(rows: list[dict[str, Any]], job: _Job) -> None:
+def _refuse_equal_names(rows: list[dict[str, Any]], job: Job) -> None:
     """Also names that differ in the case of their letters only: some disks keep one file for both."""
     counts = Counter(job.path(row["frame_id"]).lower() for row in rows)
     repeated = [path for row in rows if counts[(path := job.path(row["frame_id"])).lower()] > 1]
@@ -352,7 +156,7 @@ def _refuse_equal_names(rows: list[dict[str, Any]], job: _Job) -> None:
         raise DataError(f"several scans would write {names}: predict them into different folders")
 
 
-def _claim(job: _Job, rows: list[dict[str, Any]], prepared: str) -> dict[str, Any]:
+def _claim(job: Job, rows: list[dict[str, Any]], prepared: str) -> dict[str, Any]:
     """Writes the summary before the work, so that a folder never holds labels of two models."""
     same = {name: getattr(job, name) for name in ("run", "step", "weights", "fingerprint", "file_format")}
     file = storage.join(job.out, SUMMARY_NAME)
@@ -389,7 +193,7 @@ def _summary_there(file: str) -> dict[str, Any]:
     )
 
 
-def _totals(job: _Job, log: PredictionLog) -> dict[str, Any]:
+def _totals(job: Job, log: PredictionLog) -> dict[str, Any]:
     """Points by class and number of all scans whose labels lie in the folder, whichever calls made them."""
     names, points = dataset_of(job.data).taxonomy.class_names, log.points_by_class()
     return {
@@ -398,17 +202,17 @@ def _totals(job: _Job, log: PredictionLog) -> dict[str, Any]:
     }
 
 
-def _example(row: dict[str, Any], job: _Job) -> dict[str, Any]:
+def _example(row: dict[str, Any], job: Job) -> dict[str, Any]:
     return {**{name: row[name] for name in row if name != "values"}, "labels": job.path(row["frame_id"])}
 
 
-def _labelled_already(rows: list[dict[str, Any]], job: _Job) -> dict[str, LabelledScan]:
+def _labelled_already(rows: list[dict[str, Any]], job: Job) -> dict[str, LabelledScan]:
     """What the folder holds, by label file, without the scans of this call that changed since; they are named."""
     found = read_log(job.out)
     folders = {storage.join(job.out, path).rpartition("/")[0] for path in found}
     there = {file for folder in folders for file in storage.list_files(folder)}
     found = {path: scan for path, scan in found.items() if storage.join(job.out, path) in there}
-    now = {job.path(row["frame_id"]): {**json.loads(row["values"]), "read_as": _digest_of(job.read_as)} for row in rows}
+    now = {job.path(row["frame_id"]): {**json.loads(row["values"]), "read_as": job.read_as_digest} for row in rows}
     changed = what_changed({path: scan.origin for path, scan in found.items() if path in now}, now)
     if changed:
         shown = described({found[path].frame_id: what for path, what in changed.items()})
@@ -416,14 +220,10 @@ def _labelled_already(rows: list[dict[str, Any]], job: _Job) -> dict[str, Labell
     return {path: scan for path, scan in found.items() if path not in changed}
 
 
-def _digest_of(ontology: Ontology | None) -> str:
-    return digest_of_value(ontology.model_dump(mode="json")) if ontology else ""
-
-
-def _run(waiting: list[dict[str, Any]], job: _Job, prepared: str, progress: _Progress, log: PredictionLog) -> None:
+def _run(waiting: list[dict[str, Any]], job: Job, prepared: str, progress: _Progress, log: PredictionLog) -> None:
     arguments = {"job": job, "prepared": storage.absolute(prepared) if prepared else ""}
     with connect(), progress_bar(len(waiting), "predict", "scan") as bar:
-        for result in pool.stream(waiting, _Labeller, arguments, job.batch):
+        for result in pool.stream(waiting, Labeller, arguments, job.batch):
             progress.add(result["frame_id"], result["error"], result["histogram"])
             if not result["error"]:
                 frame_id, origin = result["frame_id"], Origin.from_json(result["origin"], result["frame_id"])

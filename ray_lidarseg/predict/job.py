@@ -1,0 +1,52 @@
+"""What one call of `predict` is told: the model, where labels go, and as which files."""
+
+from dataclasses import dataclass
+
+from ray_lidarseg.datasets import ontology_files
+from ray_lidarseg.datasets.entries import dataset_of
+from ray_lidarseg.datasets.origin import digest_of_value
+from ray_lidarseg.datasets.submission import FileFormat, check_format, label_path
+from ray_lidarseg.recipe.ontology import Ontology
+from ray_lidarseg.recipe.schema import Data
+from ray_lidarseg.training.run_folder import RunFolder, load_method
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every actor is told."""
+
+    run: str
+    out: str
+    step: int
+    weights: str  # digest of the checkpoint's content
+    file_format: FileFormat
+    split: str
+    data: Data
+    fingerprint: str
+    batch: int
+    read_as: Ontology | None  # of own logs: what their scans hold, when it is not what prepared shards say
+
+    def path(self, frame_id: str) -> str:
+        """Where the labels of a frame lie, below ``out``."""
+        return label_path(frame_id, self.file_format, self.split)
+
+    @property
+    def read_as_digest(self) -> str:
+        """Digest of ``read_as``; empty where there is none."""
+        return digest_of_value(self.read_as.model_dump(mode="json")) if self.read_as else ""
+
+
+def job_of(run: str, out: str, which: str | int, file_format: FileFormat, split: str, index: str) -> Job:
+    """The job of a run folder's checkpoint.
+
+    Raises:
+        RunError: There is no run or checkpoint.
+        DataError: The format cannot hold the run's classes.
+    """
+    folder = RunFolder(run)
+    _, recipe, step = load_method(folder.uri, which)
+    weights = folder.checkpoint(step)["sha256"][:16]
+    check_format(file_format, dataset_of(recipe.data).taxonomy)
+    read_as = ontology_files.of_index(index) if index else recipe.data.ontology
+    batch = recipe.train.evaluate_batch
+    return Job(folder.uri, out, step, weights, file_format, split, recipe.data, recipe.fingerprint, batch, read_as)
