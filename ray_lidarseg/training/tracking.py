@@ -141,9 +141,8 @@ def diagnosis_sentence(line: dict[str, Any]) -> str:
         unseen = sum(
             1 for ratio, truth in zip(line["kept_ratio"], line["truth_ratio"], strict=True) if truth and not ratio
         )
-        parts.append(
-            f"pseudo-labels on {_percent(kept)} of the points, {_percent(right)} right, none of {unseen} classes"
-        )
+        of_classes = f", none of {unseen} classes" if unseen else ""
+        parts.append(f"pseudo-labels on {_percent(kept)} of the points, {_percent(right)} right{of_classes}")
     return " · ".join(parts)
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -47,11 +48,13 @@ class Job:
         key: What tells its row from all others in the ledger.
         recipe: With ``data.prepared`` set.
         folder: Run folder; one that holds part of this recipe's steps is continued.
+        module: What trains it, as `python -m MODULE RECIPE FOLDER`.
     """
 
     key: Row
     recipe: Recipe
     folder: Path
+    module: str = "tests.bench.runs"
 
 
 def prepared_folder(folder: Path) -> str:
@@ -103,7 +106,8 @@ def measure_all(
     if missing:
         prepare()
     with ThreadPoolExecutor(at_once) as pool:
-        trained = {pool.submit(runner or in_child, job.recipe, job.folder): job for job in missing}
+        start = lambda job: pool.submit(runner or partial(in_child, module=job.module), job.recipe, job.folder)  # noqa: E731
+        trained = {start(job): job for job in missing}
         for number, done in enumerate(as_completed(trained), start=1):
             if done.exception() is None:
                 row = ledger.measure(trained[done].key, done.result)
@@ -113,7 +117,7 @@ def measure_all(
     return [ledger.measure(job.key, dict) for job in jobs]
 
 
-def in_child(recipe: Recipe, folder: Path) -> Row:
+def in_child(recipe: Recipe, folder: Path, module: str = Job.module) -> Row:
     """The figures of a recipe's run, trained in a child process unless the folder has them already.
 
     Raises:
@@ -126,7 +130,7 @@ def in_child(recipe: Recipe, folder: Path) -> Row:
     folder.mkdir(parents=True, exist_ok=True)
     wanted = folder / "wanted.yaml"
     wanted.write_text(recipe.to_yaml())
-    command = [sys.executable, "-m", "tests.bench.runs", str(wanted), str(folder)]
+    command = [sys.executable, "-m", module, str(wanted), str(folder)]
     with open(folder / LOG, "a") as log:
         code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **_SETTINGS}).returncode
     if code:

@@ -22,12 +22,25 @@ def recipe(name: str, ratio: float = 0.01, seed: int = 0, **overrides):
     return ablation.recipe("shards", "features-a/pairs-b", name, ratio, seed, overrides)
 
 
-def test_the_rows_are_those_of_the_issue_in_their_order():
-    titles = [RUNGS[name].title for name in LADDER]
-    assert titles[:3] == ["sup-only", "mean teacher", "LaserMix"]
-    assert titles[3:6] == ["+ distillation", "+ language", "+ distillation + language"]
-    assert titles[6].startswith("all")
-    assert "multi-modal mixing" in titles[6]
+def test_the_table_holds_labels_only_at_three_lengths_and_both_ceilings():
+    lengths = {name: recipe(name, 0.1).train.steps for name in ablation.LABELS_ONLY}
+    assert lengths == {"sup-half": 3000, "sup-only": 6000, "sup-double": 12000}
+    assert {recipe(name, 0.1).train.steps for name in set(LADDER) - lengths.keys()} == {6000}
+    assert recipe("all-labels").split.ratio == 1.0
+    assert [name for name in LADDER if RUNGS[name].is_never_wrong] == ["never-wrong"]
+    assert recipe("never-wrong") == recipe("lasermix")
+
+
+def test_labels_only_count_at_their_best_length():
+    table = {("sup-half", 0.1): {0: 3.0}, ("sup-only", 0.1): {0: 2.0}, ("lasermix", 0.1): {0: 4.0}}
+    assert ablation.labels_only(table, 0.1) == {0: 3.0}
+    assert ablation.verdict(table, 0.1).startswith("LaserMix +1.0")
+
+
+def test_the_authors_rules_are_those_of_their_code():
+    method = recipe("authors").method
+    assert (method.confidence, method.consistency_weight, method.ema_buffers) == (0.95, 500.0, "own")
+    assert method.decay_over(60_000) == method.decay_over(100) == 0.99
 
 
 @pytest.mark.parametrize("part", [part for part in PARTS if RUNGS[part[2]].method == "lasermix_pp"])
@@ -90,7 +103,7 @@ def test_settings_are_chosen_on_training_scenes_alone(tmp_path):
 def test_rows_without_evidence_share_everything_their_method_has(name):
     own, full = recipe(name), recipe("all")
     expected = with_method(full, RUNGS[name].method)
-    rest = {"data.evidence", "train.unlabelled_per_step"} if name == "sup-only" else {"data.evidence"}
+    rest = {"data.evidence", *RUNGS[name].changes}
     assert set(differing_keys(own, expected)) == rest
     assert own.data.evidence == ""
     assert full.data.evidence == "features-a/pairs-b"
@@ -98,7 +111,8 @@ def test_rows_without_evidence_share_everything_their_method_has(name):
 
 def test_runs_of_a_row_differ_in_labels_and_seed_only():
     one, other = recipe("all"), recipe("all", 0.1, 2)
-    assert set(differing_keys(one, other)) == {"split.ratio", "split.seed", "seed"}
+    rhythm = {"train.steps", "train.evaluate_every"}
+    assert set(differing_keys(one, other)) == {"split.ratio", "split.seed", "seed", *rhythm}
     assert one.train.evaluate_every == one.train.steps  # the last checkpoint counts: no selection
     assert recipe("sup-only", **{"method.confidence": 0.8}) == recipe("sup-only")
     assert recipe("lasermix", **{"method.confidence": 0.8}).method.confidence == 0.8
@@ -143,12 +157,12 @@ def test_all_rows_of_a_seed_come_first_and_an_ablation_need_not_win(run):
     assert code == 0
     assert trained[: len(LADDER)] == [(0.01, 0, name) for name in LADDER]
     assert trained[len(LADDER)] == (0.01, 1, "sup-only")
-    assert trained[-1] == (0.1, 1, "all")
+    assert trained[-1] == (0.1, 1, LADDER[-1])
     assert "bench-seed0" in lines[-1]
     assert lines[-1].endswith("ok")
     assert "10% labels" in lines[-2]
-    assert "language -4.0" in lines[-2]
-    assert "multi-modal mixing -2.0" in lines[-2]
+    assert "language -12.0" in lines[-2]
+    assert "multi-modal mixing +6.0" in lines[-2]
 
 
 def test_rows_that_nothing_is_compared_with_say_so(run):
@@ -170,7 +184,7 @@ def test_rows_of_other_weights_are_other_rows_but_where_the_row_has_no_such_part
     assert len(trained) == len(LADDER)
     rows = json.loads((tmp_path / "rows.json").read_text())
     again = [row["row"] for row in rows[len(LADDER) :]]
-    assert again == ["language", "both", "all"]
+    assert again == ["all", "language", "both", "oracle"]
     assert "25.0" in lines[1 + LADDER.index("language")]
     assert "50.0" in lines[1 + LADDER.index("distillation")]
 

@@ -6,7 +6,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from ray_lidarseg import storage
 from ray_lidarseg.training.run_folder import RunFolder
-from ray_lidarseg.training.tracking import Tracker, duration, lines_until, step_sentence
+from ray_lidarseg.training.tracking import Tracker, diagnosis_sentence, duration, lines_until, step_sentence
 
 
 def _line(step, **values):
@@ -80,6 +80,17 @@ def test_a_bucket_is_rewritten_seldom_and_at_every_flush(tmp_path, monkeypatch):
     assert [line["step"] for line in run.metrics()] == [1, 2, 3]
     assert storage.list_files(run.path("tensorboard"))
     tracker.close()
+
+
+def test_a_diagnosis_names_classes_without_pseudo_labels_where_there_are_any():
+    line = {"step": 5, "teacher_unlabelled_miou_ratio": 0.5, "kept_total_ratio": 0.8, "precision_total_ratio": 0.9}
+    line |= {"truth_ratio": [0.5, 0.5, 0.0], "kept_ratio": [0.8, 0.0, None]}
+    said = diagnosis_sentence(line)
+    assert said == (
+        "step 5 · unlabelled scans: teacher mIoU 50.0% · pseudo-labels on 80.0% of the points, 90.0% right, "
+        "none of 1 classes"
+    )
+    assert diagnosis_sentence({**line, "kept_ratio": [0.8, 0.1, None]}) == said.removesuffix(", none of 1 classes")
 
 
 def test_skipped_steps_are_said():
