@@ -234,7 +234,7 @@ def _predict(verbs: Verbs) -> None:
         )
         return 1 if report.failed else 0
 
-    parser = _verb(verbs, "predict", "label scans: .label or _lidarseg.bin, with confidence", run)
+    parser = _verb(verbs, "predict", "label scans, with confidence: for benchmarks, viewers and labelling tools", run)
     parser.add_argument("run_folder", metavar="RUN")
     parser.add_argument("--out", required=True)
     source = parser.add_mutually_exclusive_group(required=True)
@@ -243,7 +243,12 @@ def _predict(verbs: Verbs) -> None:
     source.add_argument("--scans", nargs="+", default=(), help="scan files, float32 .bin")
     parser.add_argument("--columns", type=int, default=0, help="float32 columns of --scans; 0: from the name and size")
     parser.add_argument("--split", default="test", help="which frames of --prepared or --index (default: %(default)s)")
-    parser.add_argument("--format", default="label", choices=("label", "lidarseg"))
+    parser.add_argument(
+        "--format",
+        default="label",
+        choices=("label", "lidarseg", "pcd", "ply", "las"),
+        help="SemanticKITTI, nuScenes, or points with colour, label, confidence and error (default: %(default)s)",
+    )
     parser.add_argument("--checkpoint", default="latest", help="latest, or a step (default: %(default)s)")
 
 

@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from pyarrow import fs
 
+from ray_lidarseg.datasets.point_clouds import read_cloud
 from ray_lidarseg.datasets.prediction_log import read_log
+from ray_lidarseg.datasets.semantickitti import CLASSES
 from ray_lidarseg.datasets.sensor import resolve_sensor
-from ray_lidarseg.datasets.shards import write_catalog, write_shard
+from ray_lidarseg.datasets.shards import keyframe_table, parquet_bytes, write_catalog, write_shard
 from ray_lidarseg.errors import RunError, StorageError
 from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.predict import labelling as verb
@@ -212,6 +215,57 @@ def test_a_damaged_summary_is_named(run, tmp_path, labelled, text) -> None:
     (tmp_path / "out" / "predictions.json").write_text(text)
     with pytest.raises(RunError, match=r"predictions.json \(choose another folder"):
         label(run, tmp_path)
+
+
+@pytest.mark.parametrize("file_format", ["pcd", "ply", "las"])
+def test_clouds_hold_every_point_and_are_read_back_by_the_report(run, tmp_path, labelled, file_format) -> None:
+    report = label(run, tmp_path, file_format=file_format)
+    assert report.done == NUM_SCANS
+    scenes, _, problems = predicted_scenes(str(tmp_path / "out"))
+    assert (len(scenes), problems) == (NUM_SCANS, [])
+    assert not list((tmp_path / "out").rglob("*.npy")), "confidence is a field of the cloud"
+    cloud = read_cloud((label_file(tmp_path, 0).with_suffix(f".{file_format}")).read_bytes(), file_format, "a cloud")
+    assert len(cloud["label"]) == NUM_POINTS
+    assert set(cloud["label"].tolist()) <= set(CLASSES.train_to_raw)
+    assert "error" not in cloud
+
+
+def test_clouds_of_labelled_frames_say_what_is_wrong(run, tmp_path, labelled) -> None:
+    truth = np.full(NUM_POINTS, 10, np.uint32)
+    labels = tmp_path / "truth.label"
+    truth.tofile(labels)
+    frame = Keyframe("08/000000", "semantickitti", "08", "val", 0, str(scan_file(tmp_path, 0)), str(labels))
+    (tmp_path / "index.parquet").write_bytes(parquet_bytes(keyframe_table([frame]), 1))
+    label(run, tmp_path, scans=(), columns=0, index=str(tmp_path / "index.parquet"), split="val", file_format="ply")
+    file = tmp_path / "out" / "sequences" / "08" / "predictions" / "000000.ply"
+    cloud = read_cloud(file.read_bytes(), "ply", "a cloud")
+    np.testing.assert_array_equal(cloud["error"], cloud["label"] != 10)
+
+
+def test_the_work_list_ranks_all_scans_of_the_folder(run, tmp_path, labelled) -> None:
+    label(run, tmp_path, scans=[str(scan_file(tmp_path, 0))])
+    label(run, tmp_path)
+    table = pq.read_table(tmp_path / "out" / "work_list.parquet")
+    assert sorted(table.column("frame_id").to_pylist()) == [f"11/{number:06d}" for number in range(NUM_SCANS)]
+    doubt = table.column("uncertainty").to_pylist()
+    assert doubt == sorted(doubt, reverse=True)
+    confidence = np.load(
+        label_file(tmp_path, int(table.column("frame_id")[0].as_py()[-1])).with_suffix(".confidence.npy")
+    )
+    assert doubt[0] == pytest.approx(1 - confidence[confidence > 0].astype(float).mean(), abs=1e-3)
+    assert (tmp_path / "out" / "work_list.csv").read_text().startswith('"rank","frame_id","uncertainty"')
+
+
+def test_a_scan_without_points_costs_itself_only(run, tmp_path, labelled) -> None:
+    frames = [
+        Keyframe(f"11/{n:06d}", "semantickitti", "11", "test", n, "p", points=np.ones((4 * n, 4), np.float32))
+        for n in (0, 1)
+    ]
+    write_shard(fs.LocalFileSystem(), str(tmp_path / "p"), frames)
+    write_catalog(fs.LocalFileSystem(), str(tmp_path / "p"))
+    report = label(run, tmp_path, scans=(), columns=0, prepared=str(tmp_path / "p"))
+    assert (report.done, report.failed) == (1, 1)
+    assert report.reasons == {"11/000000": "11/000000 holds no points: there is nothing to label"}
 
 
 def test_a_second_predict_in_the_folder_is_refused(run, tmp_path, labelled) -> None:

@@ -1,4 +1,4 @@
-"""PCD, the point cloud files of PCL: header of any of its dialects, body as text, binary or compressed.
+"""PCD, the point cloud files of PCL: header of any of its dialects, body as text, binary or compressed; written binary.
 
 Source: the file format's public description, versions 0.5 to 0.7, and what common writers do beside it: comments in any
 encoding, ``VERSION .7`` and ``0.7``, ``COLUMNS`` for ``FIELDS``, no ``COUNT`` (one each), no ``HEIGHT`` (one row),
@@ -7,6 +7,7 @@ as is).
 """
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import lzf
@@ -71,6 +72,28 @@ def read_pcd(content: bytes, uri: str, max_bytes: int) -> dict[str, np.ndarray]:
     if header.encoding == "binary":
         return _rows(body, header)
     return _blocks(_uncompressed(body, promised, uri), header)
+
+
+def pcd_bytes(fields: Mapping[str, np.ndarray]) -> bytes:
+    """A binary PCD of version 0.7 with these fields, numbers [P] each, in one row of points."""
+    (num_points,) = {len(values) for values in fields.values()}
+    types = [values.dtype.newbyteorder("<") for values in fields.values()]
+    entries = {
+        "VERSION": ["0.7"],
+        "FIELDS": fields,
+        "SIZE": [dtype.itemsize for dtype in types],
+        "TYPE": [dtype.kind.upper() for dtype in types],
+        "COUNT": [1] * len(types),
+        "WIDTH": [num_points],
+        "HEIGHT": [1],
+        "VIEWPOINT": [0, 0, 0, 1, 0, 0, 0],
+        "POINTS": [num_points],
+        "DATA": ["binary"],
+    }
+    rows = np.empty(num_points, list(zip(fields, types, strict=True)))
+    for name, values in fields.items():
+        rows[name] = values
+    return "".join(f"{key} {' '.join(map(str, values))}\n" for key, values in entries.items()).encode() + rows.tobytes()
 
 
 def _header(content: bytes, uri: str) -> _Header:

@@ -8,11 +8,12 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import IO
 
 from ray_lidarseg import storage
 from ray_lidarseg.datasets.origin import Origin
+from ray_lidarseg.datasets.work_list import NOT_KNOWN, Uncertainty
 from ray_lidarseg.errors import DataError
 
 LOG_NAME = "scans.jsonl"
@@ -28,17 +29,23 @@ class LabelledScan:
         labels: Its label file, below the folder.
         num_points: Points of each class id.
         origin: What the labels were made of, beside the model.
+        points_uri: The scan's own file.
+        doubt: How little the model trusts the labels; of logs of earlier releases, nothing.
     """
 
     frame_id: str
     labels: str
     num_points: tuple[int, ...]
     origin: Origin
+    points_uri: str = ""
+    doubt: Uncertainty = NOT_KNOWN
 
     def to_line(self) -> str:
         """As a line of JSON."""
         content = {"frame_id": self.frame_id, "labels": self.labels, "num_points": self.num_points}
-        return json.dumps({**content, "origin": self.origin.to_json()}) + "\n"
+        doubt = None if self.doubt.class_id < 0 else astuple(self.doubt)
+        more = {"points_uri": self.points_uri, "doubt": doubt, "origin": self.origin.to_json()}
+        return json.dumps({**content, **more}) + "\n"
 
     @staticmethod
     def from_line(line: str) -> "LabelledScan | None":
@@ -47,7 +54,10 @@ class LabelledScan:
             content = json.loads(line)
             origin = Origin.from_json(content["origin"], LOG_NAME) or Origin()
             points = tuple(map(int, content["num_points"]))
-            return LabelledScan(str(content["frame_id"]), str(content["labels"]), points, origin)
+            mean, low_ratio, class_id = content.get("doubt") or astuple(NOT_KNOWN)
+            doubt = Uncertainty(float(mean), float(low_ratio), int(class_id))
+            uri = str(content.get("points_uri", ""))
+            return LabelledScan(str(content["frame_id"]), str(content["labels"]), points, origin, uri, doubt)
         except (ValueError, TypeError, KeyError, DataError):
             return None
 

@@ -1,8 +1,9 @@
-"""Prediction files as the benchmarks read them.
+"""Prediction files as the benchmarks, viewers and labelling tools read them.
 
 ``label``: ``sequences/XX/predictions/NNNNNN.label``, uint32 raw ids through the inverse label map (SemanticKITTI).
 ``lidarseg``: ``lidarseg/SPLIT/TOKEN_lidarseg.bin``, uint8 ids 1 … 16, never 0 (nuScenes-lidarseg).
-Beside each file lies ``….confidence.npy``, float16 [P].
+``pcd``, ``ply``, ``las``: ``sequences/XX/predictions/NNNNNN.ply`` …, points, colours, labels and confidence in one file
+(``point_clouds``); beside a file of the first two lies ``….confidence.npy``, float16 [P].
 """
 
 import io
@@ -13,10 +14,11 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from ray_lidarseg import storage
+from ray_lidarseg.datasets.point_clouds import CLOUD_FORMATS, read_cloud
 from ray_lidarseg.datasets.taxonomy import Taxonomy
 from ray_lidarseg.errors import DataError
 
-FileFormat = Literal["label", "lidarseg"]
+FileFormat = Literal["label", "lidarseg", "pcd", "ply", "las"]
 NO_SEQUENCE = "00"
 """Sequence folder of a scan whose id names none."""
 
@@ -45,22 +47,29 @@ def label_path(frame_id: str, file_format: FileFormat, split: str) -> str:
         return f"lidarseg/{split}/{storage.file_name(frame_id)}_lidarseg.bin"
     sequence, slash, scan = storage.relative_file(frame_id).rpartition("/")
     folders = [_OWN_FOLDER if part == "predictions" else part for part in sequence.split("/")]
-    return f"sequences/{'/'.join(folders) if slash else NO_SEQUENCE}/predictions/{scan}.label"
+    return f"sequences/{'/'.join(folders) if slash else NO_SEQUENCE}/predictions/{scan}.{file_format}"
 
 
 def confidence_path(label_file: str) -> str:
-    """Where the confidence lies that belongs to a label file."""
+    """Where the confidence lies that belongs to a file of labels alone."""
     return f"{label_file.rpartition('.')[0]}.confidence.npy"
 
 
 def label_bytes(labels: UInt8[np.ndarray, "P"], taxonomy: Taxonomy, file_format: FileFormat) -> bytes:
-    """The content of a label file from class ids."""
+    """The content of a file of labels alone from class ids."""
     return taxonomy.to_raw(labels).astype(_TYPES[file_format]).tobytes()
 
 
 def read_labels(content: bytes, taxonomy: Taxonomy, file_format: FileFormat) -> UInt8[np.ndarray, "P"]:
-    """Class ids from the content of a label file that ``label_bytes`` made."""
-    raw = np.frombuffer(content, _TYPES[file_format]).astype(np.int64)
+    """Class ids from the content of a file that ``label_bytes`` or ``cloud_bytes`` made.
+
+    Raises:
+        DataError: The file is corrupt, or holds ids that are no predictions.
+    """
+    if file_format in CLOUD_FORMATS:
+        raw = read_cloud(content, file_format, f"a {file_format} file")["label"].astype(np.int64)
+    else:
+        raw = np.frombuffer(content, _TYPES[file_format]).astype(np.int64)
     known = np.array(taxonomy.train_to_raw)
     order = np.argsort(known)
     found = order[np.searchsorted(known[order], raw).clip(max=len(known) - 1)]

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from ray_lidarseg.datasets import ontology_files
 from ray_lidarseg.datasets.entries import dataset_of
 from ray_lidarseg.datasets.origin import digest_of_value
+from ray_lidarseg.datasets.point_clouds import CLOUD_FORMATS
 from ray_lidarseg.datasets.submission import FileFormat, check_format, label_path
+from ray_lidarseg.errors import DataError
 from ray_lidarseg.recipe.ontology import Ontology
 from ray_lidarseg.recipe.schema import Data
 from ray_lidarseg.training.run_folder import RunFolder, load_method
@@ -31,6 +33,17 @@ class Job:
         return label_path(frame_id, self.file_format, self.split)
 
     @property
+    def is_cloud(self) -> bool:
+        """Whether labels, points and truth go into one file."""
+        return self.file_format in CLOUD_FORMATS
+
+    def knows_truth(self, dataset: str) -> bool:
+        """Whether the labels of a scan of that data set mean the classes the model predicts."""
+        own, read_as = self.data.ontology, self.read_as
+        names = [[each.name for each in ontology.classes] for ontology in (own, read_as) if ontology is not None]
+        return dataset == self.data.dataset and (len(names) < 2 or names[0] == names[1])
+
+    @property
     def read_as_digest(self) -> str:
         """Digest of ``read_as``; empty where there is none."""
         return digest_of_value(self.read_as.model_dump(mode="json")) if self.read_as else ""
@@ -46,7 +59,10 @@ def job_of(run: str, out: str, which: str | int, file_format: FileFormat, split:
     folder = RunFolder(run)
     _, recipe, step = load_method(folder.uri, which)
     weights = folder.checkpoint(step)["sha256"][:16]
-    check_format(file_format, dataset_of(recipe.data).taxonomy)
+    dataset = dataset_of(recipe.data)
+    check_format(file_format, dataset.taxonomy)
+    if file_format in CLOUD_FORMATS and dataset.is_images:
+        raise DataError(f"format {file_format} holds the points of scans, and {dataset.name} images: choose label")
     read_as = ontology_files.of_index(index) if index else recipe.data.ontology
     batch = recipe.train.evaluate_batch
     return Job(folder.uri, out, step, weights, file_format, split, recipe.data, recipe.fingerprint, batch, read_as)

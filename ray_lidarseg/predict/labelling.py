@@ -1,7 +1,7 @@
 """From a run and a list of scans to a folder of labels, as resumable Ray Data work.
 
 The scans of a prepared folder, of an index, or raw files → those without an output yet → a pool of actors, each with
-the model loaded once → one label file and one confidence file a scan. What is wrong with one scan is written down and
+the model loaded once → labels and confidence of each scan. What is wrong with one scan is written down and
 costs that scan only.
 """
 
@@ -15,12 +15,13 @@ from typing import Any
 from ray_lidarseg import storage
 from ray_lidarseg.datasets import ontology_files
 from ray_lidarseg.datasets.entries import dataset_of
-from ray_lidarseg.datasets.origin import Origin, described, what_changed
+from ray_lidarseg.datasets.origin import described, what_changed
 from ray_lidarseg.datasets.prediction_log import LabelledScan, PredictionLog, read_log
 from ray_lidarseg.datasets.submission import (
     FileFormat,
     submission_bytes,
 )
+from ray_lidarseg.datasets.work_list import work_list, work_list_files
 from ray_lidarseg.errors import DataError, RunError
 from ray_lidarseg.predict.job import Job, job_of
 from ray_lidarseg.predict.labeller import Labeller
@@ -79,13 +80,15 @@ def predict(
     Args:
         run: Run folder.
         out: Folder for the outputs (``datasets.submission`` says where in it), ``predictions.json``, ``scans.jsonl``
-            (``datasets.prediction_log``) and ``failures.jsonl``; a path or a URI.
+            (``datasets.prediction_log``), ``failures.jsonl``, and ``work_list.parquet`` and ``.csv``, the least certain
+            scans first (``datasets.work_list``); a path or a URI.
         prepared: Folder that `prepare` wrote.
         index: File that `index` wrote.
         scans: float32 files, or folders of them.
         columns: Columns of ``scans``, 4 or 5; 0: from name, size and values.
         split: Which frames of ``prepared`` or ``index``; also the folder of format ``lidarseg``.
-        file_format: ``label`` (SemanticKITTI) or ``lidarseg`` (nuScenes).
+        file_format: ``label`` (SemanticKITTI), ``lidarseg`` (nuScenes), or ``pcd``, ``ply``, ``las``: points, colours,
+            labels, confidence and, of frames with labels, errors (``datasets.point_clouds``).
         which: Checkpoint: ``latest`` or a number of steps.
 
     Raises:
@@ -120,6 +123,8 @@ def _label_missing(job: Job, rows: list[dict[str, Any]], prepared: str) -> Predi
             report = progress.report(job, len(rows) - len(waiting), time.monotonic() - began)
             _write_failures(job.out, rows, progress)
             _write_summary(job.out, {**summary, **_totals(job, log), "num_failed": report.failed})
+            for name, content in work_list_files(work_list(log.scans.values(), _class_names(job))).items():
+                storage.write_bytes(storage.join(job.out, name), content)
     return report
 
 
@@ -132,16 +137,17 @@ class _Progress:
     failures: dict[str, str] = field(default_factory=dict)
     histogram: Counter[int] = field(default_factory=Counter)
 
-    def add(self, frame_id: str, error: str, histogram: Sequence[int]) -> None:
+    def fail(self, frame_id: str, error: str) -> None:
         self.waiting.discard(frame_id)
-        if error:
-            self.failures[frame_id] = error
-            return
+        self.failures[frame_id] = error
+
+    def add(self, scan: LabelledScan) -> None:
+        self.waiting.discard(scan.frame_id)
         self.done += 1
-        self.histogram.update(dict(enumerate(histogram)))
+        self.histogram.update(dict(enumerate(scan.num_points)))
 
     def report(self, job: Job, skipped: int, seconds: float) -> PredictReport:
-        names = dataset_of(job.data).taxonomy.class_names
+        names = _class_names(job)
         num_points = {name: self.histogram[index] for index, name in enumerate(names)}
         rate = self.done / max(seconds, 1e-9)
         return PredictReport(self.done, skipped, len(self.failures), rate, num_points, self.failures)
@@ -175,7 +181,7 @@ def _claim(job: Job, rows: list[dict[str, Any]], prepared: str) -> dict[str, Any
         "dataset": job.data.dataset,
         "data": job.data.model_dump(mode="json"),
         "read_as": job.read_as.model_dump(mode="json") if job.read_as else None,
-        "class_names": list(dataset_of(job.data).taxonomy.class_names),
+        "class_names": list(_class_names(job)),
         "commit": git_commit(),
         "num_scans": len(rows),
         "prepared": storage.absolute(prepared) if prepared else "",
@@ -187,6 +193,10 @@ def _claim(job: Job, rows: list[dict[str, Any]], prepared: str) -> dict[str, Any
     return summary
 
 
+def _class_names(job: Job) -> tuple[str, ...]:
+    return dataset_of(job.data).taxonomy.class_names
+
+
 def _summary_there(file: str) -> dict[str, Any]:
     return read_json(
         storage.read_bytes(file), f"{file} (choose another folder, or delete it with its labels)", RunError
@@ -195,7 +205,7 @@ def _summary_there(file: str) -> dict[str, Any]:
 
 def _totals(job: Job, log: PredictionLog) -> dict[str, Any]:
     """Points by class and number of all scans whose labels lie in the folder, whichever calls made them."""
-    names, points = dataset_of(job.data).taxonomy.class_names, log.points_by_class()
+    names, points = _class_names(job), log.points_by_class()
     return {
         "num_points": {name: points[index] for index, name in enumerate(names)},
         "num_labelled": len(log.scans),
@@ -224,14 +234,16 @@ def _run(waiting: list[dict[str, Any]], job: Job, prepared: str, progress: _Prog
     arguments = {"job": job, "prepared": storage.absolute(prepared) if prepared else ""}
     with connect(), progress_bar(len(waiting), "predict", "scan") as bar:
         for result in pool.stream(waiting, Labeller, arguments, job.batch):
-            progress.add(result["frame_id"], result["error"], result["histogram"])
-            if not result["error"]:
-                frame_id, origin = result["frame_id"], Origin.from_json(result["origin"], result["frame_id"])
-                log.add(LabelledScan(frame_id, job.path(frame_id), tuple(result["histogram"]), origin or Origin()))
+            scan = LabelledScan.from_line(result["line"])
+            if scan is None:
+                progress.fail(result["frame_id"], result["error"])
+            else:
+                progress.add(scan)
+                log.add(scan)
             bar.update()
             bar.set_postfix(failed=len(progress.failures), refresh=False)
     for frame_id in sorted(progress.waiting):
-        progress.add(frame_id, "its worker process kept dying (out of memory?)", [])
+        progress.fail(frame_id, "its worker process kept dying (out of memory?)")
 
 
 def _write_summary(out: str, summary: dict[str, Any]) -> None:

@@ -67,7 +67,7 @@ def _catalog_rows(prepared: str, data: Data) -> list[dict[str, Any]]:
 
 def _index_rows(index: str) -> list[dict[str, Any]]:
     with open_parquet(*storage.resolve(storage.absolute(index)), writer="index") as file:
-        rows = file.read(columns=["frame_id", "points_uri", "dataset", "split"]).to_pylist()
+        rows = file.read(columns=["frame_id", "points_uri", "labels_uri", "dataset", "split"]).to_pylist()
     return [{**row, "columns": 0, "position": -1} for row in rows]
 
 

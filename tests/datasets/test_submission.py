@@ -40,6 +40,7 @@ def test_paths():
     assert path == "sequences/08/predictions/000123.label"
     assert submission.confidence_path(path) == "sequences/08/predictions/000123.confidence.npy"
     assert submission.label_path("abc", "label", "val") == "sequences/00/predictions/abc.label"
+    assert submission.label_path("08/000123", "ply", "val") == "sequences/08/predictions/000123.ply"
     assert submission.label_path("abc", "lidarseg", "test") == "lidarseg/test/abc_lidarseg.bin"
 
 
@@ -80,7 +81,7 @@ def test_confidence_is_half_precision():
 
 def test_formats_are_checked():
     submission.check_format("lidarseg", NUSCENES)
-    with pytest.raises(DataError, match="expected one of label, lidarseg"):
-        submission.check_format("pcd", NUSCENES)
+    with pytest.raises(DataError, match="expected one of label, lidarseg, pcd, ply, las"):
+        submission.check_format("xyz", NUSCENES)
     with pytest.raises(DataError, match="classes of nuscenes"):
         submission.check_format("lidarseg", SEMANTICKITTI)
