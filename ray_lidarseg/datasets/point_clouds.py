@@ -7,7 +7,7 @@ x, y, z         float32 metres in the sensor frame
 intensity       float32 0 … 1
 red, green,     uint8   colour of the class; PCD: packed into ``rgb``
 blue
-label           uint16  raw id of the class, as prediction files of the data set hold it
+label           uint16  raw id of the class, as prediction files of the data set hold it; PLY: int32
 confidence      float32 softmax probability of that class, 0 where the model could not see the point
 error           uint8   0 right, 1 wrong, 255 no truth; only of scans with labels
 =============== ======= ===============================================================================================
@@ -98,10 +98,10 @@ def _read_pcd(content: bytes, uri: str) -> dict[str, np.ndarray]:
 def _ply(columns: Mapping[str, np.ndarray], taxonomy: Taxonomy) -> bytes:
     from plyfile import PlyData, PlyElement
 
-    names = list(columns)
-    rows = np.empty(len(columns["x"]), [(name, columns[name].dtype) for name in names])
-    for name in names:
-        rows[name] = columns[name]
+    columns = {**columns, "label": columns["label"].astype(np.int32)}  # open3d skips ids of 16 bits
+    rows = np.empty(len(columns["x"]), [(name, values.dtype) for name, values in columns.items()])
+    for name, values in columns.items():
+        rows[name] = values
     named = [f"class {raw} {name}" for raw, name in zip(taxonomy.train_to_raw, taxonomy.class_names, strict=True)]
     buffer = io.BytesIO()
     PlyData([PlyElement.describe(rows, "vertex")], byte_order="<", comments=named).write(buffer)

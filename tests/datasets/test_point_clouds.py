@@ -52,7 +52,7 @@ def test_ply_names_its_classes():
     ply = PlyData.read(io.BytesIO(cloud("ply")))
     assert "class 4 car" in ply.comments
     assert [(each.name, each.val_dtype) for each in ply["vertex"].properties][-3:] == [
-        ("label", "u2"),
+        ("label", "i4"),
         ("confidence", "f4"),
         ("error", "u1"),
     ]
@@ -66,6 +66,17 @@ def test_another_reader_of_pcd_reads_the_same(tmp_path):
     np.testing.assert_array_equal(read.numpy(("x", "intensity")), POINTS[:, [0, 3]])
     assert read.pc_data["label"].tolist() == [4, 11, 16]
     np.testing.assert_array_equal(pypcd4.PointCloud.decode_rgb(read.pc_data["rgb"]), CLASSES.colours[LABELS])
+
+
+@pytest.mark.parametrize("file_format", ["pcd", "ply"])
+def test_open3d_reads_the_same(tmp_path, file_format):
+    open3d = pytest.importorskip("open3d", reason="needs open3d, which brings a notebook stack along")
+    (tmp_path / f"a.{file_format}").write_bytes(cloud(file_format))
+    read = open3d.t.io.read_point_cloud(str(tmp_path / f"a.{file_format}")).point
+    np.testing.assert_array_equal(read["positions"].numpy(), POINTS[:, :3])
+    np.testing.assert_array_equal(read["colors"].numpy(), CLASSES.colours[LABELS])
+    expected = {"label": [4, 11, 16], "confidence": [0.5, 0.875, 0.0], "error": [0, 1, NO_TRUTH]}
+    assert {name: read[name].numpy().ravel().tolist() for name in expected} == expected
 
 
 @pytest.mark.parametrize("file_format", CLOUD_FORMATS)
