@@ -25,11 +25,13 @@ def segmentation_terms(
     Source: LaserMix authors' code, which computes both on cells, not on points.
     """
     logits, targets = output.cell_logits, output.cells.targets
-    terms = {f"{prefix}cross_entropy": weight * recipe.cross_entropy_weight * cross_entropy(logits, targets)}
+    over_all = recipe.cross_entropy_over == "all"
+    of_cells = cross_entropy(logits, targets, over_all)
+    terms = {f"{prefix}cross_entropy": weight * recipe.cross_entropy_weight * of_cells}
     if recipe.lovasz_weight:
         terms[f"{prefix}lovasz"] = weight * recipe.lovasz_weight * lovasz_softmax(logits, targets)
     if output.cells.point_targets is not None:
-        of_points = cross_entropy(output.point_logits, output.cells.point_targets)
+        of_points = cross_entropy(output.point_logits, output.cells.point_targets, over_all)
         terms[f"{prefix}point_cross_entropy"] = weight * recipe.cross_entropy_weight * of_points
     return terms
 

@@ -12,6 +12,9 @@ class Supervised(Section):
 
     name: Literal["supervised"] = "supervised"
     cross_entropy_weight: NonNegative = 1.0  # authors' code
+    cross_entropy_over: Literal["known", "all"] = (
+        "known"  # mean over cells with a label: authors' MinkUNet; all: Cylinder3D
+    )
     lovasz_weight: NonNegative = 2.0  # authors' nuScenes code; 3 on SemanticKITTI, 0 for MinkUNet
 
     @property

@@ -177,6 +177,7 @@ class Optim(Section):
     name: Literal["adamw", "sgd"] = "adamw"  # authors' Cylinder3D code
     lr: Positive = 0.001  # authors' Cylinder3D code (OneCycle eta_max)
     weight_decay: NonNegative = 0.01  # authors' Cylinder3D code
+    eps: Positive = 1e-8  # AdamW's term in the denominator; PyTorch's own, as in the authors' Cylinder3D code
     momentum: Ratio = 0.9  # authors' MinkUNet code (SGD, Nesterov)
     grad_clip_norm: NonNegative = 10.0  # authors' code; 0 switches it off
     schedule: Literal["onecycle", "cosine", "constant"] = "onecycle"
@@ -250,6 +251,7 @@ FREE_KEYS = (
 """What decides no result: the fingerprint leaves it out, and it may differ when a run is continued."""
 
 _LATER_KEYS = {
+    ("method", "cross_entropy_over"): "known",
     ("method", "ema_memory_ratio"): 0.0,
     ("method", "ema_warm_up"): False,
     ("method", "pseudo_rule"): "confidence",
@@ -259,6 +261,7 @@ _LATER_KEYS = {
     ("method", "language_min_recall"): 0.05,
     ("method", "language_memory"): 0.99,
     ("method", "language_drop_ratio"): 0.0,
+    ("optim", "eps"): 1e-8,
     ("train", "norm_batches"): 0,
     ("train", "labelled_sampling"): "uniform",
 }

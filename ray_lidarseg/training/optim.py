@@ -32,7 +32,7 @@ def build_optimizer(
         }
         parameters = [{"params": members, "lr": rate} for rate, members in groups.items() if members]
     if optim.name == "adamw":
-        return torch.optim.AdamW(parameters, lr=optim.lr, weight_decay=optim.weight_decay)
+        return torch.optim.AdamW(parameters, lr=optim.lr, eps=optim.eps, weight_decay=optim.weight_decay)
     return torch.optim.SGD(
         parameters,
         lr=optim.lr,

@@ -151,6 +151,7 @@ def test_another_method_keeps_every_key_both_have() -> None:
     assert with_method(recipe, "supervised").method.model_dump() == {
         "name": "supervised",
         "cross_entropy_weight": 1.0,
+        "cross_entropy_over": "known",
         "lovasz_weight": 3.0,
     }
     assert with_method(recipe, "lasermix") == recipe
