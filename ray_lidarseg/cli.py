@@ -37,7 +37,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ray-lidarseg", description="Semi-supervised LiDAR segmentation on Ray.")
     parser.add_argument("--version", action="version", version=f"ray-lidarseg {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for add in (_demo, _world, _index, _validate, _prepare, _train, _evaluate, _predict, _report, _recipe, _doctor):
+    before_models = (_demo, _world, _index, _validate, _prepare)
+    for add in (*before_models, _train, _evaluate, _predict, _submit, _report, _recipe, _doctor):
         add(verbs)
     return parser
 
@@ -250,6 +251,19 @@ def _predict(verbs: Verbs) -> None:
         help="SemanticKITTI, nuScenes, or points with colour, label, confidence and error (default: %(default)s)",
     )
     parser.add_argument("--checkpoint", default="latest", help="latest, or a step (default: %(default)s)")
+
+
+def _submit(verbs: Verbs) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from ray_lidarseg.submit import submit
+
+        submit(predictions=args.predictions, index=args.index, out=args.out, partial=args.partial)
+
+    parser = _verb(verbs, "submit", "predictions as the archive a benchmark's server takes, checked by its rules", run)
+    parser.add_argument("predictions", metavar="PREDICTIONS", help="folder `predict` wrote: format label or lidarseg")
+    parser.add_argument("--index", required=True, help="what `index` wrote: the scans of the split")
+    parser.add_argument("--out", required=True, help="zip file or s3:// URI")
+    parser.add_argument("--partial", action="store_true", help="although scans of the official list are missing")
 
 
 def _report(verbs: Verbs) -> None:

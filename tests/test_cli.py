@@ -32,7 +32,20 @@ def test_help_answers_at_once() -> None:
 
 @pytest.mark.parametrize(
     "verb",
-    ["demo", "world", "index", "validate", "prepare", "train", "evaluate", "predict", "report", "recipe", "doctor"],
+    [
+        "demo",
+        "world",
+        "index",
+        "validate",
+        "prepare",
+        "train",
+        "evaluate",
+        "predict",
+        "submit",
+        "report",
+        "recipe",
+        "doctor",
+    ],
 )
 def test_every_verb_has_a_help_page(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:

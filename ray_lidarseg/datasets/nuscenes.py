@@ -1,7 +1,7 @@
 """nuScenes-lidarseg: classes, LiDAR and files; listed through the official devkit, which workers never load."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,6 +103,24 @@ def index(root: str, version: str = "v1.0-mini") -> Iterator[Keyframe]:
             raise DataError(
                 f"the tables of nuScenes {version} in {root}, {scene['name']}: a record has another shape ({error})"
             ) from error
+
+
+def official_set(split: str, scenes: Sequence[str]) -> tuple[str, Mapping[str, int]]:
+    """Name of the devkit's set that a split is (``mini_val`` where its scenes lie in that one), and its scenes.
+
+    How many key-frames a scene has is what the tables say: 0 stands for any number.
+
+    Raises:
+        DataError: The split is neither ``val`` nor ``test``.
+    """
+    from nuscenes.utils.splits import create_splits_scenes
+
+    if split not in ("val", "test"):
+        raise DataError(f"nuScenes' server scores val or test, not {split!r}: predict one of them")
+    official = create_splits_scenes()
+    mini = f"mini_{split}"
+    name = mini if mini in official and set(scenes) <= set(official[mini]) else split
+    return name, dict.fromkeys(official[name], 0)
 
 
 def _load(root: str, version: str) -> "NuScenes":

@@ -1,7 +1,7 @@
 """SemanticKITTI, and ScribbleKITTI, which is the same scans with other label files: classes, LiDAR and files."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,8 @@ from ray_lidarseg.sample import CameraImage, Keyframe, SensorSpec
 NAME = "semantickitti"
 VALIDATION = ("08",)
 TEST = tuple(f"{number:02d}" for number in range(11, 22))
+_TEST_SCANS = (921, 1061, 3281, 631, 1901, 1731, 491, 1801, 4981, 831, 2721)  # 20,351 in all
+_VALIDATION_SCANS = 4071
 _CAMERA = "image_2"
 _IMAGES = (".png", ".jpg", ".jpeg")
 _SWEEP_US = 100_000  # the LiDAR turns ten times a second; used where times.txt is absent
@@ -116,6 +118,18 @@ def split_of(sequence: str) -> str:
     if sequence in VALIDATION:
         return "val"
     return "test" if sequence in TEST else "train"
+
+
+def official_set(split: str, sequences: Sequence[str]) -> tuple[str, Mapping[str, int]]:
+    """Name of the benchmark's set and the number of scans of each of its sequences.
+
+    Raises:
+        DataError: The split is neither ``val`` nor ``test``.
+    """
+    sets = {"val": dict.fromkeys(VALIDATION, _VALIDATION_SCANS), "test": dict(zip(TEST, _TEST_SCANS, strict=True))}
+    if split not in sets:
+        raise DataError(f"SemanticKITTI's server scores val or test, not {split!r}: predict one of them")
+    return split, sets[split]
 
 
 def _sequence(folder: Path, label_dir: str) -> Iterator[Keyframe]:

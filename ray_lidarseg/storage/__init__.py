@@ -18,6 +18,7 @@ from ray_lidarseg.storage.files import (
     remove_folder,
     resolve,
     write_bytes,
+    write_file,
     write_once,
 )
 from ray_lidarseg.storage.stamps import read_bytes
@@ -46,5 +47,6 @@ __all__ = [
     "remove_folder",
     "resolve",
     "write_bytes",
+    "write_file",
     "write_once",
 ]

@@ -6,16 +6,18 @@ one, never a torn one.
 """
 
 import errno
+import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import BinaryIO
 
 from pyarrow import fs
 
 from ray_lidarseg.errors import StorageError
 from ray_lidarseg.storage import object_store, uris
 from ray_lidarseg.storage.uris import join
-from ray_lidarseg.storage.whole_files import create_whole, fetch_whole, patiently, write_whole
+from ray_lidarseg.storage.whole_files import create_whole, fetch_whole, fill_whole, patiently, write_whole
 
 _S3 = "s3://"
 _S3_ATTEMPTS = 8  # ours: with the SDK's waits, some ten seconds
@@ -122,6 +124,26 @@ def write_bytes(uri: str, data: bytes) -> None:
         return
     with explained("write", uri):
         write_whole(filesystem, path, data)
+
+
+def write_file(uri: str, fill: Callable[[BinaryIO], object]) -> None:
+    """Creates or replaces a file of any size from what ``fill`` writes; where that raises, nothing changes.
+
+    Args:
+        uri: The file.
+        fill: Gets an empty file, open for reading and writing.
+
+    Raises:
+        StorageError: See ``write_bytes``.
+    """
+    if not uris.parse(uri).is_local:
+        with tempfile.TemporaryFile() as file:
+            fill(file)
+            file.seek(0)
+            write_bytes(uri, file.read())
+        return
+    with explained("write", uri):
+        fill_whole(resolve(uri)[1], fill)
 
 
 def write_once(uri: str, data: bytes) -> bytes:

@@ -68,7 +68,16 @@ def fetch_whole(filesystem: fs.FileSystem, source: str, path: str) -> None:
         with filesystem.open_input_stream(source, compression=None) as stream:
             shutil.copyfileobj(stream, file, _CHUNK_BYTES)
 
-    with _beside(path, copy) as unfinished:
+    fill_whole(path, copy)
+
+
+def fill_whole(path: str, fill: Callable[[BinaryIO], object]) -> None:
+    """Creates or replaces a local file as a whole from what ``fill`` writes into an empty one.
+
+    Raises:
+        OSError: The folder cannot be written, or the disk is full.
+    """
+    with _beside(path, fill) as unfinished:
         os.replace(unfinished, path)
 
 
@@ -79,7 +88,7 @@ def _beside(path: str, fill: Callable[[BinaryIO], object]) -> Iterator[str]:
     os.makedirs(folder, exist_ok=True)
     unfinished = os.path.join(folder, f"{_TEMPORARY_PREFIX}{name}-{uuid.uuid4().hex[:8]}")
     try:
-        with open(unfinished, "wb") as file:
+        with open(unfinished, "w+b") as file:
             fill(file)
             file.flush()
             os.fsync(file.fileno())

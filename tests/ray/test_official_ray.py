@@ -1,5 +1,6 @@
 """Official scores of what `predict` writes: nuscenes-devkit itself, and SemanticKITTI's rules written down again."""
 
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -145,8 +146,9 @@ def test_the_devkit_accepts_and_scores_predictions_as_evaluate_does(tmp_path, lo
     assert main(["index", "nuscenes", str(root), "--out", index]) == 0
     said = tmp_path / "said"
     assert predict(run, str(said), index=index, split="val", file_format="lidarseg").done == 4
-    (said / "lidarseg" / "val").rename(said / "lidarseg" / "mini_val")  # what the devkit calls mini's split
-    (said / "val").rename(said / "mini_val")
+    archive = tmp_path / "submission.zip"
+    assert main(["submit", str(said), "--index", index, "--out", str(archive)]) == 0
+    zipfile.ZipFile(archive).extractall(said := tmp_path / "unpacked")
     nusc = NuScenes(preset.version, str(root), verbose=False)
     validate_submission(nusc, str(said), "mini_val")
     official = LidarSegEval(nusc, str(said), eval_set="mini_val", verbose=False).evaluate()["miou"]
