@@ -96,14 +96,14 @@ def members_of(
     Scenes that are not on the list are left out, unless ``partial``.
     """
     scans = Counter(frame.scene for frame in frames)
-    name, wanted = benchmark.official(split, list(scans))
+    kind, (name, wanted) = benchmark.file_format, benchmark.official(split, list(scans))
     missing = [
         f"{scene} has {scans[scene]} scans, expected {count or 'some'}"
         for scene, count in wanted.items()
         if not scans[scene] or (count and scans[scene] != count)
     ]
     members = [
-        Member(*(label_path(frame.frame_id, benchmark.file_format, place) for place in (name, split)), count)
+        Member(label_path(frame.frame_id, kind, name), label_path(frame.frame_id, kind, split), count)
         for frame, count in zip(frames, num_points, strict=True)
         if partial or frame.scene in wanted
     ]
