@@ -37,6 +37,11 @@ def precision(recipe: Recipe, device: torch.device, method: nn.Module) -> torch.
     return torch.bfloat16 if channels >= _LEAST_CHANNELS and bf16_gain(channels) >= _LEAST_GAIN else None
 
 
+def computes_bf16_natively() -> bool:
+    """Whether the processor has instructions for bfloat16 products; without them it is slower than float32."""
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
 def usual_channels(module: nn.Module) -> int:
     """Channels of the products most parameters take part in, rounded to a multiple of 16, at most 128.
 

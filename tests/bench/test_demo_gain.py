@@ -1,5 +1,9 @@
-import pytest
+from pathlib import Path
 
+import pytest
+import torch
+
+from ray_lidarseg.demo import demo_recipe
 from tests.bench.demo_gain import table_of, verdict
 
 
@@ -35,3 +39,9 @@ def test_what_is_no_gain_fails(lasermix, plus):
 def test_two_seeds_prove_nothing():
     few = rows("supervised", 1.0, 30, 31) + rows("lasermix", 1.0, 40, 41)
     assert not verdict(table_of(few))[0]
+
+
+@pytest.mark.parametrize("natively", [True, False])
+def test_the_demo_computes_in_bf16_only_where_the_processor_has_it(monkeypatch, natively):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: natively)
+    assert demo_recipe(Path("demo"), "lasermix").train.amp == ("bf16" if natively else "auto")
