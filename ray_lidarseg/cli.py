@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"ray-lidarseg {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     before_models = (_demo, _world, _index, _validate, _prepare)
-    for add in (*before_models, _train, _evaluate, _predict, _submit, _report, _recipe, _doctor):
+    for add in (*before_models, _train, _evaluate, _predict, _archive, _report, _recipe, _doctor):
         add(verbs)
     return parser
 
@@ -253,13 +253,13 @@ def _predict(verbs: Verbs) -> None:
     parser.add_argument("--checkpoint", default="latest", help="latest, or a step (default: %(default)s)")
 
 
-def _submit(verbs: Verbs) -> None:
+def _archive(verbs: Verbs) -> None:
     def run(args: argparse.Namespace) -> None:
-        from ray_lidarseg.submit import submit
+        from ray_lidarseg.archive import archive
 
-        submit(predictions=args.predictions, index=args.index, out=args.out, partial=args.partial)
+        archive(predictions=args.predictions, index=args.index, out=args.out, partial=args.partial)
 
-    parser = _verb(verbs, "submit", "predictions as the archive a benchmark's server takes, checked by its rules", run)
+    parser = _verb(verbs, "archive", "predictions as the archive a benchmark's server takes, checked by its rules", run)
     parser.add_argument("predictions", metavar="PREDICTIONS", help="folder `predict` wrote: format label or lidarseg")
     parser.add_argument("--index", required=True, help="what `index` wrote: the scans of the split")
     parser.add_argument("--out", required=True, help="zip file or s3:// URI")

@@ -41,7 +41,7 @@ def test_help_answers_at_once() -> None:
         "train",
         "evaluate",
         "predict",
-        "submit",
+        "archive",
         "report",
         "recipe",
         "doctor",

@@ -147,7 +147,7 @@ def test_the_devkit_accepts_and_scores_predictions_as_evaluate_does(tmp_path, lo
     said = tmp_path / "said"
     assert predict(run, str(said), index=index, split="val", file_format="lidarseg").done == 4
     archive = tmp_path / "submission.zip"
-    assert main(["submit", str(said), "--index", index, "--out", str(archive)]) == 0
+    assert main(["archive", str(said), "--index", index, "--out", str(archive)]) == 0
     zipfile.ZipFile(archive).extractall(said := tmp_path / "unpacked")
     nusc = NuScenes(preset.version, str(root), verbose=False)
     validate_submission(nusc, str(said), "mini_val")

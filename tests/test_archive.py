@@ -1,4 +1,4 @@
-"""The verb `submit` on folders as `predict` leaves them."""
+"""The verb `archive` on folders as `predict` leaves them."""
 
 import json
 import zipfile
@@ -13,7 +13,7 @@ from ray_lidarseg.datasets.shards import keyframe_table, parquet_bytes
 from ray_lidarseg.datasets.submission import label_bytes
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.sample import Keyframe
-from ray_lidarseg.submit import submit
+from ray_lidarseg.archive import archive
 
 NUM_POINTS = 7
 
@@ -41,7 +41,7 @@ def write_summary(folder: Path, **more: str) -> None:
 
 
 def test_an_archive_of_a_part_is_only_written_when_asked_for(said, tmp_path, capsys):
-    arguments = ["submit", str(said), "--index", str(tmp_path / "index.parquet"), "--out", str(tmp_path / "a.zip")]
+    arguments = ["archive", str(said), "--index", str(tmp_path / "index.parquet"), "--out", str(tmp_path / "a.zip")]
     assert main(arguments) == 2
     assert "08 has 2 scans, expected 4071; its server would refuse the archive" in capsys.readouterr().err
     assert not (tmp_path / "a.zip").exists()
@@ -54,14 +54,14 @@ def test_an_archive_of_a_part_is_only_written_when_asked_for(said, tmp_path, cap
 def test_a_broken_rule_leaves_no_archive(said, tmp_path):
     np.zeros(NUM_POINTS, "<u4").tofile(said / "sequences" / "08" / "predictions" / "000001.label")
     with pytest.raises(DataError, match=r"000001\.label holds ids \[0\]"):
-        submit(str(said), str(tmp_path / "index.parquet"), str(tmp_path / "a.zip"), partial=True)
+        archive(str(said), str(tmp_path / "index.parquet"), str(tmp_path / "a.zip"), partial=True)
     assert not [file for file in tmp_path.iterdir() if "zip" in file.name]
 
 
 def test_missing_labels_are_named_before_anything_is_written(said, tmp_path):
     (said / "sequences" / "08" / "predictions" / "000000.label").unlink()
     with pytest.raises(DataError, match=r"1 of 2 scans have no labels, for example sequences/08/predictions/000000"):
-        submit(str(said), str(tmp_path / "index.parquet"), str(tmp_path / "a.zip"), partial=True)
+        archive(str(said), str(tmp_path / "index.parquet"), str(tmp_path / "a.zip"), partial=True)
 
 
 @pytest.mark.parametrize(
@@ -78,11 +78,11 @@ def test_missing_labels_are_named_before_anything_is_written(said, tmp_path):
 def test_predictions_that_do_not_fit(said, tmp_path, summary, message):
     write_summary(said, **summary)
     with pytest.raises(DataError, match=message):
-        submit(str(said), str(tmp_path / "index.parquet"), str(tmp_path / "a.zip"))
+        archive(str(said), str(tmp_path / "index.parquet"), str(tmp_path / "a.zip"))
 
 
 def test_a_folder_that_predict_did_not_write(tmp_path):
     with pytest.raises(
         DataError, match=r"has no predictions\.json: expected a folder that `ray-lidarseg predict` wrote"
     ):
-        submit(str(tmp_path), "index.parquet", str(tmp_path / "a.zip"))
+        archive(str(tmp_path), "index.parquet", str(tmp_path / "a.zip"))

@@ -1,4 +1,4 @@
-"""The verb `submit`: predictions of an official split as the archive that the benchmark's server takes, checked."""
+"""The verb `archive`: predictions of an official split as the archive that the benchmark's server takes, checked."""
 
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -18,7 +18,7 @@ _SUMMARY = {"file_format": str, "split": str, "dataset": str, "*": object}
 _LISTED = ("frame_id", "dataset", "scene", "split", "points_uri")
 
 
-def submit(predictions: str, index: str, out: str, partial: bool = False) -> int:
+def archive(predictions: str, index: str, out: str, partial: bool = False) -> int:
     """Writes the archive; nothing is there afterwards where it breaks a rule (``datasets.submission_archive``).
 
     Args:
@@ -102,7 +102,7 @@ def _contents(folder: str, members: list[Member]) -> Iterator[tuple[str, bytes]]
             f"{len(absent)} of {len(members)} scans have no labels, for example {', '.join(absent[:_NAMED])}: give "
             "the predict command again"
         )
-    with progress(len(members), "submit", "scan", delay_s=2.0) as bar:
+    with progress(len(members), "archive", "scan", delay_s=2.0) as bar:
         for member in members:
             yield member.path, storage.read_bytes(storage.join(folder, member.source))
             bar.update()
