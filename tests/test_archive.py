@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ray_lidarseg.archive import archive
 from ray_lidarseg.cli import main
 from ray_lidarseg.datasets.semantickitti import CLASSES
 from ray_lidarseg.datasets.shards import keyframe_table, parquet_bytes
 from ray_lidarseg.datasets.submission import label_bytes
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.sample import Keyframe
-from ray_lidarseg.archive import archive
 
 NUM_POINTS = 7
 
