@@ -207,20 +207,44 @@ def _train(verbs: Verbs) -> None:
 
 def _evaluate(verbs: Verbs) -> None:
     def run(args: argparse.Namespace) -> None:
-        from ray_lidarseg.evaluate import evaluate
+        from ray_lidarseg.errors import RunError
+        from ray_lidarseg.evaluate import evaluate, evaluate_robustness
+        from ray_lidarseg.training.inference_options import InferenceOptions
 
-        evaluate(run=args.run_folder, prepared=args.prepared, split=args.split, which=args.checkpoint)
+        options = InferenceOptions(args.tta, args.knn, tuple(args.ensemble))
+        chosen = {"prepared": args.prepared, "split": args.split, "which": args.checkpoint, "options": options}
+        if args.baseline and not args.robustness:
+            raise RunError("--baseline is what errors under corruption are relative to: give --robustness, too")
+        if args.robustness:
+            evaluate_robustness(run=args.run_folder, baseline=args.baseline, **chosen)
+        else:
+            evaluate(run=args.run_folder, **chosen)
 
-    parser = _verb(verbs, "evaluate", "mIoU of a run's models, by point and by cell", run)
+    parser = _verb(verbs, "evaluate", "mIoU of a run's models: by point, cell and distance, or under corruption", run)
     parser.add_argument("run_folder", metavar="RUN")
     parser.add_argument("--prepared", default="", help="other shards than the recipe's")
     parser.add_argument("--split", default="val")
     parser.add_argument("--checkpoint", default="latest", help="latest, or a step (default: %(default)s)")
+    parser.add_argument(
+        "--robustness", action="store_true", help="clean and under 8 corruptions x 3 severities: mRR and mCE; resumes"
+    )
+    parser.add_argument(
+        "--baseline", default="", help="of mCE: minkunet18 (official val alone), or a run scored on the same frames"
+    )
+    _add_inference(parser)
+
+
+def _add_inference(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("better and slower answers (reported apart)")
+    group.add_argument("--tta", type=int, default=1, metavar="VIEWS", help="mean over 2 to 8 views of each scan")
+    group.add_argument("--knn", action="store_true", help="FIDNet: points vote among the pixels nearest in range")
+    group.add_argument("--ensemble", nargs="+", default=(), metavar="RUN", help="mean with the models of further runs")
 
 
 def _predict(verbs: Verbs) -> None:
     def run(args: argparse.Namespace) -> int:
         from ray_lidarseg.predict import predict
+        from ray_lidarseg.training.inference_options import InferenceOptions
 
         report = predict(
             run=args.run_folder,
@@ -232,6 +256,7 @@ def _predict(verbs: Verbs) -> None:
             split=args.split,
             file_format=args.format,
             which=args.checkpoint,
+            options=InferenceOptions(args.tta, args.knn, tuple(args.ensemble)),
         )
         return 1 if report.failed else 0
 
@@ -251,6 +276,7 @@ def _predict(verbs: Verbs) -> None:
         help="SemanticKITTI, nuScenes, or points with colour, label, confidence and error (default: %(default)s)",
     )
     parser.add_argument("--checkpoint", default="latest", help="latest, or a step (default: %(default)s)")
+    _add_inference(parser)
 
 
 def _archive(verbs: Verbs) -> None:

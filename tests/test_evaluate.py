@@ -7,10 +7,10 @@ import pytest
 import torch
 from pyarrow import fs
 
-from ray_lidarseg import evaluate as verb
 from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.datasets.shards import read_catalog, write_catalog, write_shard
 from ray_lidarseg.errors import DataError, RunError, StorageError
+from ray_lidarseg.evaluate import clean as verb
 from ray_lidarseg.evaluate import evaluate
 from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.metrics.scoring import Scores
@@ -58,7 +58,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     folder.write(run_frames.FILE, RunFrames.drawn(read_catalog(LOCAL, recipe.data.prepared), recipe).to_json())
     folder.write(f"{checkpoints.FOLDER}/{checkpoints.folder_name(2)}/{checkpoints.FILE}", checkpoints.pack(state))
     monkeypatch.setattr(
-        verb, "_score", lambda run, recipe, prepared, catalog, step, names: dict.fromkeys(names, scored)
+        verb, "_score", lambda run, recipe, prepared, catalog, step, names, options: dict.fromkeys(names, scored)
     )
     scored = Scores.empty(16)
     return folder

@@ -53,7 +53,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ray_lidarseg import storage
-from ray_lidarseg.datasets.ontology_taxonomy import sensor, taxonomy
+from ray_lidarseg.datasets.ontology_taxonomy import GROUND_WORDS, VEHICLE_WORDS, named, sensor, taxonomy
 from ray_lidarseg.datasets.point_files import (
     FORMATS,
     Columns,
@@ -445,6 +445,8 @@ def of_ontology(ontology: Ontology) -> DatasetSpec:
         decode=lambda frame: decode(frame, ontology),
         words={entry.name: (entry.name, *entry.synonyms) for entry in ontology.classes},
         absent=ontology.absent_class,
+        ground=named(ontology, GROUND_WORDS),
+        vehicles=named(ontology, VEHICLE_WORDS),
     )
 
 

@@ -2,6 +2,8 @@
 
 import colorsys
 import math
+import re
+from collections.abc import Collection
 
 import numpy as np
 
@@ -11,6 +13,24 @@ from ray_lidarseg.sample import SensorSpec
 from ray_lidarseg.types import IGNORE
 
 _GOLDEN_RATIO = (math.sqrt(5.0) - 1.0) / 2.0  # steps of it around the hue circle keep any number of hues apart
+
+GROUND_WORDS = frozenset(
+    {"road", "street", "driveable", "drivable", "sidewalk", "pavement", "parking", "crosswalk", "lane", "asphalt"}
+    | {"concrete", "ground", "flat"}
+)
+"""Words in the names of classes that one drives or walks on. Ours."""
+
+VEHICLE_WORDS = frozenset(
+    {"car", "truck", "bus", "van", "bicycle", "bike", "motorcycle", "motorbike", "trailer", "vehicle", "vehicles"}
+    | {"tractor", "excavator"}
+)
+"""Words in the names of classes that have wheels. Ours."""
+
+
+def named(ontology: Ontology, words: Collection[str]) -> tuple[int, ...]:
+    """Class ids whose name or a synonym holds one of these words (``other-ground`` holds ``ground``)."""
+    texts = (" ".join((entry.name, *entry.synonyms)).lower() for entry in ontology.classes)
+    return tuple(train for train, text in enumerate(texts) if not set(re.split(r"[^a-z]+", text)).isdisjoint(words))
 
 
 def taxonomy(ontology: Ontology) -> Taxonomy:

@@ -32,6 +32,8 @@ class DatasetTraits:
         forward: Axis of the points along which the vehicle drives, for pictures.
         front_camera: The camera to show where there are several; ``""``: the first.
         things: Class ids of things that stand apart: what PolarMix pastes.
+        ground: Class ids of what one drives or walks on, and
+        vehicles: of what has wheels: what corruptions of a scan (``datasets.corruptions``) act on.
         grid_height_m: Lowest and highest z of Cylinder3D's grid: authors' code, and for other sensors as for nuScenes.
     """
 
@@ -39,6 +41,8 @@ class DatasetTraits:
     forward: Literal["x", "y"] = "x"
     front_camera: str = ""
     things: tuple[int, ...] = ()
+    ground: tuple[int, ...] = ()
+    vehicles: tuple[int, ...] = ()
     grid_height_m: tuple[float, float] = (-5.0, 3.0)
 
 

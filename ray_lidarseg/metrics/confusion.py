@@ -37,14 +37,7 @@ class Confusion:
         Raises:
             ValueError: A truth that is neither a class nor IGNORE, or a prediction of a counted point that is no class.
         """
-        truth, prediction = _ids(truth), _ids(prediction)
-        is_counted = truth != IGNORE
-        truth, prediction = truth[is_counted], prediction[is_counted]
-        self._check("truth", truth)
-        self._check("prediction", prediction)
-        pair = truth * self.num_classes + prediction
-        counts = torch.bincount(pair, minlength=self.num_classes**2)
-        self.counts += counts.view(self.num_classes, self.num_classes).cpu()
+        self.counts += pair_counts(truth, prediction, self.num_classes)[0]
 
     def merge(self, other: "Confusion") -> "Confusion":
         """Adds the counts of ``other`` to this one, and returns this one.
@@ -113,13 +106,38 @@ class Confusion:
         confusion.counts = counts
         return confusion
 
-    def _check(self, what: str, ids: Int[Tensor, "P"]) -> None:
-        if len(ids) and not (int(ids.min()) >= 0 and int(ids.max()) < self.num_classes):
-            wrong = ids[(ids < 0) | (ids >= self.num_classes)].unique().tolist()
-            raise ValueError(
-                f"Confusion.add: {what} must be a class in 0..{self.num_classes - 1} at every point whose truth is not "
-                f"IGNORE ({IGNORE}), got {wrong[:8]}; map raw ids with the taxonomy first"
-            )
+
+def pair_counts(
+    truth: Shaped[Tensor | np.ndarray, "P"],
+    prediction: Shaped[Tensor | np.ndarray, "P"],
+    num_classes: int,
+    group: Shaped[Tensor | np.ndarray, "P"] | None = None,
+    num_groups: int = 1,
+) -> Int[Tensor, "G C C"]:
+    """How often each pair of classes occurs in each group of points, on the CPU; without groups there is one.
+
+    Raises:
+        ValueError: See ``Confusion.add``.
+    """
+    truth, prediction = _ids(truth), _ids(prediction)
+    is_counted = truth != IGNORE
+    truth, prediction = truth[is_counted], prediction[is_counted]
+    _check("truth", truth, num_classes)
+    _check("prediction", prediction, num_classes)
+    pair = truth * num_classes + prediction
+    if group is not None:
+        pair = pair + _ids(group)[is_counted] * num_classes**2
+    counts = torch.bincount(pair, minlength=num_groups * num_classes**2)
+    return counts.view(num_groups, num_classes, num_classes).cpu()
+
+
+def _check(what: str, ids: Int[Tensor, "P"], num_classes: int) -> None:
+    if len(ids) and not (int(ids.min()) >= 0 and int(ids.max()) < num_classes):
+        wrong = ids[(ids < 0) | (ids >= num_classes)].unique().tolist()
+        raise ValueError(
+            f"Confusion.add: {what} must be a class in 0..{num_classes - 1} at every point whose truth is not "
+            f"IGNORE ({IGNORE}), got {wrong[:8]}; map raw ids with the taxonomy first"
+        )
 
 
 def _ids(values: Tensor | np.ndarray) -> Tensor:

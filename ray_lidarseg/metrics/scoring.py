@@ -3,10 +3,14 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
+import numpy as np
 import torch
 
+from ray_lidarseg.metrics.calibration import Calibration
 from ray_lidarseg.metrics.confusion import Confusion
+from ray_lidarseg.metrics.range_confusion import RangeConfusion
 from ray_lidarseg.models.inference import ScanLabels, label_frames
 from ray_lidarseg.models.segmentor import Segmentor
 from ray_lidarseg.sample import Keyframe, SensorSpec
@@ -14,37 +18,64 @@ from ray_lidarseg.sample import Keyframe, SensorSpec
 
 @dataclass
 class Scores:
-    """Counts at the two levels that published numbers mix up.
+    """Counts at the two levels that published numbers mix up, and what the point level hides in one number.
 
     Attributes:
-        point: Every labelled point of the files: what the benchmarks count.
+        by_range: Every labelled point of the files, by its distance.
         cell: Every cell with a label, on the model's own voxels or pixels: what the tables of LaserMix count.
+        calibration: Confidence against correctness of the labelled points a model saw.
         num_frames: Labelled frames the counts are of.
     """
 
-    point: Confusion
+    by_range: RangeConfusion
     cell: Confusion
+    calibration: Calibration
     num_frames: int = 0
+
+    @property
+    def point(self) -> Confusion:
+        """Every labelled point of the files: what the benchmarks count."""
+        return self.by_range.total()
 
     @staticmethod
     def empty(num_classes: int) -> "Scores":
         """Nothing counted yet."""
-        return Scores(Confusion(num_classes), Confusion(num_classes))
+        return Scores(RangeConfusion(num_classes), Confusion(num_classes), Calibration())
 
     def add(self, frame: Keyframe, result: ScanLabels) -> None:
         """Counts one frame; a frame without labels is left out."""
         if not len(frame.labels):
             return
-        self.point.add(frame.labels, result.labels)
+        is_scan = len(frame.points) == len(frame.labels)  # pixels of an image have no range
+        with np.errstate(invalid="ignore", over="ignore"):
+            range_m = np.linalg.norm(frame.points[:, :3], axis=1) if is_scan else np.full(len(frame.labels), np.nan)
+        self.by_range.add(frame.labels, result.labels, range_m)
         self.cell.add(result.cell_targets, result.cell_labels)
+        self.calibration.add(frame.labels, result.labels, result.confidence)
         self.num_frames += 1
 
     def merge(self, other: "Scores") -> "Scores":
         """Adds the counts of ``other`` to these, and returns these."""
-        self.point.merge(other.point)
+        self.by_range.merge(other.by_range)
         self.cell.merge(other.cell)
+        self.calibration.merge(other.calibration)
         self.num_frames += other.num_frames
         return self
+
+    def to_json(self) -> dict[str, Any]:
+        """All counts as plain integers: what workers send and unfinished passes keep."""
+        parts = {name: getattr(self, name).as_list() for name in ("by_range", "cell", "calibration")}
+        return {**parts, "num_frames": self.num_frames}
+
+    @staticmethod
+    def from_json(content: dict[str, Any]) -> "Scores":
+        """The inverse of ``to_json``."""
+        return Scores(
+            RangeConfusion.from_list(content["by_range"]),
+            Confusion.from_list(content["cell"]),
+            Calibration.from_list(content["calibration"]),
+            content["num_frames"],
+        )
 
 
 def score(

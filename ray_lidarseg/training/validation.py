@@ -63,14 +63,15 @@ class Validation:
             self._device,
             self._recipe.train.evaluate_batch,
         )
-        scores.point.all_reduce()
-        scores.cell.all_reduce()
+        point, cell = scores.point, scores.cell
+        point.all_reduce()
+        cell.all_reduce()
         return {
             "kind": "evaluate",
             "step": step,
             "model": name,
-            "point_miou_ratio": scores.point.miou(self._absent),
-            "cell_miou_ratio": scores.cell.miou(self._absent),
-            "point_iou_ratio": [float(value) for value in scores.point.iou()],
+            "point_miou_ratio": point.miou(self._absent),
+            "cell_miou_ratio": cell.miou(self._absent),
+            "point_iou_ratio": [float(value) for value in point.iou()],
             "frames": len(self._frames),
         }

@@ -17,6 +17,7 @@ from ray_lidarseg.models.inference import label_frames
 from ray_lidarseg.recipe.load import override
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.training import checkpoints
+from ray_lidarseg.training.inference_options import InferenceOptions
 from ray_lidarseg.training.run_folder import RunFolder, load_method
 from ray_lidarseg.types import IGNORE
 
@@ -96,10 +97,12 @@ def test_writes_what_it_returns_with_its_origin(evaluated, untrained):
 def test_the_table_names_classes_models_and_both_rules(evaluated):
     lines = describe(evaluated).splitlines()
     assert lines[0] == "3 frames of val after 7 steps (* rule of nuscenes)"
-    assert lines[1].split()[2:] == ["student/point", "student/cell", "teacher/point", "teacher/cell"]
+    assert lines[1].split()[2:] == ["points", "student/point", "student/cell", "teacher/point", "teacher/cell"]
     assert [line.split()[0] for line in lines[2:4]] == ["barrier", "bicycle"]
-    assert lines[-2].startswith("mIoU, absent left out *")
-    assert lines[-1].startswith("mIoU, absent as 0")
+    assert lines[-4].startswith("mIoU, absent left out *")
+    assert lines[-3].startswith("mIoU, absent as 0")
+    assert lines[-2].startswith("teacher, point mIoU by distance (points): 0-10 m ")
+    assert lines[-1].startswith("teacher, expected calibration error: ")
 
 
 def test_a_split_without_labels_is_refused(untrained, local_ray):
@@ -110,7 +113,7 @@ def test_a_split_without_labels_is_refused(untrained, local_ray):
 def test_a_folder_that_cannot_be_written_is_said_before_the_work(untrained, tmp_path, monkeypatch):
     shutil.copytree(untrained, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
     (tmp_path / "run" / "evaluation").write_bytes(b"")
-    monkeypatch.setattr("ray_lidarseg.evaluate._score", None)
+    monkeypatch.setattr("ray_lidarseg.evaluate.clean._score", None)
     with pytest.raises(StorageError, match="is a file, not a folder"):
         evaluate(str(tmp_path / "run"))
 
@@ -127,3 +130,23 @@ def test_a_shard_that_cannot_be_read_is_named(untrained, prepared, tmp_path, loc
     (tmp_path / catalog.shard[0]).write_bytes(b"torn")
     with pytest.raises(DataError, match=f"{catalog.shard[0]}"):
         evaluate(untrained, prepared=str(tmp_path))
+
+
+def test_points_and_calibration_stand_beside_the_means(evaluated):
+    teacher = evaluated["models"]["teacher"]
+    total = sum(teacher["point"]["class_points"])
+    assert sum(part["points"] for part in teacher["by_range"]) == total == np.sum(teacher["point"]["confusion"])
+    assert [part["range"] for part in teacher["by_range"]] == ["0-10 m", "10-20 m", "20-30 m", "30-50 m", "50 m-"]
+    summed = np.sum([part["confusion"] for part in teacher["by_range"]], axis=0)
+    np.testing.assert_array_equal(summed, teacher["point"]["confusion"])
+    assert 0 <= teacher["calibration"]["ece_ratio"] <= 1
+    assert sum(part["points"] for part in teacher["calibration"]["bins"]) == total
+
+
+def test_options_are_reported_apart(untrained, evaluated, local_ray):
+    result = evaluate(untrained, options=InferenceOptions(views=2, knn=True))
+    assert list(result["models"]) == ["teacher"]
+    assert json.loads(Path(untrained, "evaluation", "val-tta2-knn.json").read_text()) == result
+    assert describe(result).splitlines()[0].startswith("3 frames of val after 7 steps, with tta2-knn")
+    points = np.sum(result["models"]["teacher"]["point"]["confusion"])
+    assert points == np.sum(evaluated["models"]["teacher"]["point"]["confusion"])

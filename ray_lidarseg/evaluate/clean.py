@@ -1,0 +1,128 @@
+"""Scores of every model of a run on frames as they are, by point, by cell and by distance."""
+
+import json
+from typing import Any
+
+import pyarrow as pa
+
+from ray_lidarseg import storage
+from ray_lidarseg.datasets.entries import dataset_of
+from ray_lidarseg.datasets.sensor import resolve_sensor
+from ray_lidarseg.datasets.shards import Catalog, PreparedFrames
+from ray_lidarseg.errors import reason
+from ray_lidarseg.evaluate.score_tables import describe, numbers_of
+from ray_lidarseg.evaluate.scored_frames import FOLDER, choose, results
+from ray_lidarseg.metrics.scoring import Scores, score
+from ray_lidarseg.recipe.schema import Recipe
+from ray_lidarseg.runtime import pool
+from ray_lidarseg.training.environment import git_commit
+from ray_lidarseg.training.inference_options import PLAIN, InferenceOptions, load_models
+from ray_lidarseg.training.run_folder import RunFolder, load_method
+
+
+def evaluate(
+    run: str,
+    prepared: str = "",
+    split: str = "val",
+    which: str | int = "latest",
+    options: InferenceOptions = PLAIN,
+) -> dict[str, Any]:
+    """Scores a run's models and writes ``evaluation/<split>.json`` into its folder.
+
+    Args:
+        run: Run folder, path or URI.
+        prepared: Shards to score on; empty: those of the recipe, with its ``data.val_frames``.
+        split: ``train``, ``val`` or ``test``; only its labelled frames count.
+        which: Checkpoint: ``latest`` or a number of steps.
+        options: With any, the model to deploy alone is scored, into ``evaluation/<split>-<options>.json``.
+
+    Returns:
+        What was written: checkpoint step, frames, commit, and for each model and level (``point``, ``cell``) the mean
+        IoU after both rules for absent classes, the IoU of each class (None where absent), its points and the confusion
+        counts; the same by distance, and the calibration of its confidence.
+
+    Raises:
+        RunError: There is no run, or no such checkpoint.
+        RecipeError: The options do not fit the run.
+        DataError: No labelled frame, shards of another data set, or a frame that cannot be read.
+        StorageError: The run folder cannot be written; said before the work.
+    """
+    folder = RunFolder(run)
+    method, recipe, step = load_method(folder.uri, which)
+    options.check(recipe)
+    place, catalog = choose(folder, recipe, prepared, split)
+    storage.check_writable(folder.path(FOLDER))
+    names = [recipe.method.deployed] if options.name else list(method.segmentors())
+    scores = _score(folder.uri, recipe, place, catalog, step, names, options)
+    result = {**_result(recipe, scores, split, step, options), "prepared": place}
+    name = "-".join(filter(None, (split, options.name)))
+    try:
+        folder.write(f"{FOLDER}/{name}.json", json.dumps(result, indent=1).encode())
+    finally:  # what took so long is seen, whatever became of the disk
+        print(describe(result), flush=True)
+    return result
+
+
+class _Scorer:
+    """One actor: the run's models, and the shards."""
+
+    def __init__(self, run: str, step: int, prepared: str, split_catalog: Catalog, options: InferenceOptions):
+        self.device = pool.own_device()
+        self.models, self.recipe, _ = load_models(run, step, self.device, options)
+        self.sensor = resolve_sensor(self.recipe.data)
+        self.frames = PreparedFrames(*storage.resolve(prepared), split_catalog)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        positions = rows.column("position").to_pylist()
+        result: dict[str, Any] = {"num_frames": len(positions), "error": "", "counts": ""}
+        try:
+            frames = [self.frames[position] for position in positions]
+            counts = {name: self._counts(model, frames) for name, model in self.models.items()}
+            result["counts"] = json.dumps(counts)
+        except Exception as error:  # the driver raises it, as the DataError it is
+            result["error"] = reason(error)
+        return pa.Table.from_pylist([result])
+
+    def _counts(self, model: Any, frames: list[Any]) -> dict[str, Any]:
+        use_intensity = self.recipe.data.use_intensity
+        return score(model, frames, self.sensor, model.num_classes, use_intensity, self.device, len(frames)).to_json()
+
+
+def _score(
+    run: str,
+    recipe: Recipe,
+    prepared: str,
+    catalog: Catalog,
+    step: int,
+    names: list[str],
+    options: InferenceOptions,
+) -> dict[str, Scores]:
+    arguments = {"run": run, "step": step, "prepared": prepared, "split_catalog": catalog, "options": options}
+    num_classes = dataset_of(recipe.data).taxonomy.num_classes
+    scores = {name: Scores.empty(num_classes) for name in names}
+    for part in results(range(len(catalog)), _Scorer, arguments, recipe.train.evaluate_batch, "evaluate"):
+        for name, counts in json.loads(part["counts"]).items():
+            scores[name].merge(Scores.from_json(counts))
+    return scores
+
+
+def _result(
+    recipe: Recipe, scores: dict[str, Scores], split: str, step: int, options: InferenceOptions
+) -> dict[str, Any]:
+    dataset = dataset_of(recipe.data)
+    return {
+        "split": split,
+        "frames": next(iter(scores.values())).num_frames,
+        "step": step,
+        "dataset": dataset.taxonomy.name,
+        "class_names": list(dataset.taxonomy.class_names),
+        "absent_rule": dataset.absent,
+        "commit": git_commit(),
+        "fingerprint": recipe.fingerprint,
+        "deployed": recipe.method.deployed,
+        "inference_name": options.name,
+        "inference": options.to_json(),
+        "models": {
+            name: numbers_of(part, dataset.absent, has_range=not dataset.is_images) for name, part in scores.items()
+        },
+    }
