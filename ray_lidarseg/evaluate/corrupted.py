@@ -91,7 +91,7 @@ def evaluate_robustness(
         counted.add_missing(catalog, arguments, recipe.train.evaluate_batch)
         result = {
             **key,
-            **_numbers(dataset, counted.scores, reference),
+            **numbers_of_variants(dataset, counted.scores, reference),
             "model": recipe.method.deployed,
             "frames": len(catalog),
             "inference_name": options.name,
@@ -178,7 +178,10 @@ def _digest(counts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(counts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _numbers(dataset: DatasetSpec, scores: Mapping[str, Scores], baseline: Baseline | None) -> dict[str, Any]:
+def numbers_of_variants(
+    dataset: DatasetSpec, scores: Mapping[str, Scores], baseline: Baseline | None
+) -> dict[str, Any]:
+    """What counts under every corruption say; the corruptions' own numbers and their doubts with them."""
     point = {
         corruption: {
             severity: numbers(scores[f"{corruption}/{severity}"].point, dataset.absent) for severity in SEVERITIES

@@ -10,6 +10,7 @@ from ray_lidarseg.datasets.submission import FileFormat, check_format, label_pat
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.recipe.ontology import Ontology
 from ray_lidarseg.recipe.schema import Data
+from ray_lidarseg.training.inference_options import PLAIN, InferenceOptions
 from ray_lidarseg.training.run_folder import RunFolder, load_method
 
 
@@ -20,12 +21,13 @@ class Job:
     run: str
     out: str
     step: int
-    weights: str  # digest of the checkpoint's content
+    weights: str  # digest of the checkpoint's content, and what else the options bring in
     file_format: FileFormat
     split: str
     data: Data
     fingerprint: str
     batch: int
+    options: InferenceOptions
     read_as: Ontology | None  # of own logs: what their scans hold, when it is not what prepared shards say
 
     def path(self, frame_id: str) -> str:
@@ -49,20 +51,31 @@ class Job:
         return digest_of_value(self.read_as.model_dump(mode="json")) if self.read_as else ""
 
 
-def job_of(run: str, out: str, which: str | int, file_format: FileFormat, split: str, index: str) -> Job:
+def job_of(
+    run: str,
+    out: str,
+    which: str | int,
+    file_format: FileFormat,
+    split: str,
+    index: str,
+    options: InferenceOptions = PLAIN,
+) -> Job:
     """The job of a run folder's checkpoint.
 
     Raises:
         RunError: There is no run or checkpoint.
+        RecipeError: The options do not fit the run.
         DataError: The format cannot hold the run's classes.
     """
     folder = RunFolder(run)
     _, recipe, step = load_method(folder.uri, which)
-    weights = folder.checkpoint(step)["sha256"][:16]
+    options.check(recipe)
+    weights = "-".join([folder.checkpoint(step)["sha256"][:16], *options.weights(), *filter(None, [options.name])])
     dataset = dataset_of(recipe.data)
     check_format(file_format, dataset.taxonomy)
     if file_format in CLOUD_FORMATS and dataset.is_images:
         raise DataError(f"format {file_format} holds the points of scans, and {dataset.name} images: choose label")
     read_as = ontology_files.of_index(index) if index else recipe.data.ontology
     batch = recipe.train.evaluate_batch
-    return Job(folder.uri, out, step, weights, file_format, split, recipe.data, recipe.fingerprint, batch, read_as)
+    made = (folder.uri, out, step, weights, file_format, split, recipe.data, recipe.fingerprint, batch, options)
+    return Job(*made, read_as)

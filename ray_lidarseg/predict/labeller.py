@@ -24,7 +24,7 @@ from ray_lidarseg.predict.scan_rows import prepared_frames
 from ray_lidarseg.runtime import pool
 from ray_lidarseg.sample import ImageSensor, Keyframe
 from ray_lidarseg.storage.stamps import recorded
-from ray_lidarseg.training.run_folder import load_method
+from ray_lidarseg.training.inference_options import load_models
 
 _RESULT = pa.schema(
     [
@@ -41,8 +41,8 @@ class Labeller:
     def __init__(self, job: Job, prepared: str):
         self.job = job
         self.device = pool.own_device()
-        method, recipe, _ = load_method(job.run, job.step, self.device)
-        self.segmentor = method.deployed_model
+        models, recipe, _ = load_models(job.run, job.step, self.device, job.options)
+        self.segmentor = models[recipe.method.deployed]
         self.sensor, self.use_intensity = resolve_sensor(recipe.data), recipe.data.use_intensity
         self.taxonomy = dataset_of(job.data).taxonomy
         self.frames = prepared_frames(prepared) if prepared else None

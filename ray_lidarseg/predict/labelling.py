@@ -32,6 +32,7 @@ from ray_lidarseg.runtime.cluster import connect
 from ray_lidarseg.runtime.progress import progress as progress_bar
 from ray_lidarseg.storage.lock import held
 from ray_lidarseg.training.environment import git_commit
+from ray_lidarseg.training.inference_options import PLAIN, InferenceOptions
 
 SUMMARY_NAME = "predictions.json"
 FAILURES_NAME = "failures.jsonl"
@@ -71,6 +72,7 @@ def predict(
     split: str = "test",
     file_format: FileFormat = "label",
     which: str | int = "latest",
+    options: InferenceOptions = PLAIN,
 ) -> PredictReport:
     """Labels scans with the model a run would deploy (the teacher where there is one); the same call continues.
 
@@ -90,14 +92,16 @@ def predict(
         file_format: ``label`` (SemanticKITTI), ``lidarseg`` (nuScenes), or ``pcd``, ``ply``, ``las``: points, colours,
             labels, confidence and, of frames with labels, errors (``datasets.point_clouds``).
         which: Checkpoint: ``latest`` or a number of steps.
+        options: Views, votes and an ensemble: better and slower.
 
     Raises:
         RunError: There is no run or checkpoint, or ``out`` holds the predictions of another one.
+        RecipeError: The options do not fit the run.
         DataError: No scans, two scans with one name, or a format that cannot hold the run's classes.
         StorageError: ``out`` cannot be written, or another process writes into it.
     """
     out = storage.absolute(out)
-    job = job_of(run, out, which, file_format, split, index)
+    job = job_of(run, out, which, file_format, split, index, options)
     rows = scan_rows(job.data, prepared, index, scans, columns, split)
     if prepared:
         ontology_files.check_classes(job.data, prepared)
@@ -183,6 +187,7 @@ def _claim(job: Job, rows: list[dict[str, Any]], prepared: str) -> dict[str, Any
         "read_as": job.read_as.model_dump(mode="json") if job.read_as else None,
         "class_names": list(_class_names(job)),
         "commit": git_commit(),
+        "inference": job.options.to_json(),
         "num_scans": len(rows),
         "prepared": storage.absolute(prepared) if prepared else "",
         "examples": [_example(row, job) for row in rows[:: max(1, len(rows) // _NUM_EXAMPLES)][:_NUM_EXAMPLES]],

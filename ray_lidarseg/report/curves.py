@@ -84,8 +84,73 @@ def class_bars(views: Sequence[RunView]) -> Figure | None:
         heights = [100 * (value or 0.0) for value in view.class_iou()]
         offsets = np.arange(len(names)) + (place - (len(shown) - 1) / 2) * width
         axes.bar(offsets, heights, width * 0.92, color=PALETTE[index % len(PALETTE)], label=view.name)
-    axes.set_xticks(range(len(names)), [name.replace("_", " ") for name in names], rotation=35, ha="right")
-    _finish(axes, "point IoU by class, % (model to deploy)", "")
+    points = next((view.details().get("point", {}).get("class_points") for _, view in shown if view.evaluation), None)
+    ticks = [name.replace("_", " ") for name in names]
+    ticks = [f"{tick}\n{count:,}" for tick, count in zip(ticks, points, strict=True)] if points else ticks
+    axes.set_xticks(range(len(names)), ticks, rotation=35, ha="right")
+    below = "; below: points scored" if points else ""
+    _finish(axes, f"point IoU by class, % (model to deploy{below})", "")
+    axes.grid(axis="x", visible=False)
+    _legend(figure, [view for _, view in shown])
+    return figure
+
+
+def ranges_and_reliability(views: Sequence[RunView]) -> Figure | None:
+    """Point mIoU by distance, and accuracy over confidence; None where no evaluation has either."""
+    shown = [
+        (PALETTE[index % len(PALETTE)], view) for index, view in enumerate(views) if "calibration" in view.details()
+    ]
+    if not shown:
+        return None
+    figure = Figure(figsize=(12.9, 3.4), layout="constrained")
+    ranged, reliable = figure.subplots(1, 2, width_ratios=(2, 1))
+    with_ranges = [(colour, view) for colour, view in shown if "by_range" in view.details()]
+    width = 0.8 / max(len(with_ranges), 1)
+    for place, (colour, view) in enumerate(with_ranges):
+        heights = [100 * (part["miou_ratio"] or 0.0) for part in view.details()["by_range"]]
+        offsets = np.arange(len(heights)) + (place - (len(with_ranges) - 1) / 2) * width
+        ranged.bar(offsets, heights, width * 0.92, color=colour, label=view.name)
+    if with_ranges:
+        parts = with_ranges[0][1].details()["by_range"]
+        ranged.set_xticks(range(len(parts)), [f"{part['range']}\n{part['points']:,}" for part in parts])
+    _finish(ranged, "point mIoU by distance, % (below: points scored)", "")
+    ranged.grid(axis="x", visible=False)
+    reliable.plot([0, 100], [0, 100], color=_GRID, linewidth=1.2)
+    for colour, view in shown:
+        bins = [part for part in view.details()["calibration"]["bins"] if part["points"]]
+        x, y = ([100 * part[name] for part in bins] for name in ("confidence", "accuracy"))
+        error = view.details()["calibration"]["ece_ratio"]
+        label = None if with_ranges else view.name
+        reliable.plot(x, y, color=colour, linewidth=1.6, marker="o", markersize=3, label=label)
+        if error is not None and len(shown) == 1:
+            reliable.text(4, 90, f"ECE {100 * error:.1f} %", fontsize=9, color=_INK)
+    reliable.set_xlim(0, 100)
+    reliable.set_ylim(0, 100)
+    _finish(reliable, "right, % of points", "confidence, %")
+    _legend(figure, [view for _, view in shown])
+    return figure
+
+
+def corruption_bars(views: Sequence[RunView]) -> Figure | None:
+    """Point mIoU clean and under each corruption, bars of the mean and marks of each severity; None without any."""
+    shown = [(PALETTE[index % len(PALETTE)], view) for index, view in enumerate(views) if view.robustness]
+    if not shown:
+        return None
+    names = list(shown[0][1].robustness["corruptions"])
+    figure = Figure(figsize=(12.9, 3.4), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(shown)
+    for place, (colour, view) in enumerate(shown):
+        parts = view.robustness["corruptions"]
+        means = [view.robustness["clean"]["point"]["miou_ratio"], *(parts[name]["mean_miou_ratio"] for name in names)]
+        offsets = np.arange(len(means)) + (place - (len(shown) - 1) / 2) * width
+        heights = [100 * (mean or 0.0) for mean in means]
+        axes.bar(offsets, heights, width * 0.92, color=colour, label=view.name, alpha=0.85)
+        for severity, mark in (("light", "_"), ("moderate", "."), ("heavy", "x")):
+            dots = [100 * (parts[name][severity]["miou_ratio"] or 0.0) for name in names]
+            axes.plot(offsets[1:], dots, mark, color=_INK, markersize=5)
+    axes.set_xticks(range(len(names) + 1), [name.replace("_", " ") for name in ("clean", *names)], rotation=20)
+    _finish(axes, "point mIoU under corruption, % (bar: mean; - light, · moderate, x heavy)", "")
     axes.grid(axis="x", visible=False)
     _legend(figure, [view for _, view in shown])
     return figure

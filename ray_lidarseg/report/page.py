@@ -105,10 +105,13 @@ def _protocol_section(
     section = Section(
         tables.protocol_title(protocol), rows=tables.result_rows(views), legend=legend(taxonomy, "ignored")
     )
+    section.robustness, section.options = tables.robustness_rows(views), tables.option_rows(views)
     charted, pictured = best_of_recipes(views, MAX_CHARTED), best_of_recipes(views, MAX_PICTURED)
     figures = (
         (curves.learning_curves(charted), "Learning curves"),
         (curves.class_bars(charted), ""),
+        (curves.ranges_and_reliability(charted), "By distance, and whether models are as often right as they say"),
+        (curves.corruption_bars(charted), "Under corruption"),
         (
             curves.diagnosis(charted),
             "Why: what models and pseudo-labels are worth on scans whose labels no run may see",
@@ -118,6 +121,7 @@ def _protocol_section(
         if figure is not None:
             section.charts.append(encoded_picture(curves.png(figure), caption))
     scenes, section.notes = validation_scenes(pictured, num_frames)
+    section.notes += list(dict.fromkeys(note for view in views for note in view.robustness.get("notes", ())))
     section.notes += [
         f"{what} show {len(some)} of {len(views)} runs: the best of each recipe; give fewer runs to see others"
         for what, some in (("charts", charted), ("pictures", pictured))

@@ -27,6 +27,8 @@ class RunView:
         manifest: Empty where there is none.
         metrics: Lines of ``metrics.jsonl``.
         evaluation: ``evaluation/val.json``; empty where there is none.
+        robustness: ``evaluation/robustness-val.json``, likewise.
+        options: ``evaluation/val-<options>.json`` of every set of inference options scored.
         missing: What is not there, as sentences.
     """
 
@@ -36,6 +38,8 @@ class RunView:
     manifest: dict[str, Any] = field(default_factory=dict)
     metrics: tuple[dict[str, Any], ...] = ()
     evaluation: dict[str, Any] = field(default_factory=dict)
+    robustness: dict[str, Any] = field(default_factory=dict)
+    options: tuple[dict[str, Any], ...] = ()
     missing: tuple[str, ...] = ()
 
     @property
@@ -96,6 +100,10 @@ class RunView:
         lines = [line for line in self.lines("evaluate") if line["model"] == self.deployed]
         return lines[-1].get("point_iou_ratio", []) if lines else []
 
+    def details(self) -> dict[str, Any]:
+        """All numbers of the model to deploy in the evaluation; empty where there is none."""
+        return self.evaluation["models"][self.deployed] if self.evaluation else {}
+
 
 def read_runs(uris: Sequence[str]) -> list[RunView]:
     """Reads every run folder; what is missing is noted, never raised."""
@@ -139,8 +147,11 @@ def read_run(uri: str, name: str) -> RunView:
     manifest = attempt(lambda: _manifest(folder), {}, "no manifest: commit, hardware and split digest are unknown")
     metrics = attempt(folder.metrics, [], "no metrics: no curves")
     evaluation = attempt(lambda: _evaluation(folder), {}, "not evaluated: numbers are those of the last validation")
+    robustness = attempt(lambda: _robustness(folder), {}, "robustness cannot be shown")
+    options = attempt(lambda: _options(folder), (), "inference options cannot be shown")
     missing += _gaps(manifest, metrics, evaluation)
-    return RunView(name, folder.uri, recipe, manifest, tuple(metrics), evaluation, tuple(missing))
+    known = (recipe, manifest, tuple(metrics), evaluation, robustness, options)
+    return RunView(name, folder.uri, *known, missing=tuple(missing))
 
 
 def _recipe(folder: RunFolder) -> Recipe:
@@ -153,12 +164,32 @@ def _evaluation(folder: RunFolder) -> dict[str, Any]:
     file = folder.path("evaluation", "val.json")
     if not storage.exists(file):
         raise ValueError("run `ray-lidarseg evaluate`")
+    return _scored(folder, file)
+
+
+def _scored(folder: RunFolder, file: str) -> dict[str, Any]:
     content = read_json(storage.read_bytes(file), file, RunError)
     require(content, _EVALUATION, file, RunError)
     deployed = folder.recipe().method.deployed
     if deployed not in content["models"]:
         raise RunError(f"{file} does not score the model to deploy, {deployed!r}: evaluate again")
+    require(content["models"][deployed], _DETAILS, file, RunError)
     return content
+
+
+def _robustness(folder: RunFolder) -> dict[str, Any]:
+    file = folder.path("evaluation", "robustness-val.json")
+    if not storage.exists(file):
+        return {}
+    content = read_json(storage.read_bytes(file), file, RunError)
+    require(content, _ROBUSTNESS, file, RunError)
+    return content
+
+
+def _options(folder: RunFolder) -> tuple[dict[str, Any], ...]:
+    files = storage.list_files(folder.path("evaluation"))
+    own = [file for file in files if storage.name_of(file).startswith("val-") and file.endswith(".json")]
+    return tuple(_scored(folder, file) for file in own)
 
 
 _NUMBER = (int, float, type(None))
@@ -166,6 +197,29 @@ _LEVEL = {"miou_ratio": _NUMBER, "iou_ratio?": [_NUMBER], "*": object}
 _EVALUATION = {
     "step": int,
     "models": {"*": {"point": {**_LEVEL, "iou_ratio": [_NUMBER]}, "cell": _LEVEL, "*": object}},
+    "*": object,
+}
+_DETAILS = {
+    "by_range?": [{"range": str, "points": int, "miou_ratio": _NUMBER, "*": object}],
+    "calibration?": {
+        "ece_ratio": _NUMBER,
+        "bins": [{"points": int, "confidence": _NUMBER, "accuracy": _NUMBER}],
+    },
+    "point": {"class_points?": [int], "*": object},
+    "*": object,
+}
+_SEVERITY = {"miou_ratio": _NUMBER, "*": object}
+_CORRUPTION = {"mean_miou_ratio": _NUMBER, "rr_ratio": _NUMBER, "ce_ratio": _NUMBER, "*": _SEVERITY}
+_ROBUSTNESS = {
+    "clean": {"point": _LEVEL, "*": object},
+    "corruptions": {"*": _CORRUPTION},
+    "frames": int,
+    "step": int,
+    "frames_digest": str,
+    "mrr_ratio": _NUMBER,
+    "mce_ratio": _NUMBER,
+    "baseline": (dict, type(None)),
+    "notes": [str],
     "*": object,
 }
 _MANIFEST = {

@@ -31,6 +31,8 @@ class Section:
         frames: For each frame its title and the pictures side by side.
         wide: Full-width pictures below each other.
         legend: Class name and CSS colour.
+        robustness: Table of mIoU under corruption.
+        options: Table of inference options.
         shares: Class name, CSS colour and percent of the points, for predictions.
         notes: What is missing, or worth knowing.
         about: One sentence on predictions.
@@ -42,6 +44,8 @@ class Section:
     frames: list[tuple[str, list[Picture]]] = field(default_factory=list)
     wide: list[Picture] = field(default_factory=list)
     legend: list[tuple[str, str]] = field(default_factory=list)
+    robustness: list[dict[str, Any]] = field(default_factory=list)
+    options: list[dict[str, Any]] = field(default_factory=list)
     shares: list[tuple[str, str, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     about: str = ""

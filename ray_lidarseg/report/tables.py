@@ -36,6 +36,54 @@ def result_rows(views: Sequence[RunView]) -> list[dict[str, Any]]:
     return [_row(members) for members in families.values()]
 
 
+def robustness_rows(views: Sequence[RunView]) -> list[dict[str, Any]]:
+    """One row per recipe and frames scored: clean mIoU, mRR, mCE and its baseline, and mIoU under each corruption.
+
+    In percent, as text. Runs without a robustness evaluation have no row, and errors relative to different baselines no
+    common mean.
+    """
+    groups: dict[tuple[str, str, str], list[RunView]] = {}
+    for view in views:
+        if view.robustness:
+            baseline = (view.robustness["baseline"] or {}).get("name", "")
+            groups.setdefault((view.family, view.robustness["frames_digest"], baseline), []).append(view)
+    return [_robustness_row(members, baseline) for (_, _, baseline), members in groups.items()]
+
+
+def _robustness_row(members: list[RunView], baseline: str) -> dict[str, Any]:
+    found = [member.robustness for member in members]
+    recipe = members[0].recipe
+    assert recipe is not None
+    return {
+        "runs": ", ".join(member.name for member in members),
+        "method": f"{recipe.method.name} · {recipe.model.name}",
+        "seeds": len(members),
+        "frames": found[0]["frames"],
+        "baseline": baseline or "–",
+        "clean": mean_and_deviation([one["clean"]["point"]["miou_ratio"] for one in found]),
+        "mrr": mean_and_deviation([one["mrr_ratio"] for one in found]),
+        "mce": mean_and_deviation([one["mce_ratio"] for one in found]),
+        "means": {
+            name.replace("_", " "): mean_and_deviation([one["corruptions"][name]["mean_miou_ratio"] for one in found])
+            for name in found[0]["corruptions"]
+        },
+    }
+
+
+def option_rows(views: Sequence[RunView]) -> list[dict[str, Any]]:
+    """One row per run and set of inference options: point mIoU without and with it, in percent, as text."""
+    return [
+        {
+            "run": view.name,
+            "options": scored.get("inference_name", ""),
+            "plain": mean_and_deviation([view.details().get("point", {}).get("miou_ratio")]),
+            "miou": mean_and_deviation([scored["models"][view.deployed]["point"]["miou_ratio"]]),
+        }
+        for view in views
+        for scored in view.options
+    ]
+
+
 def facts(view: RunView) -> dict[str, str]:
     """The origin of a run's numbers, as label and text."""
     split, versions = view.manifest.get("split", {}), view.manifest.get("versions", {})
@@ -54,6 +102,7 @@ def facts(view: RunView) -> dict[str, str]:
         "versions": " · ".join(f"{name} {versions[name]}" for name in ("torch", "ray", "python") if name in versions),
         "hardware": _hardware(view.manifest.get("hardware", {})),
         "speed": _speed(view),
+        "ECE": _percent(view.details().get("calibration", {}).get("ece_ratio")),
     }
     return {name: text or "unknown" for name, text in known.items()}
 
@@ -105,6 +154,10 @@ def _hardware(hardware: dict[str, Any]) -> str:
     if hardware.get("memory_gib"):
         parts.append(f"{hardware['memory_gib']:g} GiB")
     return " · ".join(parts)
+
+
+def _percent(ratio: float | None) -> str:
+    return "" if ratio is None else f"{100 * ratio:.1f} %"
 
 
 def _speed(view: RunView) -> str:

@@ -139,8 +139,13 @@ def in_child(recipe: Recipe, folder: Path, module: str = Job.module) -> Row:
     return json.loads(file.read_text())
 
 
-def train_here(recipe: Recipe, folder: Path) -> Row:
+def train_here(recipe: Recipe, folder: Path, figures: str = FIGURES) -> Row:
     """Trains a recipe in this process, from its last checkpoint where there is one, and writes and returns its figures.
+
+    Args:
+        recipe: Of the run.
+        folder: Its folder.
+        figures: File in it for the figures; where more is to come before the run is done, another than ``FIGURES``.
 
     Raises:
         RunError: The folder belongs to another recipe.
@@ -156,7 +161,7 @@ def train_here(recipe: Recipe, folder: Path) -> Row:
     row = {**_scores(run.metrics(), recipe), **_circumstances(run.manifest(), trainer)}
     row |= {"fingerprint": recipe.fingerprint, "wall_s": round(time.monotonic() - began, 1)}
     row |= {"cpu_s": round(time.process_time(), 1)}
-    run.write(FIGURES, json.dumps(row, indent=1).encode())
+    run.write(figures, json.dumps(row, indent=1).encode())
     return row
 
 

@@ -29,7 +29,11 @@ def make_run(folder: Path, prepared: str, seed: int) -> str:
     recipe = override(Recipe(), changes)
     run = RunFolder(str(folder))
     torch.manual_seed(seed)
-    state = {"step": 7, "method": build_method(recipe, resolve_sensor(recipe.data), 16).state_dict(), "metrics": ""}
+    method = build_method(recipe, resolve_sensor(recipe.data), 16)
+    with torch.no_grad():  # a model that names the classes there are, and is right now and then
+        method.deployed_model.classifier.weight *= 20
+        method.deployed_model.classifier.bias[[10, 12, 14]] += 10
+    state = {"step": 7, "method": method.state_dict(), "metrics": ""}
     run.write("recipe.yaml", recipe.to_yaml().encode())
     run.write(f"checkpoints/{checkpoints.folder_name(7)}/{checkpoints.FILE}", checkpoints.pack(state))
     return run.uri

@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ray_lidarseg.evaluate.score_tables import numbers_of
+from ray_lidarseg.recipe.load import override
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.report import curves
 from ray_lidarseg.report.run_summary import RunView
+from tests.report.scored_runs import robustness_result, scores
 
 TRAIN = tuple(
     {"kind": "train", "step": step, "loss_total": 10 / step, "pseudo_keep_ratio": 0.4} for step in range(1, 30)
@@ -104,3 +107,45 @@ def test_a_method_without_pseudo_labels_is_diagnosed_by_its_models():
     line = {"kind": "diagnose", "step": 5, "student_unlabelled_miou_ratio": 0.2}
     assert len(curves.diagnosis([RunView("a", "a", Recipe(), metrics=(line,))]).axes) == 1
     assert curves.diagnosis([RunView("a", "a", Recipe(), metrics=TRAIN)]) is None
+
+
+def scored_view(name: str, seed: int) -> RunView:
+    models = {"teacher": numbers_of(scores(seed), "skip")}
+    recipe = override(Recipe(), {"method.name": "mean_teacher"})
+    return RunView(name, name, recipe, evaluation={"models": models}, robustness=robustness_result(seed))
+
+
+def test_distance_and_reliability_have_a_bar_and_a_line_for_each_run():
+    figure = curves.ranges_and_reliability([scored_view("a", 1), scored_view("b", 2)])
+    ranged, reliable = figure.axes
+    assert len(ranged.patches) == 2 * 5
+    assert ranged.get_xticklabels()[0].get_text().startswith("0-10 m\n")
+    assert sum(int(text.get_text().split("\n")[1]) for text in ranged.get_xticklabels()) == 900
+    assert len(reliable.lines) == 3  # the diagonal, and two runs
+    parts = scored_view("a", 1).details()["by_range"]
+    assert ranged.patches[0].get_height() == pytest.approx(100 * parts[0]["miou_ratio"])
+    (axes_text,) = curves.ranges_and_reliability([scored_view("a", 1)]).axes[1].texts
+    assert axes_text.get_text().startswith("ECE ")
+
+
+def test_corruptions_have_a_bar_beside_the_clean_one():
+    figure = curves.corruption_bars([scored_view("a", 1), RunView("b", "b", Recipe())])
+    (axes,) = figure.axes
+    assert len(axes.patches) == 9
+    assert [text.get_text() for text in axes.get_xticklabels()][:3] == ["clean", "fog", "wet ground"]
+    assert axes.patches[1].get_height() == pytest.approx(
+        100 * robustness_result(1)["corruptions"]["fog"]["mean_miou_ratio"]
+    )
+
+
+def test_classes_say_how_many_points_were_scored():
+    (axes,) = curves.class_bars([scored_view("a", 1)]).axes
+    counts = [int(text.get_text().split("\n")[1]) for text in axes.get_xticklabels()]
+    assert sum(counts) == 900
+    assert len(counts) == 16
+
+
+def test_runs_without_such_numbers_have_no_such_figures():
+    bare = RunView("a", "a", Recipe(), metrics=TRAIN + EVALUATE)
+    assert curves.ranges_and_reliability([bare]) is None
+    assert curves.corruption_bars([bare]) is None

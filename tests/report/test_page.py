@@ -23,6 +23,7 @@ from ray_lidarseg.report.viewer import cloud
 from ray_lidarseg.sample import CameraImage, Keyframe
 from ray_lidarseg.training import checkpoints
 from ray_lidarseg.training.run_folder import RunFolder
+from tests.report.scored_runs import add_evaluations
 
 SMALL = {"name": "fidnet", "height_px": 8, "width_px": 64, "width_factor": 0.0625, "blocks": [1, 1, 1, 1]}
 
@@ -166,3 +167,13 @@ def test_of_many_runs_each_is_in_the_table_and_few_are_drawn(prepared, tmp_path,
     assert "pictures show 1 of 3 runs" in html
     assert 'alt="one: errors' in html
     assert 'alt="two' not in html
+
+
+def test_robustness_distance_and_options_are_on_the_page(tmp_path, prepared):
+    uri = write_run(tmp_path / "run", prepared)
+    add_evaluations(uri, 1)
+    report([uri], str(tmp_path / "page.html"))
+    page = (tmp_path / "page.html").read_text()
+    for words in ("Under corruption", "mRR", "wet ground", "Inference options", "<td>knn</td>", "not certain, snow"):
+        assert words in page
+    assert "By distance, and whether models are as often right as they say" in page

@@ -4,11 +4,22 @@ from pathlib import Path
 
 import pytest
 
+from ray_lidarseg.datasets.corruptions.severities import CORRUPTIONS
+from ray_lidarseg.metrics.robustness import Baseline
 from ray_lidarseg.recipe.load import override
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.report.run_summary import best_of_recipes, read_run, read_runs
-from ray_lidarseg.report.tables import by_protocol, facts, mean_and_deviation, protocol_title, result_rows
+from ray_lidarseg.report.tables import (
+    by_protocol,
+    facts,
+    mean_and_deviation,
+    option_rows,
+    protocol_title,
+    result_rows,
+    robustness_rows,
+)
 from ray_lidarseg.training.run_folder import RunFolder
+from tests.report.scored_runs import add_evaluations, robustness_result
 
 
 def evaluation(student: float, teacher: float, step: int = 20) -> dict:
@@ -180,3 +191,33 @@ def test_few_runs_are_all_drawn_of_many_the_best_of_each_recipe(tmp_path):
     assert names(3) == ["b", "a2", "none"]
     assert names(2) == ["b", "a2"]
     assert names(1) == ["a2"]
+
+
+def test_robustness_and_options_have_tables_of_their_own(tmp_path):
+    baseline = Baseline("one", "nuscenes", "f00d", dict.fromkeys(CORRUPTIONS, 0.5))
+    uris = [write_run(tmp_path / f"s{seed}", changes={"seed": seed}) for seed in (0, 1)]
+    for seed, uri in enumerate(uris):
+        add_evaluations(uri, 100 * seed, baseline)
+    uris.append(write_run(tmp_path / "alone", teacher=0.5))
+    views = read_runs(uris)
+    assert all(view.missing == () for view in views)
+    (row,) = robustness_rows(views)
+    results = [robustness_result(100 * seed, baseline) for seed in (0, 1)]
+    assert row["seeds"] == 2
+    assert row["baseline"] == "one"
+    assert row["mce"] == mean_and_deviation([result["mce_ratio"] for result in results])
+    assert row["mrr"] == mean_and_deviation([result["mrr_ratio"] for result in results])
+    assert row["means"]["fog"] == mean_and_deviation([one["corruptions"]["fog"]["mean_miou_ratio"] for one in results])
+    options = option_rows(views)
+    assert [(one["run"], one["options"]) for one in options] == [("s0", "knn"), ("s1", "knn")]
+    assert options[0]["plain"] != options[0]["miou"]
+    assert facts(views[0])["ECE"].endswith(" %")
+    assert facts(views[2])["ECE"] == "unknown"
+
+
+def test_torn_robustness_is_said(tmp_path):
+    uri = write_run(tmp_path / "a", teacher=0.5)
+    RunFolder(uri).write("evaluation/robustness-val.json", b'{"clean": 1}')
+    view = read_run(uri, "a")
+    assert view.robustness == {}
+    assert "robustness cannot be shown" in view.missing[0]
