@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"ray-lidarseg {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     before_models = (_demo, _world, _index, _validate, _prepare)
-    for add in (*before_models, _train, _evaluate, _predict, _archive, _report, _recipe, _doctor):
+    for add in (*before_models, _train, _evaluate, _predict, _archive, _view, _report, _recipe, _doctor):
         add(verbs)
     return parser
 
@@ -290,6 +290,19 @@ def _archive(verbs: Verbs) -> None:
     parser.add_argument("--index", required=True, help="what `index` wrote: the scans of the split")
     parser.add_argument("--out", required=True, help="zip file or s3:// URI")
     parser.add_argument("--partial", action="store_true", help="although scans of the official list are missing")
+
+
+def _view(verbs: Verbs) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from ray_lidarseg.report.view_page import view
+
+        view(predictions=args.predictions, out=args.out, scans=args.scans, num_scans=args.num)
+
+    parser = _verb(verbs, "view", "predictions in 3-D beside camera images: one HTML page that needs no network", run)
+    parser.add_argument("predictions", metavar="PREDICTIONS", help="folder `predict` wrote")
+    parser.add_argument("--out", default="view.html", help="page to write (default: %(default)s)")
+    parser.add_argument("--scans", nargs="+", default=(), metavar="ID", help="frame ids (default: the least certain)")
+    parser.add_argument("--num", type=int, default=4, help="how many of the least certain (default: %(default)s)")
 
 
 def _report(verbs: Verbs) -> None:

@@ -42,6 +42,7 @@ def test_help_answers_at_once() -> None:
         "evaluate",
         "predict",
         "archive",
+        "view",
         "report",
         "recipe",
         "doctor",

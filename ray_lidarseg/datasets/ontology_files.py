@@ -54,6 +54,19 @@ def _of_labels(ontology: Ontology) -> Ontology:
     return ontology.model_copy(update={"classes": tuple(plain)})
 
 
+def mean_the_same(data: Data, dataset: str, read_as: Ontology | None) -> bool:
+    """Whether class ids of scans of a data set mean what the run predicts.
+
+    Args:
+        data: Of the run.
+        dataset: Of the scans.
+        read_as: What own logs were read as; None where prepared shards say it (``check_classes``), or none is needed.
+    """
+    own = data.ontology
+    names = [[entry.name for entry in each.classes] for each in (own, read_as) if each is not None]
+    return dataset == data.dataset and (len(names) < 2 or names[0] == names[1])
+
+
 def check_classes(data: Data, prepared: str) -> None:
     """Refuses shards whose class ids mean something else than the run's.
 

@@ -11,10 +11,11 @@ import json
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float32, UInt8
 
 from ray_lidarseg import storage
 from ray_lidarseg.datasets.point_clouds import CLOUD_FORMATS, read_cloud
+from ray_lidarseg.datasets.point_files import load_npy
 from ray_lidarseg.datasets.taxonomy import Taxonomy
 from ray_lidarseg.errors import DataError
 
@@ -76,6 +77,19 @@ def read_labels(content: bytes, taxonomy: Taxonomy, file_format: FileFormat) -> 
     if not np.array_equal(known[found], raw):
         raise DataError(f"ids {np.setdiff1d(raw, known).tolist()[:5]} are no predictions of {taxonomy.name}")
     return found.astype(np.uint8)
+
+
+def read_confidence(content: bytes, file: str, file_format: FileFormat) -> Float32[np.ndarray, "P"]:
+    """The confidence that belongs to the labels in ``content`` of ``file``.
+
+    Raises:
+        DataError: It is damaged.
+        StorageError: Its own file is missing.
+    """
+    if file_format in CLOUD_FORMATS:
+        return read_cloud(content, file_format, file)["confidence"]
+    uri = confidence_path(file)
+    return load_npy(storage.read_bytes(uri), uri).astype(np.float32)
 
 
 def confidence_bytes(confidence: Float[np.ndarray, "P"]) -> bytes:

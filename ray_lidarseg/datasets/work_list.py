@@ -64,9 +64,13 @@ def uncertainty(labels: UInt8[np.ndarray, "P"], confidence: Float[np.ndarray, "P
     return Uncertainty(float(doubt.mean()), float((doubt > 1.0 - _LOW).mean()), int(by_class.argmax()))
 
 
+def least_certain(scans: Iterable["LabelledScan"]) -> list["LabelledScan"]:
+    """The least certain first; those without one usable point, which nothing is known of, last."""
+    return sorted(scans, key=lambda scan: (-np.nan_to_num(scan.doubt.mean, nan=-1.0), scan.frame_id))
+
+
 def work_list(scans: Iterable["LabelledScan"], class_names: tuple[str, ...]) -> pa.Table:
-    """One row a scan, the least certain first; those without one usable point, which nothing is known of, last."""
-    ranked = sorted(scans, key=lambda scan: (-np.nan_to_num(scan.doubt.mean, nan=-1.0), scan.frame_id))
+    """One row a scan, in the order of ``least_certain``."""
     rows = [
         {
             "rank": rank,
@@ -78,7 +82,7 @@ def work_list(scans: Iterable["LabelledScan"], class_names: tuple[str, ...]) -> 
             "points_uri": scan.points_uri,
             "labels": scan.labels,
         }
-        for rank, scan in enumerate(ranked, start=1)
+        for rank, scan in enumerate(least_certain(scans), start=1)
     ]
     return pa.Table.from_pylist(rows, _SCHEMA)
 

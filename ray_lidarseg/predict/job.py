@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ray_lidarseg import storage
 from ray_lidarseg.datasets import ontology_files
 from ray_lidarseg.datasets.entries import dataset_of
 from ray_lidarseg.datasets.origin import digest_of_value
@@ -28,6 +29,7 @@ class Job:
     fingerprint: str
     batch: int
     options: InferenceOptions
+    index: str  # the frames come from; empty where they come from elsewhere
     read_as: Ontology | None  # of own logs: what their scans hold, when it is not what prepared shards say
 
     def path(self, frame_id: str) -> str:
@@ -41,9 +43,7 @@ class Job:
 
     def knows_truth(self, dataset: str) -> bool:
         """Whether the labels of a scan of that data set mean the classes the model predicts."""
-        own, read_as = self.data.ontology, self.read_as
-        names = [[each.name for each in ontology.classes] for ontology in (own, read_as) if ontology is not None]
-        return dataset == self.data.dataset and (len(names) < 2 or names[0] == names[1])
+        return ontology_files.mean_the_same(self.data, dataset, self.read_as)
 
     @property
     def read_as_digest(self) -> str:
@@ -76,6 +76,6 @@ def job_of(
     if file_format in CLOUD_FORMATS and dataset.is_images:
         raise DataError(f"format {file_format} holds the points of scans, and {dataset.name} images: choose label")
     read_as = ontology_files.of_index(index) if index else recipe.data.ontology
-    batch = recipe.train.evaluate_batch
+    index_uri, batch = storage.absolute(index) if index else "", recipe.train.evaluate_batch
     made = (folder.uri, out, step, weights, file_format, split, recipe.data, recipe.fingerprint, batch, options)
-    return Job(*made, read_as)
+    return Job(*made, index_uri, read_as)

@@ -190,6 +190,7 @@ def _claim(job: Job, rows: list[dict[str, Any]], prepared: str) -> dict[str, Any
         "inference": job.options.to_json(),
         "num_scans": len(rows),
         "prepared": storage.absolute(prepared) if prepared else "",
+        "index": job.index,
         "examples": [_example(row, job) for row in rows[:: max(1, len(rows) // _NUM_EXAMPLES)][:_NUM_EXAMPLES]],
     }
     _write_summary(job.out, summary)

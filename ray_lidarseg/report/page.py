@@ -59,7 +59,7 @@ def report(
     predicted = [_prediction_section(folder, clouds) for folder in predictions]
     panels, gaps = evidence_panels(prepared, num_frames, clouds)
     page = (
-        _environment()
+        environment()
         .get_template("page.html")
         .render(
             version=__version__,
@@ -78,7 +78,8 @@ def report(
     print(f"report: {storage.absolute(out)} ({len(page) / 2**20:.1f} MiB)")
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Templates of this folder; what is not escaped by hand is escaped."""
     loader = FileSystemLoader(Path(__file__).parent)
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     made.policies["json.dumps_kwargs"] = {}  # else keys are sorted, and the truth is no longer the first layer

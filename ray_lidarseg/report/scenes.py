@@ -1,23 +1,27 @@
 """Scans with what the runs say of them: validation frames of the shards, and folders that `predict` wrote."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from ray_lidarseg import storage
 from ray_lidarseg.datasets.decode import decode
 from ray_lidarseg.datasets.entries import dataset_of
+from ray_lidarseg.datasets.ontology_files import mean_the_same
 from ray_lidarseg.datasets.prediction_log import LabelledScan, read_log
 from ray_lidarseg.datasets.scans import decode_scan
 from ray_lidarseg.datasets.sensor import resolve_sensor
-from ray_lidarseg.datasets.shards import Catalog, PreparedFrames, content_digest, read_catalog
-from ray_lidarseg.datasets.submission import read_labels
+from ray_lidarseg.datasets.shards import Catalog, PreparedFrames, content_digest, open_parquet, read_catalog
+from ray_lidarseg.datasets.submission import read_confidence, read_labels
 from ray_lidarseg.datasets.taxonomy import Taxonomy
+from ray_lidarseg.datasets.work_list import least_certain
 from ray_lidarseg.errors import DataError, LidarSegError
-from ray_lidarseg.models.inference import label_frames
+from ray_lidarseg.models.inference import ScanLabels, label_frames
 from ray_lidarseg.recipe.bad_input import read_json, require
 from ray_lidarseg.recipe.ontology import Ontology
 from ray_lidarseg.recipe.schema import Data
@@ -38,12 +42,14 @@ class Scene:
         sensor: Its LiDAR.
         taxonomy: Of truth and predictions.
         said: Class ids [P] by run.
+        confidence: Their probabilities [P] by run, where they are known.
     """
 
     frame: Keyframe
     sensor: SensorSpec
     taxonomy: Taxonomy
     said: dict[str, np.ndarray] = field(default_factory=dict)
+    confidence: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def validation_scenes(views: Sequence[RunView], num_frames: int = NUM_FRAMES) -> tuple[list[Scene], list[str]]:
@@ -60,14 +66,22 @@ def validation_scenes(views: Sequence[RunView], num_frames: int = NUM_FRAMES) ->
     for view in views:
         try:
             for scene, labels in zip(scenes, _said(view, frames), strict=True):
-                scene.said[view.name] = labels
+                scene.said[view.name], scene.confidence[view.name] = labels.labels, labels.confidence
         except (LidarSegError, RuntimeError) as error:
             problems.append(f"{view.name} has no pictures: {error}")
     return scenes, problems
 
 
-def predicted_scenes(folder: str) -> tuple[list[Scene], dict[str, Any], list[str]]:
-    """The example scans of a folder that `predict` wrote, its summary, and what is missing, as sentences."""
+def predicted_scenes(
+    folder: str, scans: Sequence[str] = (), num_least_certain: int = 0
+) -> tuple[list[Scene], dict[str, Any], list[str]]:
+    """Some scans of a folder that `predict` wrote, its summary, and what is missing, as sentences.
+
+    Args:
+        folder: A path or a URI.
+        scans: Ids of the scans.
+        num_least_certain: Without ``scans``: so many of the least certain ones; 0: the examples the summary names.
+    """
     folder = storage.absolute(folder)
     problems: list[str] = []
     file = storage.join(folder, "predictions.json")
@@ -77,12 +91,26 @@ def predicted_scenes(folder: str) -> tuple[list[Scene], dict[str, Any], list[str
     except LidarSegError as error:
         return [], {}, [f"{folder} has no predictions.json ({error})"]
     scenes = []
-    for example in summary["examples"]:
+    for example in _asked_for(folder, summary, scans, num_least_certain, problems):
         try:
             scenes.append(_predicted(folder, summary, example))
         except (LidarSegError, ValidationError, OSError) as error:
             problems.append(f"{example['frame_id']}: {error}")
     return scenes, summary, problems
+
+
+def _asked_for(
+    folder: str, summary: dict[str, Any], scans: Sequence[str], num_least_certain: int, problems: list[str]
+) -> list[dict[str, Any]]:
+    if not (scans or num_least_certain):
+        return summary["examples"]
+    log = {scan.frame_id: scan for scan in least_certain(read_log(folder).values())}
+    problems += [f"{name}: not labelled in {folder}" for name in scans if name not in log]
+    chosen = [log[name] for name in scans if name in log] if scans else list(log.values())[:num_least_certain]
+    alike = summary["examples"][0] if summary["examples"] else {}
+    return [
+        {**alike, "frame_id": scan.frame_id, "points_uri": scan.points_uri, "labels": scan.labels} for scan in chosen
+    ]
 
 
 _SUMMARY = {
@@ -100,6 +128,7 @@ _SUMMARY = {
     "data": dict,
     "read_as": (dict, type(None)),
     "prepared": str,
+    "index?": str,
     "file_format": str,
     "run": str,
     "step": int,
@@ -134,23 +163,29 @@ def _labelled(catalog: Catalog) -> Catalog:
     return catalog.select(name for name, known in zip(catalog.frame_id, catalog.is_labelled, strict=True) if known)
 
 
-def _said(view: RunView, frames: Sequence[Keyframe]) -> list[np.ndarray]:
+def _said(view: RunView, frames: Sequence[Keyframe]) -> list[ScanLabels]:
     method, recipe, _ = load_method(view.uri)
     sensor = resolve_sensor(recipe.data)
     model, use_intensity = method.deployed_model, recipe.data.use_intensity
-    return [label_frames(model, [frame], sensor, use_intensity)[0].labels for frame in frames]
+    return [label_frames(model, [frame], sensor, use_intensity)[0] for frame in frames]
 
 
 def _predicted(folder: str, summary: dict[str, Any], example: dict[str, Any]) -> Scene:
     data = Data.model_validate(summary["data"])
     taxonomy = dataset_of(data).taxonomy
-    content = storage.read_bytes(storage.join(folder, example["labels"]))
-    labels = read_labels(content, taxonomy, summary["file_format"])
+    file, file_format = storage.join(folder, example["labels"]), summary["file_format"]
+    content = storage.read_bytes(file)
+    labels = read_labels(content, taxonomy, file_format)
     frame = _scan(summary, example)
+    if not mean_the_same(data, frame.dataset, _ontology(summary)):
+        frame = replace(frame, labels=frame.labels[:0])  # ids of other classes are no truth
     if len(labels) != len(frame.points):
         raise DataError(f"{len(labels)} labels, but the scan has {len(frame.points)} points: it was replaced since")
     _refuse_replaced(frame, read_log(folder).get(example["labels"]))
-    return Scene(frame, resolve_sensor(data), taxonomy, {"prediction": labels})
+    confidence: dict[str, np.ndarray] = {}
+    with suppress(LidarSegError):  # the labels say something without it, too
+        confidence["prediction"] = read_confidence(content, file, file_format)
+    return Scene(frame, resolve_sensor(data), taxonomy, {"prediction": labels}, confidence)
 
 
 def _refuse_replaced(frame: Keyframe, labelled: LabelledScan | None) -> None:
@@ -166,8 +201,22 @@ def _scan(summary: dict[str, Any], example: dict[str, Any]) -> Keyframe:
     if summary["prepared"]:
         filesystem, path = storage.resolve(summary["prepared"])
         return PreparedFrames(filesystem, path, read_catalog(filesystem, path).select([example["frame_id"]]))[0]
+    if summary.get("index"):
+        return decode(_listed(summary["index"], example["frame_id"]), _ontology(summary))
     if example["dataset"]:
         row = Keyframe(example["frame_id"], example["dataset"], "", "", 0, example["points_uri"])
-        ontology = Ontology.model_validate(summary["read_as"]) if summary["read_as"] else None
-        return decode(row, ontology)
+        return decode(row, _ontology(summary))
     return decode_scan(example["points_uri"], example["columns"])
+
+
+def _listed(index: str, frame_id: str) -> Keyframe:
+    with open_parquet(*storage.resolve(index), writer="index") as file:
+        table = file.read(use_threads=False)
+    rows = table.filter(pc.equal(table.column("frame_id"), frame_id)).to_pylist()
+    if not rows:
+        raise DataError(f"{index} lists no frame {frame_id} any more")
+    return Keyframe.from_row(rows[0])
+
+
+def _ontology(summary: dict[str, Any]) -> Ontology | None:
+    return Ontology.model_validate(summary["read_as"]) if summary["read_as"] else None
