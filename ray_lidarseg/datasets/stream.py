@@ -7,6 +7,7 @@ import torch
 
 from ray_lidarseg.datasets.augment import augment
 from ray_lidarseg.datasets.augment_images import augment_image
+from ray_lidarseg.datasets.division import slots_of
 from ray_lidarseg.datasets.evidence import EvidenceReader, check_extras
 from ray_lidarseg.datasets.points import to_batch
 from ray_lidarseg.datasets.ray_bundles import RayReader, RayRequest
@@ -24,10 +25,10 @@ _NO_SCANS = PointBatch(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), tor
 class TrainSteps(torch.utils.data.Dataset[list[MicroBatch]]):
     """Map-style: ``steps[k]`` is the list of this worker's (labelled, unlabelled) micro-batches of step k.
 
-    Worker r of W takes slots r, r + W, … of the global batch, so the i-th labelled and the i-th unlabelled scan stay a
-    pair. A scan's augmentation is seeded by (seed, step, stream, slot), so it is the same on whichever worker it lands.
-    Unlabelled scans come without labels. A stream that is not read is an empty batch. Extras come from the layers that
-    ``recipe.data.evidence`` names, for both streams; images are not touched, masks only where rays are asked for.
+    ``datasets.division`` says which slots of the global batch are whose; the i-th labelled and the i-th unlabelled scan
+    stay a pair. A scan's augmentation is seeded by (seed, step, stream, slot), so it is the same on whichever worker it
+    lands. Unlabelled scans come without labels. A stream that is not read is an empty batch. Extras come from the layers
+    that ``recipe.data.evidence`` names, for both streams; images are not touched, masks only where rays are asked for.
 
     Args:
         frames: Prepared frames; must hold all frames of the split.
@@ -39,6 +40,7 @@ class TrainSteps(torch.utils.data.Dataset[list[MicroBatch]]):
         with_unlabelled: False leaves the unlabelled stream unread, for methods that use none.
         extras: Per-point extras (``Method.extras``) that both streams bring.
         rays: Rays (``Method.rays``) that both streams bring.
+        same_count: Whether all workers must have equally many micro-batches.
 
     Raises:
         DataError: The frames are of another data set, or extras or rays are asked for that no layer gives.
@@ -55,6 +57,7 @@ class TrainSteps(torch.utils.data.Dataset[list[MicroBatch]]):
         with_unlabelled: bool = True,
         extras: frozenset[str] = frozenset(),
         rays: RayRequest | None = None,
+        same_count: bool = False,
     ):
         _same_dataset(frames, recipe)
         self.extras, self.evidence = extras, _evidence(frames, recipe, extras)
@@ -62,7 +65,6 @@ class TrainSteps(torch.utils.data.Dataset[list[MicroBatch]]):
         self.rays = None if rays is None else RayReader(*place, sensor, rays)
         position = {frame_id: index for index, frame_id in enumerate(frames.catalog.frame_id)}
         self.frames, self.recipe, self.sensor = frames, recipe, sensor
-        self.rank, self.world_size = rank, world_size
         self.rows = tuple(
             np.array([position[frame_id] for frame_id in frame_ids], np.int64)
             for frame_ids in (split.labelled, split.unlabelled)
@@ -76,6 +78,7 @@ class TrainSteps(torch.utils.data.Dataset[list[MicroBatch]]):
             unlabelled_per_step,
             self._repeats() if recipe.train.labelled_sampling == "class_balanced" else None,
         )
+        self.slots = slots_of(recipe, self.sampler.per_step, rank, world_size, same_count)
 
     def _repeats(self) -> list[int]:
         return class_balanced_repeats(self.frames.scan(int(row)).labels for row in self.rows[LABELLED])
@@ -93,25 +96,22 @@ class TrainSteps(torch.utils.data.Dataset[list[MicroBatch]]):
         """
         if not 0 <= step < len(self):
             raise IndexError(step)
-        labelled, unlabelled = self.sampler.step(step)
-        streams = [self._scans(LABELLED, step, labelled), self._scans(UNLABELLED, step, unlabelled)]
-        streams[UNLABELLED] = [scan.unlabelled() for scan in streams[UNLABELLED]]
-        parts = _num_parts(max(len(scans) for scans in streams), self.recipe.train.micro_batch)
+        chosen = self.sampler.step(step)
         return [
-            (self._packed(streams[LABELLED], part, parts), self._packed(streams[UNLABELLED], part, parts))
-            for part in range(parts)
+            (
+                self._packed([self._scan(LABELLED, step, slot, chosen[LABELLED][slot]) for slot in labelled]),
+                self._packed(
+                    [self._scan(UNLABELLED, step, slot, chosen[UNLABELLED][slot]).unlabelled() for slot in unlabelled]
+                ),
+            )
+            for labelled, unlabelled in self.slots
         ]
 
-    def _packed(self, scans: list[PointBatch], part: int, parts: int) -> PointBatch:
-        chosen = scans[part * len(scans) // parts : (part + 1) * len(scans) // parts]
-        if chosen:
-            return PointBatch.pack(chosen)
+    def _packed(self, scans: list[PointBatch]) -> PointBatch:
+        if scans:
+            return PointBatch.pack(scans)
         nothing = replace(_NO_SCANS, extras=self.evidence.empty(self.extras)) if self.evidence else _NO_SCANS
         return self.rays.none(nothing) if self.rays else nothing
-
-    def _scans(self, stream: int, step: int, chosen: list[int]) -> list[PointBatch]:
-        slots = range(self.rank, len(chosen), self.world_size)
-        return [self._scan(stream, step, slot, chosen[slot]) for slot in slots]
 
     def _scan(self, stream: int, step: int, slot: int, index: int) -> PointBatch:
         row = int(self.rows[stream][index])
@@ -138,10 +138,6 @@ def _same_dataset(frames: PreparedFrames, recipe: Recipe) -> None:
             f"data.dataset={recipe.data.dataset}, but {frames.folder} holds {', '.join(found) or 'no'} frames: "
             "set data.dataset or data.prepared"
         )
-
-
-def _num_parts(num_scans: int, micro_batch: int) -> int:
-    return max(1, -(-num_scans // micro_batch)) if micro_batch else 1
 
 
 def _evidence(frames: PreparedFrames, recipe: Recipe, extras: frozenset[str]) -> EvidenceReader | None:

@@ -226,12 +226,34 @@ class Train(Section):
 class Workers(Section):
     """What Ray gives each training worker."""
 
-    num_workers: Count = 2
+    num_workers: Count | tuple[Count, Count] = 2  # (least, most): as many as the cluster has room for at the time
     use_gpu: Annotated[Literal["auto", "yes", "no"], word_of("yes", "no")] = "auto"
     cpus_per_worker: Positive = 1.0
     loader_processes: Annotated[int, Field(ge=0)] = 0  # DataLoader processes inside each worker; 0: in the step loop
     max_failures: Annotated[int, Field(ge=-1)] = 3  # worker-group restarts before the run gives up; -1: never
+    max_preemptions: Annotated[int, Field(ge=-1)] = -1  # nodes that are taken away count apart; -1: without end
     mkl_as_on_intel: bool = False  # overrides what MKL thinks of other processors; `doctor` says what that brings
+
+    @model_validator(mode="after")
+    def _least_is_first(self) -> Self:
+        if self.least > self.most:
+            raise ValueError(f"num_workers is a number or [least, most] (got {list(self.num_workers_range)})")
+        return self
+
+    @property
+    def num_workers_range(self) -> tuple[int, int]:
+        """The least and the most workers; equal where the number is fixed."""
+        return self.num_workers if isinstance(self.num_workers, tuple) else (self.num_workers, self.num_workers)
+
+    @property
+    def least(self) -> int:
+        """So many workers a run needs to start, or to go on."""
+        return self.num_workers_range[0]
+
+    @property
+    def most(self) -> int:
+        """So many workers a run makes use of."""
+        return self.num_workers_range[1]
 
 
 class Sparse(Section):
@@ -293,16 +315,25 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _batch_divides(self) -> "Recipe":
-        ranks = self.workers.num_workers
         for key in ("labelled_per_step", "unlabelled_per_step"):
-            count = getattr(self.train, key)
-            if count % ranks:
-                raise ValueError(f"train.{key}={count} does not divide by workers.num_workers={ranks}")
+            if 0 < (count := getattr(self.train, key)) < (most := self.workers.most):
+                raise ValueError(
+                    f"train.{key}={count} is too few for workers.num_workers={most}: every worker needs a scan a step"
+                )
         if self.method.pairs_scans and self.train.labelled_per_step != self.train.unlabelled_per_step:
             raise ValueError(
                 f"method {self.method.name} pairs scans: train.labelled_per_step must equal train.unlabelled_per_step"
             )
         return self
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether workers share a step by whole micro-batches: their number may change, or does not divide it.
+
+        A fixed number that divides shares it by scans, and draws the random numbers that it drew in earlier releases.
+        """
+        least, most = self.workers.num_workers_range
+        return least != most or any(n % most for n in (self.train.labelled_per_step, self.train.unlabelled_per_step))
 
     @property
     def is_images(self) -> bool:

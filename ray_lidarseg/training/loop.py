@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from ray_lidarseg.datasets.division import seed_words
 from ray_lidarseg.errors import RunError
 from ray_lidarseg.methods.method import Losses, Method
 from ray_lidarseg.recipe.schema import Recipe
@@ -104,7 +105,7 @@ class StepLoop:
             self.precision = None
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
         self.statistics = BatchStatistics(method)
-        self.step = 0
+        self.step = self.step_scans = 0
         self.skipped_steps = 0
         self._skipped_in_a_row = 0
         self._forward: nn.Module = method
@@ -140,7 +141,8 @@ class StepLoop:
         """One optimiser step.
 
         Returns:
-            Losses and stats of this rank by their names in the metrics, averaged over micro-batches by scans.
+            Losses and stats of this rank by their names in the metrics, averaged over micro-batches by scans; the mean over
+        ranks is that of the whole step.
 
         Raises:
             RunError: Too many steps in a row gave a non-finite loss or gradient.
@@ -164,9 +166,10 @@ class StepLoop:
 
     def _backward(self, micro_batches: MicroBatches) -> dict[str, Tensor]:
         scans = [labelled.num_scans + unlabelled.num_scans for labelled, unlabelled in micro_batches]
+        self.step_scans = self._over_all_ranks(sum(scans))
         values: dict[str, Tensor] = {}
         for index, (labelled, unlabelled) in enumerate(micro_batches):
-            share = scans[index] / sum(scans)
+            share = scans[index] * self.ranks.world_size / self.step_scans  # DDP divides by the number of ranks
             with self._synchronised(index == len(micro_batches) - 1):
                 losses = self._losses(index, labelled, unlabelled)
                 self.scaler.scale(losses.total * share).backward()
@@ -174,8 +177,14 @@ class StepLoop:
                 values[name] = values.get(name, torch.zeros((), device=self.device)) + share * value
         return values
 
+    def _over_all_ranks(self, scans: int) -> int:
+        if not self.recipe.is_elastic:
+            return scans * self.ranks.world_size
+        return int(self.ranks.sum_(torch.tensor(scans, device=self.device)))
+
     def _losses(self, micro: int, labelled: PointBatch, unlabelled: PointBatch) -> Losses:
-        seed = seed_of(self.recipe.seed, self.step, self.ranks.rank, micro)
+        words = seed_words(self.recipe, self.ranks.rank, self.ranks.world_size, micro)
+        seed = seed_of(self.recipe.seed, self.step, *words)
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
@@ -249,13 +258,13 @@ def run(loop: StepLoop, steps: Iterable[MicroBatches], hooks: Hooks) -> None:
         hooks: Where lines, evaluations and checkpoints go.
     """
     train = loop.recipe.train
-    meter = _Meter(loop.ranks.world_size)
+    meter = _Meter()
     if loop.step == 0 and train.evaluate_first:
         hooks.evaluate(0)
     for micro_batches in meter.timed(steps):
         rate = loop.schedule.get_last_lr()[0]
         values = loop.one_step(micro_batches)
-        meter.count(micro_batches)
+        meter.count(loop.step_scans)
         done = loop.step
         if done in (1, train.steps) or done % train.log_every == 0:
             means = _mean_over_ranks(values, loop.ranks)
@@ -276,7 +285,7 @@ def _rates(method: Method, recipe: Recipe) -> tuple[list[nn.Parameter], float]:
 
 
 def seed_of(seed: int, step: int, rank: int, micro: int) -> int:
-    """The seed of one forward: independent for each of its four coordinates."""
+    """The seed of one forward: independent for each of its four coordinates (``division.seed_words`` gives two)."""
     state = np.random.SeedSequence([seed, step, rank, micro]).generate_state(1, np.uint64)
     return int(state[0] >> np.uint64(1))
 
@@ -305,8 +314,7 @@ def _mean_over_ranks(values: dict[str, Tensor], ranks: Ranks) -> dict[str, float
 class _Meter:
     """Scans per second, share of the time spent waiting for data, and memory, since the last line."""
 
-    def __init__(self, world_size: int):
-        self._world_size = world_size
+    def __init__(self) -> None:
         self._started_s = time.perf_counter()
         self._reset()
 
@@ -323,16 +331,16 @@ class _Meter:
             self.pause()
             yield micro_batches
 
-    def count(self, micro_batches: MicroBatches) -> None:
+    def count(self, scans: int) -> None:
         self._busy_s += time.perf_counter() - self._started_s
-        self._scans += sum(labelled.num_scans + unlabelled.num_scans for labelled, unlabelled in micro_batches)
+        self._scans += scans
 
     def pause(self) -> None:
         self._started_s = time.perf_counter()
 
     def read(self, loop: StepLoop) -> dict[str, float]:
         rates = {
-            "scans_per_s": round(self._scans * self._world_size / max(self._busy_s, 1e-9), 3),
+            "scans_per_s": round(self._scans / max(self._busy_s, 1e-9), 3),
             "data_wait_ratio": round(self._wait_s / max(self._busy_s, 1e-9), 4),
             "memory_gib": round(peak_memory_gib(loop.device), 3),
             "skipped_steps": loop.skipped_steps,

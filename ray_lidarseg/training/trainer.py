@@ -135,6 +135,7 @@ class Trainer:
             with_unlabelled=method.uses_unlabelled,
             extras=method.extras,
             rays=method.rays,
+            same_count=device.type == "cuda" and ranks.world_size > 1,  # see synchronise_batch_norm
         )
         self._measured: tuple[int, Statistics] = (-1, {})
         self._tracker: Tracker | None = None

@@ -26,7 +26,12 @@ from ray_lidarseg.recipe.schema import Recipe
         ("model: {name: pointnet}", "model"),
         ("[1, 2]", "expected a mapping"),
         ("train: {steps: 3", "is not YAML"),
-        ("workers: {num_workers: 3}", "does not divide by workers.num_workers=3"),
+        (
+            "workers: {num_workers: 17}",
+            "labelled_per_step=16 is too few for workers.num_workers=17: every worker needs a",
+        ),
+        ("workers: {num_workers: [4, 2]}", "num_workers is a number or [least, most] (got [4, 2])"),
+        ("workers: {num_workers: [0, 2]}", "workers.num_workers"),
         ("train: {labelled_per_step: 4}", "method lasermix pairs scans: train.labelled_per_step must equal"),
         ("{method: {name: lasermix_pp}, train: {labelled_per_step: 4}}", "method lasermix_pp pairs scans"),
         ("{method: {name: polarmix}, train: {labelled_per_step: 4}}", "method polarmix pairs scans"),

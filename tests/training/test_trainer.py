@@ -1,6 +1,7 @@
 """A whole run in this process: folder, resume, and who keeps the checkpoints."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from ray_lidarseg.datasets.entries import dataset_of
 from ray_lidarseg.datasets.sampler import StepSampler
+from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.errors import RecipeError, RunError, SplitError, StorageError
+from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.recipe.load import override
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.storage.lock import held
@@ -41,6 +45,13 @@ def whole(recipe, tmp_path_factory) -> RunFolder:
 
 def _lines(run: RunFolder) -> list[dict]:
     return [{key: value for key, value in line.items() if key not in _TIMINGS} for line in run.metrics()]
+
+
+def _begin_of(recipe: Recipe) -> dict[str, torch.Tensor]:
+    """Parameters before the first step."""
+    torch.manual_seed(recipe.seed)
+    sensor, num_classes = resolve_sensor(recipe.data), dataset_of(recipe.data).taxonomy.num_classes
+    return dict(build_method(recipe, sensor, num_classes).named_parameters())
 
 
 def test_a_run_leaves_a_whole_folder(whole, recipe):
@@ -212,6 +223,27 @@ def test_labelled_frames_may_come_as_their_classes_need_them(walls, tmp_path):
     plan = make_plan(walls_recipe(walls, train__labelled_sampling="class_balanced"), RunFolder(str(tmp_path / "run")))
     sampler = Trainer(plan, Ranks(), CPU)._steps.sampler
     assert sampler.passes[0].tolist() == list(range(NUM_TRAIN))  # all of them hold both classes alike
+
+
+@pytest.mark.parametrize(("method", "steps"), [("supervised", 2), ("lasermix", 1)])
+def test_one_two_and_three_workers_take_the_same_steps(walls, tmp_path, method, steps):
+    """Five scans are two and three, or two, two and one; a teacher's batch norms, kept by worker, come after step 1."""
+    sizes = {"train__labelled_per_step": 5, "train__unlabelled_per_step": 5, "train__micro_batch": 1}
+    optim = {"optim__name": "sgd", "optim__lr": 0.05, "train__steps": steps, "workers__num_workers": [1, 3]}
+    recipe = walls_recipe(walls, **{"method__name": method, **sizes, **optim, "train__evaluate_every": steps})
+    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
+    port = str(20_000 + os.getpid() % 20_000)
+    script = str(Path(__file__).with_name("elastic_rank.py"))
+    command = [sys.executable, script, port, str(tmp_path / "recipe.yaml"), str(tmp_path)]
+    ranks = [subprocess.Popen([*command[:2], str(rank), *command[2:]]) for rank in range(3)]
+    assert [rank.wait(timeout=240) for rank in ranks] == [0, 0, 0]
+    one, begin = torch.load(tmp_path / "1-0.pt"), _begin_of(recipe)
+    moved = max(float((value - begin[name]).abs().max()) for name, value in one.items())
+    for file in (f"{workers}-{rank}.pt" for workers in (2, 3) for rank in range(workers)):
+        for name, value in torch.load(tmp_path / file).items():
+            assert (value - one[name]).abs().max() < 1e-3 * moved, (file, name)
+    lines = [_lines(RunFolder(str(tmp_path / f"run-{workers}")))[0] for workers in (1, 2, 3)]
+    assert [line["loss_total"] for line in lines] == pytest.approx([lines[0]["loss_total"]] * 3, rel=1e-5)
 
 
 def test_training_imports_no_ray():
