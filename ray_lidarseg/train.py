@@ -2,17 +2,18 @@
 
 The driver checks everything that can be checked before a worker starts; each worker runs ``training.trainer.Trainer``,
 which knows nothing of Ray. What a worker of this package raises on purpose ends the run at once and reaches the caller
-as itself; a worker that dies is replaced, and all continue from the last whole checkpoint.
+as itself; a worker that dies is replaced, and all continue from the last whole checkpoint. With ``workers.num_workers``
+a range, Ray starts as many as there is room for, and starts them anew where that changes. Where Ray hears that a node
+is to be taken away (a spot instance), all save a checkpoint before it goes.
 """
 
 import logging
 import math
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
+from threading import Event
 from typing import Any
 from urllib.parse import quote
 
@@ -21,7 +22,7 @@ import torch
 from ray.exceptions import RayActorError
 from ray.train import (
     Checkpoint,
-    CheckpointConfig,
+    CheckpointUploadMode,
     FailureConfig,
     LoggingConfig,
     RunConfig,
@@ -32,6 +33,9 @@ from ray.train import (
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback as _Cleaner
+from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
+from ray.train.v2._internal.execution.context import get_train_context
 
 from ray_lidarseg import storage
 from ray_lidarseg.errors import LidarSegError, RunError, StorageError
@@ -48,6 +52,8 @@ _RAY_SETTINGS = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",  # importing torch on a loaded machine takes more than Ray's 60 s
 }
 _START_ATTEMPTS = 5  # of Ray's controller; without a limit it waits for lost resources for ever
+_RESIZE_EVERY_S = 60.0  # Ray's own: how often an elastic run asks whether there is room for more workers
+_GRACE_S = 30.0  # ours: so long after a node's deadline the others may still write the checkpoint they began
 
 
 def train(recipe: Recipe, run: str) -> RunFolder:
@@ -91,9 +97,9 @@ def refuse_what_ray_misreads(run: str) -> None:
 
 def _train(recipe: Recipe, folder: RunFolder) -> None:
     plan, workers = make_plan(recipe, folder), recipe.workers
-    with cluster.connect(math.ceil(workers.num_workers * workers.cpus_per_worker)):
+    with cluster.connect(math.ceil(workers.most * workers.cpus_per_worker)):
         use_gpu = _use_gpu(recipe)
-        cluster.require(workers.num_workers, workers.cpus_per_worker, float(use_gpu))
+        cluster.require(workers.least, workers.cpus_per_worker, float(use_gpu))
         folder.open(recipe, plan.frames, plan.start)
         # Ray's list of checkpoints may be torn by a crash; the folders themselves say which there are
         storage.remove_file(folder.path(checkpoints.FOLDER, "checkpoint_manager_snapshot.json"))
@@ -109,17 +115,46 @@ def work(config: dict[str, Plan]) -> None:
     # A channels-last 1x1 kernel has two equal layouts, and DDP warns that it saw the other one.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     ranks = Ranks(context.get_world_rank(), context.get_world_size())
-    Trainer(plan, ranks, get_device(), _report).run()
+    if not ranks.rank:
+        print(f"training on {ranks.world_size} worker(s)", flush=True)
+    Trainer(plan, ranks, get_device(), _Keeper(plan.run), _is_leaving).run()
 
 
-def _report(step: int, content: bytes | None) -> None:
-    """Hands a checkpoint to Ray, which stores it in the run folder; every rank reports."""
-    with tempfile.TemporaryDirectory() as scratch:
-        checkpoint = None
+class _Keeper:
+    """Writes checkpoints beside the training, one at a time, and tells Ray of each that is written; on every rank."""
+
+    def __init__(self, run: str):
+        self._run, self._is_written = run, Event()
+        self._is_written.set()
+
+    def __call__(self, step: int, content: bytes | None) -> None:
+        self._is_written.wait()  # where storage is slower than training, training waits
+        checkpoint, name = None, checkpoints.folder_name(step)
+
+        def write(checkpoint: Checkpoint, _: str) -> Checkpoint:
+            try:
+                checkpoints.write(self._run, step, content or b"")
+            finally:
+                self._is_written.set()
+            return checkpoint
+
         if content is not None:
-            Path(scratch, checkpoints.FILE).write_bytes(content)
-            checkpoint = Checkpoint.from_directory(scratch)
-        ray.train.report({"step": step}, checkpoint, checkpoint_dir_name=checkpoints.folder_name(step))
+            self._is_written.clear()
+            place = get_train_context().storage_context
+            checkpoint = Checkpoint(place.build_checkpoint_path_from_name(name), place.storage_filesystem)
+        ray.train.report(
+            {"step": step},
+            checkpoint,
+            checkpoint_dir_name=name,
+            checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
+            delete_local_checkpoint_after_upload=False,  # it is the one in the run folder
+            checkpoint_upload_fn=write,
+        )
+
+
+def _is_leaving() -> bool:
+    """What Ray told this worker; its public function is a barrier, and the step loop has one of its own."""
+    return get_train_context().preemption_context.preemption_info is not None
 
 
 class _OnFailure(UserCallback):
@@ -130,6 +165,19 @@ class _OnFailure(UserCallback):
             if (own := _own_error(error)) is not None:
                 raise own
             print(f"training worker {rank} failed ({_first_line(error)}): back to the last checkpoint", flush=True)
+
+
+class _WithoutList(ControllerCallback):
+    """In Ray's controller: storage may be down while Ray notes its list of checkpoints, which nobody reads."""
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        write = CheckpointManager._write_state_to_storage
+
+        def patient(manager: CheckpointManager) -> None:
+            with suppress(OSError):
+                write(manager)
+
+        CheckpointManager._write_state_to_storage = patient
 
 
 class _Trainer(TorchTrainer):
@@ -159,15 +207,21 @@ def _fit(plan: Plan, use_gpu: bool) -> None:
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=workers.num_workers,
+            elastic_resize_monitor_interval_s=_RESIZE_EVERY_S,
             use_gpu=use_gpu,
             resources_per_worker={"CPU": workers.cpus_per_worker, **({"GPU": 1} if use_gpu else {})},
         ),
         run_config=RunConfig(
             name=checkpoints.FOLDER,
             storage_path=plan.run,
-            failure_config=FailureConfig(workers.max_failures, controller_failure_limit=_START_ATTEMPTS),
-            checkpoint_config=CheckpointConfig(num_to_keep=plan.recipe.train.keep_checkpoints),
-            callbacks=[_OnFailure()],
+            failure_config=FailureConfig(
+                workers.max_failures,
+                controller_failure_limit=_START_ATTEMPTS,
+                max_preemption_failures=workers.max_preemptions,
+                relax_collectives_on_preemption=True,
+                preemption_grace_s=_GRACE_S,
+            ),
+            callbacks=[_OnFailure(), _WithoutList()],
             worker_runtime_env=cluster.worker_runtime_env(),
             logging_config=LoggingConfig("CRITICAL"),  # _OnFailure speaks instead; Ray's log files hold everything
         ),
@@ -211,7 +265,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _use_gpu(recipe: Recipe) -> bool:
-    wanted, workers = recipe.workers.use_gpu, recipe.workers.num_workers
+    wanted, workers = recipe.workers.use_gpu, recipe.workers.least
     if wanted != "auto":
         return wanted == "yes"
     gpus = cluster.num_gpus()

@@ -27,8 +27,9 @@ class TrainSteps(torch.utils.data.Dataset[list[MicroBatch]]):
 
     ``datasets.division`` says which slots of the global batch are whose; the i-th labelled and the i-th unlabelled scan
     stay a pair. A scan's augmentation is seeded by (seed, step, stream, slot), so it is the same on whichever worker it
-    lands. Unlabelled scans come without labels. A stream that is not read is an empty batch. Extras come from the layers
-    that ``recipe.data.evidence`` names, for both streams; images are not touched, masks only where rays are asked for.
+    lands. Unlabelled scans come without labels. A stream that is not read is an empty batch. Extras come from the
+    layers that ``recipe.data.evidence`` names, for both streams; images are not touched, masks only where rays are
+    asked for.
 
     Args:
         frames: Prepared frames; must hold all frames of the split.

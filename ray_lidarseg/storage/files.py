@@ -17,7 +17,15 @@ from pyarrow import fs
 from ray_lidarseg.errors import StorageError
 from ray_lidarseg.storage import object_store, uris
 from ray_lidarseg.storage.uris import join
-from ray_lidarseg.storage.whole_files import create_whole, fetch_whole, fill_whole, patiently, write_whole
+from ray_lidarseg.storage.whole_files import (
+    create_whole,
+    fetch_whole,
+    fill_whole,
+    outlasting,
+    patiently,
+    store_of,
+    write_whole,
+)
 
 _S3 = "s3://"
 _S3_ATTEMPTS = 8  # ours: with the SDK's waits, some ten seconds
@@ -120,7 +128,7 @@ def write_bytes(uri: str, data: bytes) -> None:
     """
     filesystem, path = resolve(uri)
     if uri.startswith(_S3) and len(data) > object_store.MULTIPART_BYTES:
-        object_store.upload(uri, data)
+        outlasting(store_of(filesystem), lambda: object_store.upload(uri, data), StorageError)
         return
     with explained("write", uri):
         write_whole(filesystem, path, data)
@@ -186,14 +194,14 @@ def remove_file(uri: str) -> None:
     """Deletes a file; one that does not exist is fine."""
     filesystem, path = resolve(uri)
     with explained("delete", uri), suppress(FileNotFoundError):
-        filesystem.delete_file(path)
+        patiently(filesystem, lambda: filesystem.delete_file(path))
 
 
 def remove_folder(uri: str) -> None:
     """Deletes a folder with everything below it; one that does not exist is fine."""
     filesystem, path = resolve(uri)
     with explained("delete", uri), suppress(FileNotFoundError):
-        filesystem.delete_dir(path)
+        patiently(filesystem, lambda: filesystem.delete_dir(path))
 
 
 def check_writable(uri: str) -> None:

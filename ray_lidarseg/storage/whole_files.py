@@ -15,10 +15,13 @@ from ray_lidarseg.errors import StorageError
 _TEMPORARY_PREFIX = ".unfinished-"
 _CHUNK_BYTES = 1 << 20
 _WAITS_S = (0.2, 0.5, 1.0, 2.0, 4.0)  # ours
+_OUTAGE_WAITS_S = (*_WAITS_S, *[8.0] * 75)  # ours: ten minutes, in which a store restarts or a link comes back
 _TRANSIENT = (
     *("slow", "busy", "internal_failure", "internal failure", "unavailable", "timeout", "timed out", "throttl"),
     *("http response code: 500", "http response code: 502", "http response code: 503"),
 )
+_OUT_OF_REACH = ("network_connection", "curlcode", "could not connect", "connection refused", "resolve host")
+_answered: set[str] = set()  # stores that did: one that falls silent then is down, not misspelt
 Answer = TypeVar("Answer")
 
 
@@ -106,16 +109,49 @@ def patiently(filesystem: fs.FileSystem, ask: Callable[[], Answer]) -> Answer:
     Raises:
         OSError: The last failure, or at once one that waiting does not cure.
     """
-    for wait_s in () if isinstance(filesystem, fs.LocalFileSystem) else _WAITS_S:
+    if isinstance(filesystem, fs.LocalFileSystem):
+        return ask()
+    return outlasting(store_of(filesystem), ask, OSError)
+
+
+def outlasting(store: str, ask: Callable[[], Answer], failure: type[Exception]) -> Answer:
+    """What ``ask`` gives, from a store that may be busy, or be out of reach for minutes once it has answered.
+
+    Args:
+        store: Its name.
+        ask: May be called any number of times.
+        failure: What it raises where the store fails.
+
+    Raises:
+        Exception: The last failure, or at once one that waiting does not cure.
+    """
+    for number, wait_s in enumerate(_OUTAGE_WAITS_S):
         try:
-            return ask()
+            answer = ask()
         except FileNotFoundError:
+            _answered.add(store)
             raise
-        except OSError as error:
-            if not any(sign in str(error).lower() for sign in _TRANSIENT):
+        except failure as error:
+            text = str(error).lower()
+            is_out = store in _answered and any(sign in text for sign in _OUT_OF_REACH)
+            is_busy = number < len(_WAITS_S) and any(sign in text for sign in _TRANSIENT)
+            if not is_out and not is_busy:
                 raise
+            if number == len(_WAITS_S):
+                print(
+                    f"{store} does not answer any more: waiting up to {sum(_OUTAGE_WAITS_S) / 60:.0f} min", flush=True
+                )
             time.sleep(wait_s)
+        else:
+            _answered.add(store)
+            return answer
     return ask()
+
+
+def store_of(filesystem: fs.FileSystem) -> str:
+    """A name for the object storage behind a file system."""
+    options = filesystem.__reduce__()[1][0] if isinstance(filesystem, fs.S3FileSystem) else {}
+    return f"the object storage {options.get('endpoint_override', '').rpartition('://')[2]}".rstrip()
 
 
 def remove_unfinished(filesystem: fs.FileSystem, folder: str, of: Collection[str] | None = None) -> int:

@@ -103,7 +103,8 @@ def load_latest(run: str, device: torch.device | str = "cpu", at_most: int | Non
     return None
 
 
-def prune(run: str, keep: int) -> None:
-    """Deletes all but the newest ``keep`` checkpoints: Ray forgets those written just before a crash."""
+def prune(run: str, keep: int, best_step: int = 0) -> None:
+    """Deletes all but the newest ``keep`` checkpoints and the best one."""
     for step in steps(run)[:-keep]:
-        storage.remove_folder(storage.join(run, FOLDER, folder_name(step)))
+        if step != best_step:
+            storage.remove_folder(storage.join(run, FOLDER, folder_name(step)))

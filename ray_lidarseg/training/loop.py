@@ -66,9 +66,9 @@ class Ranks:
         dist.all_reduce(tensor, dist.ReduceOp.MIN)
         return int(tensor)
 
-    def any(self, flag: Tensor) -> bool:
-        """Whether the flag is set on at least one rank; every rank must call it."""
-        return bool(self.sum_(flag.to(torch.float32)).item() > 0)
+    def any(self, flags: Tensor) -> list[bool]:
+        """Which flags are set on at least one rank; every rank must call it."""
+        return (self.sum_(flags.to(torch.float32)) > 0).tolist()
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,15 @@ class Hooks:
 
     Attributes:
         record: Takes one line of metrics.
-        evaluate: Takes the number of steps done.
+        evaluate: Takes the number of steps done; says whether they are worth a checkpoint, on every rank the same.
         save: Takes the number of steps done, after everything else of that step.
+        is_leaving: Whether this rank knows that its machine is about to be taken away; asked at every step.
     """
 
     record: Callable[[dict[str, Any]], None]
-    evaluate: Callable[[int], None]
+    evaluate: Callable[[int], bool]
     save: Callable[[int], None]
+    is_leaving: Callable[[], bool] = lambda: False
 
 
 class StepLoop:
@@ -107,7 +109,7 @@ class StepLoop:
         self.statistics = BatchStatistics(method)
         self.step = self.step_scans = 0
         self.skipped_steps = 0
-        self._skipped_in_a_row = 0
+        self._skipped_in_a_row, self.is_leaving = 0, False
         self._forward: nn.Module = method
         if ranks.world_size > 1:
             self._forward = DistributedDataParallel(method, broadcast_buffers=False, gradient_as_bucket_view=True)
@@ -137,12 +139,16 @@ class StepLoop:
         self.step, self.skipped_steps = state["step"], state["skipped_steps"]
         self._skipped_in_a_row = state["skipped_in_a_row"]
 
-    def one_step(self, micro_batches: MicroBatches) -> dict[str, Tensor]:
+    def one_step(self, micro_batches: MicroBatches, is_leaving: bool = False) -> dict[str, Tensor]:
         """One optimiser step.
 
+        Args:
+            micro_batches: Of this rank.
+            is_leaving: What this rank knows; afterwards the attribute says whether any rank does.
+
         Returns:
-            Losses and stats of this rank by their names in the metrics, averaged over micro-batches by scans; the mean over
-        ranks is that of the whole step.
+            Losses and stats of this rank by their names in the metrics, averaged over micro-batches by scans; the mean
+            over ranks is that of the whole step.
 
         Raises:
             RunError: Too many steps in a row gave a non-finite loss or gradient.
@@ -152,7 +158,8 @@ class StepLoop:
         self.scaler.unscale_(self.optimizer)
         norm = self._clip()
         finite = torch.isfinite(values["loss_total"]) & torch.isfinite(norm)
-        if self.ranks.any(~finite):
+        is_bad, self.is_leaving = self.ranks.any(torch.stack([~finite, torch.full_like(finite, is_leaving)]))
+        if is_bad:
             self._skip(before)
         else:
             self._update()
@@ -250,7 +257,7 @@ class BatchStatistics:
 
 
 def run(loop: StepLoop, steps: Iterable[MicroBatches], hooks: Hooks) -> None:
-    """Steps to the end of the schedule; logs, evaluates and saves at the recipe's rhythm.
+    """Steps to the end of the schedule; logs, evaluates and saves at the recipe's rhythm, and saves on notice.
 
     Args:
         loop: At any step, for example loaded from a checkpoint.
@@ -262,16 +269,17 @@ def run(loop: StepLoop, steps: Iterable[MicroBatches], hooks: Hooks) -> None:
     if loop.step == 0 and train.evaluate_first:
         hooks.evaluate(0)
     for micro_batches in meter.timed(steps):
-        rate = loop.schedule.get_last_lr()[0]
-        values = loop.one_step(micro_batches)
+        rate, was_leaving = loop.schedule.get_last_lr()[0], loop.is_leaving
+        values = loop.one_step(micro_batches, hooks.is_leaving())
         meter.count(loop.step_scans)
         done = loop.step
         if done in (1, train.steps) or done % train.log_every == 0:
             means = _mean_over_ranks(values, loop.ranks)
             hooks.record({"kind": "train", "step": done, **means, "lr": rate, **meter.read(loop)})
+        is_worth_it = loop.is_leaving and not was_leaving
         if done == train.steps or done % train.evaluate_every == 0:
-            hooks.evaluate(done)
-        if done == train.steps or done % train.checkpoint_every == 0:
+            is_worth_it |= hooks.evaluate(done)
+        if is_worth_it or done == train.steps or done % train.checkpoint_every == 0:
             hooks.save(done)
         meter.pause()
 

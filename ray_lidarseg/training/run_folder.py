@@ -24,6 +24,7 @@ from ray_lidarseg.recipe.load import parse_recipe
 from ray_lidarseg.recipe.schema import FREE_KEYS, Recipe
 from ray_lidarseg.training import checkpoints, run_frames
 from ray_lidarseg.training.environment import hardware, versions
+from ray_lidarseg.training.health import Health
 from ray_lidarseg.training.run_frames import RunFrames
 
 
@@ -64,8 +65,8 @@ class RunFolder:
         self.write("manifest.json", json.dumps(manifest, indent=2).encode())
 
     def close(self) -> None:
-        """Notes that the run got to its last step, and leaves no more checkpoints than the recipe keeps."""
-        checkpoints.prune(self.uri, self.recipe().train.keep_checkpoints)
+        """Notes that the run got to its last step; leaves as many checkpoints as the recipe keeps, and the best one."""
+        checkpoints.prune(self.uri, self.recipe().train.keep_checkpoints, self.best_step())
         manifest = {**self.manifest(), "finished_at": _now(), "is_finished": True}
         self.write("manifest.json", json.dumps(manifest, indent=2).encode())
 
@@ -93,15 +94,22 @@ class RunFolder:
         """
         return parse_lines(self._read("metrics.jsonl").decode(errors="replace").splitlines())
 
+    def best_step(self) -> int:
+        """The step at which the deployed model had its best validation mIoU by point; 0 where nothing was evaluated."""
+        lines = self.metrics() if storage.exists(self.path("metrics.jsonl")) else []
+        return Health(self.recipe().method.deployed, lines).best_step
+
     def checkpoint(self, which: str | int = "latest") -> dict[str, Any]:
         """A checkpoint's content on the CPU.
 
         Args:
-            which: ``latest``, or the number of steps.
+            which: ``latest``, ``best`` by validation, or the number of steps.
 
         Raises:
             RunError: There is no such checkpoint.
         """
+        if which == "best" and not (which := self.best_step()):
+            raise RunError(f"no validation frame was evaluated in {self.uri}: there is no best checkpoint, take latest")
         if which != "latest":
             return checkpoints.load(self.uri, _step_number(which))
         state = checkpoints.load_latest(self.uri)
@@ -242,4 +250,4 @@ def _step_number(which: str | int) -> int:
     try:
         return int(which)
     except ValueError:
-        raise RunError(f"checkpoint {which!r}: expected 'latest' or a number of steps") from None
+        raise RunError(f"checkpoint {which!r}: expected 'latest', 'best' or a number of steps") from None

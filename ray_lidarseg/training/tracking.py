@@ -80,6 +80,8 @@ class Tracker:
             return evaluation_sentence(line)
         if line["kind"] == "diagnose":
             return diagnosis_sentence(line)
+        if line["kind"] == "warn":
+            return f"WARNING: {line['warning']}"
         elapsed_s = time.monotonic() - self._started_s
         left_s = elapsed_s / max(line["step"] - self._first_step, 1) * (self._total_steps - line["step"])
         return step_sentence(line, self._total_steps, left_s)

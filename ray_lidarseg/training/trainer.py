@@ -27,16 +27,17 @@ from ray_lidarseg.sparse.mkl_switch import let_mkl_use_all_instructions
 from ray_lidarseg.storage.lock import held
 from ray_lidarseg.training import checkpoints, completion
 from ray_lidarseg.training.diagnosis import Diagnosis, diagnosed_frames
+from ray_lidarseg.training.health import Health
 from ray_lidarseg.training.loop import Hooks, MicroBatches, Ranks, StepLoop, run, synchronise_batch_norm
 from ray_lidarseg.training.reading_ahead import read_ahead
-from ray_lidarseg.training.run_folder import RunFolder, differing_keys
+from ray_lidarseg.training.run_folder import RunFolder, differing_keys, parse_lines
 from ray_lidarseg.training.run_frames import RunFrames, content_of, frames_of_run, refuse_changed, stored_frames
 from ray_lidarseg.training.starting import begin_with, read_source
 from ray_lidarseg.training.tracking import Tracker, lines_until
 from ray_lidarseg.training.validation import Validation
 
 Keep = Callable[[int, bytes | None], None]
-"""Stores a checkpoint: the number of steps done, and the file's content on rank 0 (None on all others)."""
+"""Stores a checkpoint, now or soon: the number of steps done, and the file's content on rank 0 (None on all others)."""
 
 
 @dataclass(frozen=True)
@@ -98,18 +99,26 @@ class Trainer:
         ranks: This process among the others; a process group must exist where there are others.
         device: Where it computes.
         keep: Stores a checkpoint, called on every rank; left out, it is written to the run folder.
+        is_leaving: Whether this process knows that its machine is about to be taken away.
 
     Attributes:
         loop: The method with its optimiser, at some step.
     """
 
-    def __init__(self, plan: Plan, ranks: Ranks, device: torch.device, keep: Keep | None = None):
+    def __init__(
+        self,
+        plan: Plan,
+        ranks: Ranks,
+        device: torch.device,
+        keep: Keep | None = None,
+        is_leaving: Callable[[], bool] = lambda: False,
+    ):
         recipe = plan.recipe
         if recipe.workers.mkl_as_on_intel:
             let_mkl_use_all_instructions()  # before the first product
         self.plan, self.ranks = plan, ranks
         self._folder = RunFolder(plan.run)
-        self._keep = keep or self._write
+        self._keep, self._is_leaving = keep or self._write, is_leaving
         self._sensor = resolve_sensor(recipe.data)
         num_classes = dataset_of(recipe.data).taxonomy.num_classes
         filesystem, path = storage.resolve(plan.prepared)
@@ -138,15 +147,17 @@ class Trainer:
             same_count=device.type == "cuda" and ranks.world_size > 1,  # see synchronise_batch_norm
         )
         self._measured: tuple[int, Statistics] = (-1, {})
+        self._health = Health(recipe.method.deployed)
         self._tracker: Tracker | None = None
 
     def run(self) -> None:
         """Resumes from the newest checkpoint that every rank can read, then steps to the end."""
         text = self._resume()
+        self._health = Health(self.plan.recipe.method.deployed, parse_lines(text.splitlines()))
         if not self.ranks.rank:
             self._tracker = Tracker(self._folder, text, self.loop.step, self.plan.recipe.train.steps)
         with closing(self._batches()) as batches:
-            run(self.loop, batches, Hooks(self._record, self._evaluate, self._save))
+            run(self.loop, batches, Hooks(self._record, self._evaluate, self._save, self._is_leaving))
         if self._tracker is not None:
             self._tracker.close()
 
@@ -200,16 +211,20 @@ class Trainer:
         return (unpacked(parcel) for parcel in loader)
 
     def _record(self, line: dict[str, Any]) -> None:
+        warning = self._health.take(line)
         if self._tracker is not None:
             self._tracker.record(line)
+            if warning:
+                self._tracker.record({"kind": "warn", "step": line["step"], "warning": warning})
 
-    def _evaluate(self, step: int) -> None:
-        method = self.loop.method
+    def _evaluate(self, step: int) -> bool:
+        method, best_before = self.loop.method, self._health.best_step
         with kept_statistics(method.deployed_model):
             write_statistics(method.deployed_model, self._deployed_statistics(step))
             lines = self._validation(method, step)
         for line in [*lines, *self._diagnosis(method, step)]:
             self._record(line)
+        return self._health.best_step != best_before
 
     def _deployed_statistics(self, step: int) -> Statistics:
         """Of the model to deploy, measured over the scans of the last steps; none where the recipe asks for none.
@@ -236,11 +251,12 @@ class Trainer:
                 state["deployed_statistics"] = {name: value.cpu() for name, value in statistics.items()}
                 content = checkpoints.pack(state)
             self._keep(step, content)
+            if self._tracker is not None:
+                checkpoints.prune(self.plan.run, self.plan.recipe.train.keep_checkpoints, self._health.best_step)
 
     def _write(self, step: int, content: bytes | None) -> None:
         if content is not None:
             checkpoints.write(self.plan.run, step, content)
-            checkpoints.prune(self.plan.run, self.plan.recipe.train.keep_checkpoints)
 
 
 def train_alone(recipe: Recipe, run: str, device: torch.device | str = "cpu") -> Trainer:

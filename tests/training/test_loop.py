@@ -68,7 +68,7 @@ def _steps(start: int, stop: int, micro: int = 1):
 
 def _hooks():
     seen = SimpleNamespace(lines=[], evaluated=[], saved=[])
-    return seen, Hooks(seen.lines.append, seen.evaluated.append, seen.saved.append)
+    return seen, Hooks(seen.lines.append, lambda step: bool(seen.evaluated.append(step)), seen.saved.append)
 
 
 def _loss(lines):

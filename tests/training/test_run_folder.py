@@ -81,8 +81,14 @@ def test_checkpoints_by_number_or_latest(folder):
         folder.write(name, checkpoints.pack({"step": step}))
     assert folder.checkpoint()["step"] == 10
     assert folder.checkpoint("5")["step"] == folder.checkpoint(5)["step"] == 5
-    with pytest.raises(RunError, match="expected 'latest' or a number of steps"):
+    with pytest.raises(RunError, match="expected 'latest', 'best' or a number of steps"):
+        folder.checkpoint("newest")
+    with pytest.raises(RunError, match="no validation frame was evaluated in"):
         folder.checkpoint("best")
+    ratios = {5: 0.4, 10: 0.3}
+    lines = [{"kind": "evaluate", "step": n, "model": "teacher", "point_miou_ratio": r} for n, r in ratios.items()]
+    folder.write("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
+    assert folder.checkpoint("best")["step"] == 5
     with pytest.raises(RunError, match="there are: 5, 10"):
         folder.checkpoint(7)
 

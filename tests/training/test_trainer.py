@@ -51,7 +51,8 @@ def _begin_of(recipe: Recipe) -> dict[str, torch.Tensor]:
     """Parameters before the first step."""
     torch.manual_seed(recipe.seed)
     sensor, num_classes = resolve_sensor(recipe.data), dataset_of(recipe.data).taxonomy.num_classes
-    return dict(build_method(recipe, sensor, num_classes).named_parameters())
+    parameters = build_method(recipe, sensor, num_classes).named_parameters()
+    return {name: value.detach() for name, value in parameters}
 
 
 def test_a_run_leaves_a_whole_folder(whole, recipe):
@@ -72,12 +73,12 @@ def test_a_run_leaves_a_whole_folder(whole, recipe):
 def test_a_run_that_died_in_a_step_continues_to_the_same_numbers(whole, recipe, tmp_path, monkeypatch):
     done, one_step, run = [], StepLoop.one_step, str(tmp_path / "run")
 
-    def dies_once_in_its_third_step(self, micro_batches):
+    def dies_once_in_its_third_step(self, *arguments):
         if self.step == 2 and 2 not in done:
             done.append(2)
             raise KeyboardInterrupt
         done.append(self.step)
-        return one_step(self, micro_batches)
+        return one_step(self, *arguments)
 
     monkeypatch.setattr(StepLoop, "one_step", dies_once_in_its_third_step)
     with pytest.raises(KeyboardInterrupt):
@@ -105,10 +106,10 @@ def test_another_recipe_is_refused(whole, recipe):
 def _stops_after_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     one_step = StepLoop.one_step
 
-    def stop(self, micro_batches):
+    def stop(self, *arguments):
         if self.step == 2:
             raise KeyboardInterrupt
-        return one_step(self, micro_batches)
+        return one_step(self, *arguments)
 
     monkeypatch.setattr(StepLoop, "one_step", stop)
 
@@ -225,25 +226,30 @@ def test_labelled_frames_may_come_as_their_classes_need_them(walls, tmp_path):
     assert sampler.passes[0].tolist() == list(range(NUM_TRAIN))  # all of them hold both classes alike
 
 
-@pytest.mark.parametrize(("method", "steps"), [("supervised", 2), ("lasermix", 1)])
-def test_one_two_and_three_workers_take_the_same_steps(walls, tmp_path, method, steps):
+def test_one_two_and_three_workers_take_the_same_steps(walls, tmp_path):
     """Five scans are two and three, or two, two and one; a teacher's batch norms, kept by worker, come after step 1."""
     sizes = {"train__labelled_per_step": 5, "train__unlabelled_per_step": 5, "train__micro_batch": 1}
-    optim = {"optim__name": "sgd", "optim__lr": 0.05, "train__steps": steps, "workers__num_workers": [1, 3]}
-    recipe = walls_recipe(walls, **{"method__name": method, **sizes, **optim, "train__evaluate_every": steps})
-    (tmp_path / "recipe.yaml").write_text(recipe.to_yaml())
-    port = str(20_000 + os.getpid() % 20_000)
-    script = str(Path(__file__).with_name("elastic_rank.py"))
-    command = [sys.executable, script, port, str(tmp_path / "recipe.yaml"), str(tmp_path)]
-    ranks = [subprocess.Popen([*command[:2], str(rank), *command[2:]]) for rank in range(3)]
+    fixed = {**sizes, "optim__name": "sgd", "optim__lr": 0.05, "workers__num_workers": [1, 3]}
+    recipes = [
+        walls_recipe(
+            walls, **{"name": method, "method__name": method}, **fixed, train__steps=n, train__evaluate_every=n
+        )
+        for method, n in (("supervised", 2), ("lasermix", 1))
+    ]
+    files = [str(tmp_path / f"{recipe.name}.yaml") for recipe in recipes]
+    for recipe, file in zip(recipes, files, strict=True):
+        Path(file).write_text(recipe.to_yaml())
+    script, port = str(Path(__file__).with_name("elastic_rank.py")), str(20_000 + os.getpid() % 20_000)
+    ranks = [subprocess.Popen([sys.executable, script, str(rank), port, str(tmp_path), *files]) for rank in range(3)]
     assert [rank.wait(timeout=240) for rank in ranks] == [0, 0, 0]
-    one, begin = torch.load(tmp_path / "1-0.pt"), _begin_of(recipe)
-    moved = max(float((value - begin[name]).abs().max()) for name, value in one.items())
-    for file in (f"{workers}-{rank}.pt" for workers in (2, 3) for rank in range(workers)):
-        for name, value in torch.load(tmp_path / file).items():
-            assert (value - one[name]).abs().max() < 1e-3 * moved, (file, name)
-    lines = [_lines(RunFolder(str(tmp_path / f"run-{workers}")))[0] for workers in (1, 2, 3)]
-    assert [line["loss_total"] for line in lines] == pytest.approx([lines[0]["loss_total"]] * 3, rel=1e-5)
+    for recipe in recipes:
+        one, begin = torch.load(tmp_path / f"{recipe.name}-1-0.pt"), _begin_of(recipe)
+        moved = max(float((value - begin[name]).abs().max()) for name, value in one.items())
+        for file in (f"{recipe.name}-{workers}-{rank}.pt" for workers in (2, 3) for rank in range(workers)):
+            for name, value in torch.load(tmp_path / file).items():
+                assert (value - one[name]).abs().max() < 1e-3 * moved, (file, name)
+        lines = [_lines(RunFolder(str(tmp_path / f"{recipe.name}-{workers}")))[0] for workers in (1, 2, 3)]
+        assert [line["loss_total"] for line in lines] == pytest.approx([lines[0]["loss_total"]] * 3, rel=1e-5)
 
 
 def test_training_imports_no_ray():
