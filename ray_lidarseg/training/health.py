@@ -32,10 +32,10 @@ class Health:
         """What there is to warn of after this line; empty where all is well, or was said already."""
         if line.get("kind") == "train":
             return self._trained(line)
-        ratio = line.get("point_miou_ratio")
-        is_scored = isinstance(ratio, float | int) and not math.isnan(ratio) and line["step"] > 0
-        if line.get("kind") == "evaluate" and line.get("model") == self._deployed and is_scored:
-            return self._evaluated(line["step"], float(ratio))
+        if line.get("kind") == "evaluate" and line.get("model") == self._deployed and line["step"] > 0:
+            ratio = line.get("point_miou_ratio")
+            if isinstance(ratio, float | int) and not math.isnan(ratio):
+                return self._evaluated(line["step"], ratio)
         return ""
 
     def _trained(self, line: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ import pytest
 from pyarrow import fs
 
 from ray_lidarseg.storage import whole_files
-from ray_lidarseg.storage.whole_files import fetch_whole, files_in, remove_unfinished, write_whole
+from ray_lidarseg.storage.whole_files import fetch_whole, files_in, outlasting, remove_unfinished, write_whole
 
 LOCAL = fs.LocalFileSystem()
 
@@ -78,3 +78,50 @@ def test_object_storage_gets_the_bytes_as_they_are(tmp_path: Path) -> None:
     """A sub-tree is not a local disk to this writer: it takes the path that buckets take."""
     write_whole(fs.SubTreeFileSystem(str(tmp_path), LOCAL), "plain.gz", b"not gzip")
     assert (tmp_path / "plain.gz").read_bytes() == b"not gzip"
+
+
+class Store:
+    """Fails with each of the messages, then answers."""
+
+    def __init__(self, *messages: str):
+        self.messages, self.asked = list(messages), 0
+
+    def __call__(self) -> str:
+        self.asked += 1
+        if self.messages:
+            raise OSError(self.messages.pop(0))
+        return "answer"
+
+
+@pytest.fixture
+def waits(monkeypatch) -> list[float]:
+    waits: list[float] = []
+    monkeypatch.setattr(whole_files.time, "sleep", waits.append)
+    monkeypatch.setattr(whole_files, "_answered", set())
+    return waits
+
+
+def test_a_store_that_answered_once_may_be_silent_for_minutes(waits, capsys) -> None:
+    outlasting("the store", Store(), OSError)
+    assert outlasting("the store", Store(*["AWS Error NETWORK_CONNECTION during PutObject"] * 20), OSError) == "answer"
+    assert sum(waits) == 0.2 + 0.5 + 1 + 2 + 4 + 15 * 8
+    assert capsys.readouterr().out == "the store does not answer any more: waiting up to 10 min\n"
+    with pytest.raises(OSError, match="NETWORK_CONNECTION"):
+        outlasting("the store", Store(*["NETWORK_CONNECTION"] * 100), OSError)
+
+
+def test_a_store_that_never_answered_is_misspelt_and_one_that_denies_does_not_change_its_mind(waits) -> None:
+    for message in ("NETWORK_CONNECTION", "ACCESS_DENIED"):
+        store = Store(message)
+        with pytest.raises(OSError, match=message):
+            outlasting("the store", store, OSError)
+        assert store.asked == 1
+        outlasting("the store", Store(), OSError)
+    assert waits == []
+
+
+def test_a_busy_store_is_asked_again_for_seconds(waits) -> None:
+    assert outlasting("the store", Store("Slow Down", "503 unavailable"), OSError) == "answer"
+    assert waits == [0.2, 0.5]
+    with pytest.raises(OSError, match="Slow"):
+        outlasting("the store", Store(*["Slow Down"] * 9), OSError)
