@@ -266,7 +266,7 @@ Model = Annotated[FIDNet | MinkUNet | SPVCNN | Cylinder3D | ImageUNet, Field(dis
 
 
 FREE_KEYS = (
-    *("name", "workers"),
+    *("name", "workers", "tracking"),
     *("train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.evaluate_batch"),
     "train.diagnose_frames",
 )
@@ -306,6 +306,16 @@ class Recipe(Section):
     workers: Workers = Workers()
     sparse: Sparse = Sparse()
     start: Start | None = None
+    tracking: str = ""  # mlflow:URI; TensorBoard and metrics.jsonl are always written
+
+    @model_validator(mode="after")
+    def _tracker_is_known(self) -> Self:
+        kind, _, uri = self.tracking.partition(":")
+        if self.tracking and (kind != "mlflow" or not uri):
+            raise ValueError(f"tracking: expected mlflow:URI, such as mlflow:http://host:5000 (got {self.tracking!r})")
+        if "@" in uri:
+            raise ValueError("tracking holds credentials: give them as MLFLOW_TRACKING_USERNAME and …_PASSWORD")
+        return self
 
     @model_validator(mode="after")
     def _frozen_statistics_stay(self) -> Self:

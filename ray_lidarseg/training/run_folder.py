@@ -224,22 +224,23 @@ _SHAPES = {"evaluate": _EVALUATED, "train": _TRAINED}
 
 def differing_keys(one: Recipe, other: Recipe) -> list[str]:
     """Dotted keys in which two recipes differ, without those that may change when a run is continued."""
-    left, right = _flat(one.model_dump(mode="json")), _flat(other.model_dump(mode="json"))
+    left, right = flat(one.model_dump(mode="json")), flat(other.model_dump(mode="json"))
     different = [key for key in {**left, **right} if left.get(key) != right.get(key)]
     return [key for key in different if not any(key == free or key.startswith(f"{free}.") for free in FREE_KEYS)]
 
 
 def _listing(stored: Recipe, asked: Recipe) -> str:
-    left, right = _flat(stored.model_dump(mode="json")), _flat(asked.model_dump(mode="json"))
+    left, right = flat(stored.model_dump(mode="json")), flat(asked.model_dump(mode="json"))
     keys = differing_keys(stored, asked)
     shown = [f"{key} ({left.get(key)!r:.60} there, {right.get(key)!r:.60} here)" for key in keys[:4]]
     return ", ".join(shown) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
 
 
-def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
+def flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    """Values by their dotted keys."""
     if not isinstance(content, dict):
         return {prefix.rstrip("."): content}
-    return {key: value for name, part in content.items() for key, value in _flat(part, f"{prefix}{name}.").items()}
+    return {key: value for name, part in content.items() for key, value in flat(part, f"{prefix}{name}.").items()}
 
 
 def _now() -> str:

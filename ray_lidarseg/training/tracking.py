@@ -1,4 +1,4 @@
-"""Where numbers of a run go: ``metrics.jsonl``, TensorBoard event files, and one line a step on the terminal."""
+"""Where numbers of a run go: ``metrics.jsonl``, TensorBoard, MLflow where asked, one line a step on the terminal."""
 
 import json
 import math
@@ -11,6 +11,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from ray_lidarseg import storage
+from ray_lidarseg.training.mlflow_run import MLflowRun
 from ray_lidarseg.training.run_folder import RunFolder, parse_lines
 
 UPLOAD_EVERY_S = 10.0
@@ -26,12 +27,13 @@ class Tracker:
         text: Lines of ``metrics.jsonl`` so far.
         step: Steps done so far.
         total_steps: Length of the schedule, for the time left.
+        mlflow: Where the lines go, too.
     """
 
-    def __init__(self, run: RunFolder, text: str, step: int, total_steps: int):
+    def __init__(self, run: RunFolder, text: str, step: int, total_steps: int, mlflow: MLflowRun | None = None):
         self._run, self.text, self._total_steps = run, text, total_steps
         self._first_step, self._started_s, self._uploaded_s = step, time.monotonic(), 0.0
-        self._is_local = storage.is_local(run.uri)
+        self._is_local, self._mlflow = storage.is_local(run.uri), mlflow
         self._scratch = None if self._is_local else tempfile.TemporaryDirectory()
         folder = storage.resolve(run.path(_TENSORBOARD))[1] if self._scratch is None else self._scratch.name
         self._board = SummaryWriter(folder, purge_step=step + 1 if step else None)
@@ -49,6 +51,8 @@ class Tracker:
         elif time.monotonic() - self._uploaded_s > UPLOAD_EVERY_S:
             self._upload_metrics()
         _to_board(self._board, line)
+        if self._mlflow is not None:
+            self._mlflow.record(line)
         print(self._sentence(line), flush=True)
 
     def flush(self) -> None:
@@ -66,6 +70,8 @@ class Tracker:
         """The end of this process's part of the run."""
         self.flush()
         self._board.close()
+        if self._mlflow is not None:
+            self._mlflow.close()
         if self._file is not None:
             self._file.close()
         if self._scratch is not None:

@@ -29,6 +29,7 @@ from ray_lidarseg.training import checkpoints, completion
 from ray_lidarseg.training.diagnosis import Diagnosis, diagnosed_frames
 from ray_lidarseg.training.health import Health
 from ray_lidarseg.training.loop import Hooks, MicroBatches, Ranks, StepLoop, run, synchronise_batch_norm
+from ray_lidarseg.training.mlflow_run import MLflowRun, require
 from ray_lidarseg.training.reading_ahead import read_ahead
 from ray_lidarseg.training.run_folder import RunFolder, differing_keys, parse_lines
 from ray_lidarseg.training.run_frames import RunFrames, content_of, frames_of_run, refuse_changed, stored_frames
@@ -67,9 +68,11 @@ def make_plan(recipe: Recipe, folder: RunFolder) -> Plan:
         RunError: Frames the run began with are gone or have changed, or ``recipe.start`` names no weights.
         SplitError: The split selects nothing.
         DataError: The prepared shards are missing or broken.
+        ResourceError: The recipe's tracker cannot be used.
     """
     if not recipe.data.prepared:
         raise RecipeError("data.prepared is not set: give the folder that `ray-lidarseg prepare` wrote")
+    require(recipe.tracking)
     prepared = storage.absolute(recipe.data.prepared)
     catalog = catalog_of(recipe)
     frames = frames_of_run(folder.uri, catalog, recipe)
@@ -155,7 +158,9 @@ class Trainer:
         text = self._resume()
         self._health = Health(self.plan.recipe.method.deployed, parse_lines(text.splitlines()))
         if not self.ranks.rank:
-            self._tracker = Tracker(self._folder, text, self.loop.step, self.plan.recipe.train.steps)
+            recipe = self.plan.recipe
+            mlflow = MLflowRun(self._folder, recipe) if recipe.tracking else None
+            self._tracker = Tracker(self._folder, text, self.loop.step, recipe.train.steps, mlflow)
         with closing(self._batches()) as batches:
             run(self.loop, batches, Hooks(self._record, self._evaluate, self._save, self._is_leaving))
         if self._tracker is not None:

@@ -14,6 +14,8 @@ from ray_lidarseg.recipe.load import parse_recipe
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.runtime import cluster
 from ray_lidarseg.sample import Keyframe
+from ray_lidarseg.train import train
+from ray_lidarseg.training.run_folder import RunFolder
 
 NUM_TRAIN, NUM_VAL = 8, 3
 
@@ -76,6 +78,12 @@ def tiny(prepared) -> Recipe:
         workers: {{num_workers: 2, use_gpu: "no"}}
         """
     )
+
+
+@pytest.fixture(scope="session")
+def undisturbed(local_ray, tiny, tmp_path_factory) -> RunFolder:
+    """A run that nothing happened to."""
+    return train(tiny, str(tmp_path_factory.mktemp("runs") / "undisturbed"))
 
 
 @pytest.fixture(scope="session")

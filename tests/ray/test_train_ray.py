@@ -18,31 +18,9 @@ from ray_lidarseg.errors import DataError, ResourceError, RunError, SplitError, 
 from ray_lidarseg.recipe.load import override
 from ray_lidarseg.train import refuse_what_ray_misreads, train
 from ray_lidarseg.training.run_folder import RunFolder, load_method
+from tests.ray.train_driver import DRIVER, results, wait_for_step
 
 pytestmark = pytest.mark.ray
-
-_TIMINGS = ("scans_per_s", "data_wait_ratio", "memory_gib")
-_DRIVER = """
-import sys
-from ray_lidarseg.recipe.load import load_recipe
-from ray_lidarseg.train import train
-train(load_recipe(sys.argv[1]), sys.argv[2])
-"""
-
-
-def _results(run: RunFolder | str) -> list[dict]:
-    lines = RunFolder(str(run)).metrics() if not isinstance(run, RunFolder) else run.metrics()
-    return [{key: value for key, value in line.items() if key not in _TIMINGS} for line in lines]
-
-
-def _wait_for_step(run: Path, step: int) -> None:
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        file = run / "metrics.jsonl"
-        if file.exists() and any(f'"step": {step},' in line for line in file.read_text().splitlines()):
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"no step {step} in {run} within five minutes")
 
 
 def _train_workers() -> list[int]:
@@ -65,14 +43,8 @@ def _ancestors(pid: int) -> list[int]:
     return ancestors
 
 
-@pytest.fixture(scope="module")
-def undisturbed(local_ray, tiny, tmp_path_factory) -> RunFolder:
-    """A run that nothing happened to."""
-    return train(tiny, str(tmp_path_factory.mktemp("runs") / "undisturbed"))
-
-
 def test_the_run_folder_is_complete(undisturbed, tiny):
-    lines = _results(undisturbed)
+    lines = results(undisturbed)
     assert [line["step"] for line in lines if line["kind"] == "train"] == list(range(1, 21))
     assert [(line["step"], line["model"]) for line in lines if line["kind"] == "evaluate"] == [
         (step, model) for step in (10, 20) for model in ("student", "teacher")
@@ -115,24 +87,24 @@ def test_a_finished_run_returns_at_once_and_another_recipe_is_refused(undisturbe
 def test_a_killed_driver_continues_with_the_same_numbers(local_ray, undisturbed, tiny, tmp_path):
     run, recipe = tmp_path / "run", tmp_path / "recipe.yaml"
     recipe.write_text(tiny.to_yaml())
-    command = [sys.executable, "-c", _DRIVER, str(recipe), str(run)]
+    command = [sys.executable, "-c", DRIVER, str(recipe), str(run)]
     driver = subprocess.Popen(command, start_new_session=True)
     try:
-        _wait_for_step(run, 7)
+        wait_for_step(run, 7)
     finally:
         driver.kill()
         driver.wait()
     assert not RunFolder(str(run)).is_finished()
     Path(run, "checkpoints", "checkpoint_manager_snapshot.json").write_text("{torn")  # as a kill during its write would
     train(tiny, str(run))
-    assert _results(run) == _results(undisturbed)
+    assert results(run) == results(undisturbed)
 
 
 def test_a_killed_worker_is_replaced_and_the_numbers_stay_the_same(local_ray, undisturbed, tiny, tmp_path):
     run, killed = tmp_path / "run", []
 
     def kill_one() -> None:
-        _wait_for_step(run, 7)
+        wait_for_step(run, 7)
         killed.append(_train_workers()[0])
         os.kill(killed[0], signal.SIGKILL)
 
@@ -141,7 +113,7 @@ def test_a_killed_worker_is_replaced_and_the_numbers_stay_the_same(local_ray, un
     folder = train(tiny, str(run))
     killer.join()
     assert killed
-    assert _results(folder) == _results(undisturbed)
+    assert results(folder) == results(undisturbed)
 
 
 def test_an_error_in_a_worker_arrives_as_itself_and_is_not_tried_again(local_ray, prepared, tiny, tmp_path):

@@ -1,0 +1,137 @@
+"""A Ray cluster of several nodes on this machine, in a process of its own: its nodes are killed from here.
+
+``ray.cluster_utils.Cluster`` needs the main thread and a Ray that nothing else uses, hence the process; it takes one
+command a line and answers with one line.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from shutil import rmtree
+
+from tests.ray.processes import descendants
+
+_TOKEN = "0123456789abcdef" * 4
+
+
+class Nodes:
+    """A head without CPUs and nodes of one CPU each.
+
+    Args:
+        folder: For Ray's own files; a short path.
+        count: Nodes besides the head.
+
+    Attributes:
+        environment: What a driver that joins it needs.
+        left: Nodes besides the head that live.
+    """
+
+    def __init__(self, folder: str, count: int):
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        settings = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _TOKEN, "RAY_worker_niceness": "0"}
+        patience = {
+            "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60"
+        }  # a group is planned before Ray misses the dead node
+        self.environment = {**clean, **settings, **patience, "RAY_TMPDIR": folder}
+        command = [sys.executable, "-m", "tests.ray.nodes", str(count)]
+        self._count = self.left = count
+        self._process = subprocess.Popen(
+            command, env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
+        self._take()
+
+    def kill(self, word: str) -> int:
+        """Kills a node and all its processes at once, one where a process has the word in its title; how many had."""
+        self.left -= 1
+        return int(self._ask(f"kill {word}"))
+
+    def restart(self) -> None:
+        """Kills the whole cluster, head first, and starts another one at another address."""
+        self._ask("restart")
+        self._take()
+        self.left = self._count
+
+    def drain(self, word: str, seconds: int) -> None:
+        """Announces that a node with such a process is taken away then, as clouds do of spot instances."""
+        self._ask(f"drain {word} {seconds}")
+
+    def close(self) -> None:
+        """Ends all of it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(timeout=120)
+
+    def _ask(self, line: str) -> str:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{line}\n")
+        return self._answer()
+
+    def _take(self) -> None:
+        self.environment["RAY_ADDRESS"] = self._answer()
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith("> "):
+                return line[2:].strip()
+        raise RuntimeError("the cluster's process has ended")
+
+
+@contextmanager
+def nodes_of(count: int) -> Iterator[Nodes]:
+    """A cluster for the length of the block."""
+    folder = tempfile.mkdtemp(prefix="rln", dir="/tmp")
+    nodes = Nodes(folder, count)
+    try:
+        yield nodes
+    finally:
+        nodes.close()
+        rmtree(folder, ignore_errors=True)
+
+
+def _serve(count: int) -> None:
+    from ray.cluster_utils import Cluster
+
+    def started() -> Cluster:
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        for _ in range(count):
+            cluster.add_node(num_cpus=1)
+        print(f"> {cluster.address}", flush=True)
+        return cluster
+
+    def raylet(node) -> int:
+        return node.all_processes["raylet"][0].process.pid
+
+    cluster = started()
+    for line in sys.stdin:
+        action, *words = line.split()
+        if action == "restart":
+            cluster.shutdown()
+            print("> gone", flush=True)
+            cluster = started()
+            continue
+        busy = [node for node in cluster.worker_nodes if descendants(raylet(node), words[0])]
+        node = sorted(busy, key=raylet)[0]
+        if action == "drain":
+            reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
+            notice = ["--deadline-remaining-seconds", words[1], *reason]
+            ray_command = str(Path(sys.executable).with_name("ray"))
+            command = [ray_command, "drain-node", "--address", cluster.address, "--node-id", node.node_id, *notice]
+            subprocess.run(command, check=True, capture_output=True)
+            print("> drained", flush=True)
+            continue
+        for process in [*descendants(raylet(node), ""), raylet(node)]:
+            os.kill(process, signal.SIGKILL)
+        cluster.remove_node(node, allow_graceful=False)
+        print(f"> {len(busy)}", flush=True)
+    cluster.shutdown()
+    Path(os.environ["RAY_TMPDIR"], "ray", "ray_current_cluster").unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]))
