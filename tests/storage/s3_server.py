@@ -18,11 +18,12 @@ class Faults:
         slow_every: Every n-th request is answered late; 0: none.
         delay_s: How late.
         denied: Whether every request is answered 403 AccessDenied.
+        is_down: Whether every connection is closed without an answer.
     """
 
     def __init__(self) -> None:
         self.fail_every = self.slow_every = 0
-        self.delay_s, self.denied = 0.2, False
+        self.delay_s, self.denied, self.is_down = 0.2, False, False
         self.num_failed = self.num_slow = 0
         self._requests = itertools.count(1)
 
@@ -55,6 +56,10 @@ def s3_server(faults: Faults) -> Iterator[str]:
     from werkzeug.serving import WSGIRequestHandler, make_server
 
     class Quiet(WSGIRequestHandler):
+        def handle(self) -> None:
+            if not faults.is_down:
+                super().handle()
+
         def log(self, kind: str, message: str, *args: Any) -> None:
             pass
 
