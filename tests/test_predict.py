@@ -28,6 +28,7 @@ from ray_lidarseg.report.scenes import predicted_scenes
 from ray_lidarseg.sample import Keyframe
 from ray_lidarseg.storage.lock import held
 from ray_lidarseg.training import checkpoints
+from ray_lidarseg.training.inference_options import InferenceOptions
 from ray_lidarseg.training.run_folder import RunFolder
 
 SMALL = {"name": "fidnet", "height_px": 8, "width_px": 64, "width_factor": 0.0625, "blocks": [1, 1, 1, 1]}
@@ -271,3 +272,19 @@ def test_a_scan_without_points_costs_itself_only(run, tmp_path, labelled) -> Non
 def test_a_second_predict_in_the_folder_is_refused(run, tmp_path, labelled) -> None:
     with held(str(tmp_path / "out"), "predict"), pytest.raises(StorageError, match="is in use: `ray-lidarseg predict`"):
         label(run, tmp_path)
+
+
+def test_inference_options_make_other_predictions_of_a_folder_of_their_own(run, tmp_path, labelled) -> None:
+    label(run, tmp_path)
+    with pytest.raises(RunError, match=r"holds other predictions \(weights \w+, not \w+-tta2-knn\)"):
+        label(run, tmp_path, options=InferenceOptions(views=2, knn=True))
+    other = predict(
+        run,
+        str(tmp_path / "other"),
+        scans=[str(scan_file(tmp_path, 0).parent)],
+        columns=4,
+        options=InferenceOptions(views=2, knn=True),
+    )
+    assert (other.done, other.failed) == (NUM_SCANS, 0)
+    written = json.loads((tmp_path / "other" / "predictions.json").read_text())
+    assert written["inference"] == {"views": 2, "knn": True, "ensemble": []}

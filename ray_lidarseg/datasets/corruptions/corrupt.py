@@ -15,11 +15,15 @@ from ray_lidarseg.datasets.spec import DatasetSpec
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.sample import ImageSensor, Keyframe, SensorSpec
 
+_OF_INTENSITY = ("fog", "wet_ground", "snow")
+"""Corruptions that are computed from how bright returns are."""
+
 
 def corrupt(frame: Keyframe, setting: Setting, dataset: DatasetSpec, sensor: SensorSpec) -> Keyframe:
     """The frame as the sensor would have recorded it in bad weather or with a fault; the same every time.
 
-    Points that are not finite no corruption sees: they come last, as they were. A scan without points stays as it is.
+    Points that are not finite no corruption sees: they come last, as they were. A scan without points stays as it is,
+    and in weather a scan without intensity, too.
 
     Args:
         frame: A decoded, labelled key-frame; cameras stay as they are.
@@ -39,7 +43,7 @@ def corrupt(frame: Keyframe, setting: Setting, dataset: DatasetSpec, sensor: Sen
         )
     is_finite = np.isfinite(frame.points).all(axis=1)
     seen = frame if is_finite.all() else sensor_faults.chosen(frame, is_finite)
-    if not len(seen.points):
+    if not len(seen.points) or (setting.corruption in _OF_INTENSITY and not sensor.intensity_scale):
         return frame
     changed = _changed(seen, setting, dataset, sensor, generator(setting, frame.frame_id))
     return changed if is_finite.all() else _joined(changed, sensor_faults.chosen(frame, ~is_finite))
@@ -54,11 +58,14 @@ def generator(setting: Setting, frame_id: str) -> np.random.Generator:
 def without_effect(dataset: DatasetSpec) -> list[str]:
     """Why some corruptions leave this data set as it is, in words; empty where all act."""
     missing = (("wet_ground", "ground", dataset.ground), ("incomplete_echo", "vehicles", dataset.vehicles))
-    return [
+    said = [
         f"{corruption} changes nothing: no class of {dataset.taxonomy.name} is named as {kind}"
         for corruption, kind, classes in missing
         if not classes
     ]
+    if not dataset.sensor.intensity_scale:
+        said.append(f"{', '.join(_OF_INTENSITY)} change nothing: {dataset.taxonomy.name} has no intensity")
+    return said
 
 
 def _changed(

@@ -59,6 +59,14 @@ def test_a_scan_without_points_stays_as_it_is(street, chosen):
     assert corrupt(empty, chosen, semantickitti.SPEC, semantickitti.SPEC.sensor) is empty
 
 
+def test_weather_leaves_scans_without_intensity_alone_and_says_so(street):
+    spec = dataset_named("manifest", parse_ontology(OWN.replace("[0, 1]", "none")))
+    for corruption in ("fog", "wet_ground", "snow"):
+        assert corrupt(street, setting("manifest", corruption, "heavy"), spec, spec.sensor) is street
+    assert corrupt(street, setting("manifest", "crosstalk", "heavy"), spec, spec.sensor) is not street
+    assert without_effect(spec) == ["fog, wet_ground, snow change nothing: own has no intensity"]
+
+
 def test_scans_without_labels_and_images_are_refused(street):
     chosen = setting("nuscenes", "fog", "light")
     with pytest.raises(DataError, match=r"street has 7680 points and 0 labels: corruptions need a label"):

@@ -1,0 +1,91 @@
+"""What the robustness benchmark concludes from its figures, and what it makes of an index."""
+
+import math
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from ray_lidarseg.datasets.corruptions.severities import CORRUPTIONS
+from ray_lidarseg.datasets.shards import keyframe_table, parquet_bytes
+from ray_lidarseg.metrics.scoring import Scores
+from ray_lidarseg.metrics.variant_scoring import VARIANTS
+from ray_lidarseg.sample import CameraImage, Keyframe
+from tests.bench import robustness
+from tests.bench.robust_run import OPTIONS, figures
+
+
+def row(name: str, seed: int, clean: float, corrupted: float) -> dict:
+    ratios = dict.fromkeys(CORRUPTIONS, [corrupted] * 3)
+    options = dict.fromkeys(OPTIONS, clean)
+    return {
+        **{
+            "row": name,
+            "seed": seed,
+            "clean_miou_ratio": clean,
+            "corrupted_miou_ratio": ratios,
+            "options_miou_ratio": options,
+        },
+        **{"commit": "c", "hardware": "h", "frames": 2, "steps": 3, "world": "w"},
+    }
+
+
+BASE = [row("sup-only", seed, 0.5, value) for seed, value in enumerate((0.3, 0.4, 0.5))]
+
+
+def test_errors_are_relative_to_the_mean_of_labels_only():
+    table = robustness.table_of([*BASE, row("lasermix", 0, 0.5, 0.7)])
+    assert [part["mce"] for part in table["sup-only"].values()] == pytest.approx([700 / 6, 100, 500 / 6])
+    assert table["lasermix"][0]["mce"] == pytest.approx(50)
+    assert table["lasermix"][0]["mrr"] == pytest.approx(140)
+    assert table["lasermix"][0]["fog"] == pytest.approx(70)
+
+
+def test_a_gain_counts_beyond_the_spread_and_lower_errors_are_better():
+    ours = [row("lasermix", seed, 0.5, 0.65) for seed in range(3)]
+    sentence = robustness.verdict(robustness.table_of(BASE + ours), "lasermix")
+    assert "clean +0.0 (spread 0.0): within the spread" in sentence
+    assert "mrr +50.0 (spread 20.0): better" in sentence
+    assert "mce -41.7 (spread 16.7): better" in sentence
+    few = robustness.table_of(BASE + ours[:2])
+    assert "too few seeds to say" in robustness.verdict(few, "lasermix")
+
+
+def test_figures_are_those_of_the_counts():
+    scores = {name: Scores.empty(2) for name in (*VARIANTS, *OPTIONS)}
+    for part in scores.values():
+        part.by_range.add(np.array([0, 1]), np.array([0, 1]), np.array([1.0, 2.0]))
+    scores["fog/heavy"].by_range.add(np.array([0, 0]), np.array([1, 1]), np.array([1.0, 2.0]))
+    found = figures(scores)
+    assert found["corrupted_miou_ratio"]["fog"] == [1.0, 1.0, pytest.approx(1 / 3, abs=1e-5)]
+    assert found["clean_miou_ratio"] == found["options_miou_ratio"]["knn"] == 1.0
+    assert math.isnan(found["ece_ratio"])
+
+
+@pytest.mark.parametrize("fault", ["blur", "missing_camera"])
+def test_an_index_with_failing_cameras_names_images_that_are_there(tmp_path, fault):
+    file = tmp_path / "a.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 40, 3), np.uint8)).save(file)
+    cameras = tuple(CameraImage(f"C{n}", str(file), np.eye(3), np.eye(4), 0, 40, 20) for n in range(2))
+    frame = Keyframe("a", "nuscenes", "s", "train", 0, "x.bin", "x.label", cameras=cameras)
+    (tmp_path / "index.parquet").write_bytes(parquet_bytes(keyframe_table([frame]), 1))
+    robustness.faulty_index(str(tmp_path / "index.parquet"), str(tmp_path / "faulty.parquet"), fault, "light")
+    (changed,) = (Keyframe.from_row(one) for one in pq.read_table(tmp_path / "faulty.parquet").to_pylist())
+    assert len(changed.cameras) == (1 if fault == "missing_camera" else 2)
+    assert (changed.cameras[0].uri == str(file)) == (fault == "missing_camera")
+    assert Image.open(changed.cameras[0].uri).size == (40, 20)
+
+
+@pytest.mark.parametrize(("clean", "code"), [(0.5, 0), (math.nan, 1)])
+def test_a_figure_that_is_not_finite_fails(monkeypatch, tmp_path, capsys, clean, code):
+    made = {(name, seed): row(name, seed, clean, 0.4) for name in robustness.ROWS for seed in range(3)}
+    monkeypatch.setattr(
+        robustness, "measure_all", lambda ledger, jobs, *_: [made[job.key["row"], job.key["seed"]] for job in jobs]
+    )
+    monkeypatch.setattr(sys, "argv", ["robustness", "--folder", str(tmp_path)])
+    assert robustness.main() == code
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert ("9 runs, all finite: ok" in last) == (code == 0)
+    assert ("FAILED: no finite figure of sup-only, seed 0" in last) == (code == 1)
