@@ -20,7 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         130 interrupted by Ctrl-C, 143 by SIGTERM.
     """
     args = build_parser().parse_args(argv)
-    farewell = f"ray-lidarseg {args.verb}: interrupted; the same command continues"
+    goes_on = "" if args.verb == "submit" else "; the same command continues"  # there it would start a second job
+    farewell = f"ray-lidarseg {args.verb}: interrupted{goes_on}"
     try:
         with interruptible(farewell):
             return int(args.run(args) or 0)
@@ -38,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"ray-lidarseg {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     before_models = (_demo, _world, _index, _validate, _prepare)
-    for add in (*before_models, _train, _evaluate, _predict, _archive, _view, _report, _recipe, _doctor):
+    for add in (*before_models, _train, _evaluate, _predict, _archive, _view, _report, _recipe, _submit, _doctor):
         add(verbs)
     return parser
 
@@ -335,13 +336,62 @@ def _recipe(verbs: Verbs) -> None:
     _add_changes(parser)
 
 
+def _submit(verbs: Verbs) -> None:
+    def run(args: argparse.Namespace) -> int:
+        if bool(args.command) == bool(args.follow or args.stop):
+            parser.error("expected a VERB with its arguments, or --follow JOB, or --stop JOB")
+        parsed = vars(build_parser().parse_args(args.command)) if args.command else {}
+        from ray_lidarseg.submit import follow, stop, submit
+
+        if args.follow:
+            return follow(args.follow, args.address)
+        if args.stop:
+            return stop(args.stop, args.address)
+        return submit(
+            args.command, parsed, args.address, not args.no_wait, args.stop_on_interrupt, args.env, args.entrypoint_cpus
+        )
+
+    parser = _verb(verbs, "submit", "run a verb as a job on a cluster; its exit status is the verb's", run)
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="VERB ...", help="a verb with its arguments")
+    parser.add_argument("--address", default="", metavar="URL", help="the cluster's dashboard, http://HOST:8265")
+    parser.add_argument("--no-wait", action="store_true", help="only start it, and say how to come back")
+    parser.add_argument(
+        "--stop-on-interrupt", action="store_true", help="Ctrl-C stops the job, not the following alone"
+    )
+    parser.add_argument("--env", action="append", default=[], metavar="NAME[=VALUE]", help="a variable of the job")
+    parser.add_argument(
+        "--entrypoint-cpus",
+        type=float,
+        default=0.0,
+        metavar="N",
+        help="of the driver; 0: it runs on the head (default)",
+    )
+    parser.add_argument("--follow", default="", metavar="JOB", help="come back to a job")
+    parser.add_argument("--stop", default="", metavar="JOB", help="end a job")
+
+
 def _doctor(verbs: Verbs) -> None:
     def run(args: argparse.Namespace) -> int:
         from ray_lidarseg.runtime.doctor import main as doctor
 
-        return doctor()
+        if not args.address:
+            return doctor()
+        if args.address.startswith(("http://", "https://")):
+            from ray_lidarseg.submit import submit
 
-    _verb(verbs, "doctor", "what this machine and cluster can do, and what is wrong", run)
+            wanted = [("--storage", uri) for uri in args.storage] + [("--checkpoint", uri) for uri in args.checkpoint]
+            command = ["doctor", "--address", "auto", *(word for pair in wanted for word in pair)]
+            return submit(command, vars(build_parser().parse_args(command)), args.address)
+        from ray_lidarseg.runtime.node_checks import main as check_nodes
+
+        return check_nodes(args.address, args.storage, args.checkpoint)
+
+    parser = _verb(verbs, "doctor", "what this machine or each node of a cluster can do, and what is wrong", run)
+    parser.add_argument(
+        "--address", default="", metavar="ADDRESS", help="look at every node: HOST:6379, auto, or http://HOST:8265"
+    )
+    parser.add_argument("--storage", action="append", default=[], metavar="URI", help="writable from each node?")
+    parser.add_argument("--checkpoint", action="append", default=[], metavar="URI", help="readable from each node?")
 
 
 if __name__ == "__main__":

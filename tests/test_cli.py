@@ -45,6 +45,7 @@ def test_help_answers_at_once() -> None:
         "view",
         "report",
         "recipe",
+        "submit",
         "doctor",
     ],
 )

@@ -59,7 +59,7 @@ def private_token() -> Iterator[None]:
         return
     token = os.environ.get("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
-        with _environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token):
+        with environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token):
             _read_authentication()
             yield
     finally:
@@ -130,7 +130,8 @@ def _read_authentication() -> None:
 
 
 @contextmanager
-def _environment(**variables: str) -> Iterator[None]:
+def environment(**variables: str) -> Iterator[None]:
+    """Variables of this process for the length of the block."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

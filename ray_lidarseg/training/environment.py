@@ -23,10 +23,10 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str:
-    """The commit of the checkout the package lies in; empty where it lies in none."""
+    """The commit of the checkout the package lies in, or what image or job say it is; empty where unknown."""
     checkout = Path(__file__).resolve().parents[2]
     if not (checkout / ".git").exists():
-        return ""
+        return os.environ.get("RAY_LIDARSEG_COMMIT", "")
     command = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
