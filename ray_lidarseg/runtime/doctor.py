@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +23,7 @@ from ray_lidarseg.sparse import mkl_switch, products
 mkl_switch.let_mkl_use_all_instructions()
 print(round(products.measured().mkl_gflops))
 """
-_LEAST_FREE_GIB = 2.0  # a demo run with its data, rounded up
+LEAST_FREE_GIB = 2.0  # a demo run with its data, rounded up
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,11 @@ def doctor() -> list[Check]:
 
 def main() -> int:
     """Prints all checks; the exit status is 1 if one failed."""
-    checks = doctor()
+    return show(doctor())
+
+
+def show(checks: Sequence[Check]) -> int:
+    """Prints checks, one a line; the exit status is 1 if one failed."""
     width = max(len(check.name) for check in checks)
     for check in checks:
         print(f"{'ok  ' if check.is_ok else 'FAIL'} {check.name:{width}}  {check.detail}")
@@ -85,7 +89,7 @@ def _gpus() -> str:
 def _temporary_disk() -> str:
     folder = tempfile.gettempdir()
     free_gib = shutil.disk_usage(folder).free / 2**30
-    if free_gib < _LEAST_FREE_GIB:
+    if free_gib < LEAST_FREE_GIB:
         raise OSError(f"{free_gib:.1f} GiB free in {folder}: free some, or set TMPDIR to another folder")
     return f"{free_gib:.0f} GiB free in {folder}"
 

@@ -16,10 +16,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ray_lidarseg.errors import ResourceError
-from ray_lidarseg.submit.code_folder import Packed, pack
-from ray_lidarseg.submit.job_places import check_command
 from ray_lidarseg.runtime import cluster, head
 from ray_lidarseg.runtime.ray_startup import environment
+from ray_lidarseg.submit.code_folder import Packed, pack
+from ray_lidarseg.submit.job_places import check_command
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 _PROBE_S, _REQUEST_S = 10.0, 60.0  # ours: a loaded head accepts within seconds; a package of some MiB takes longer
@@ -285,7 +285,8 @@ def _with_commit(variables: Mapping[str, str], packed: Packed) -> dict[str, str]
 
 def _ways_back(job: str, place: str) -> str:
     address = "" if place == DEFAULT_ADDRESS else f" --address {shlex.quote(place)}"
-    return f"  follow it: ray-lidarseg submit{address} --follow {job}\n  stop it:   ray-lidarseg submit{address} --stop {job}"
+    ways = {"follow it": "--follow", "stop it": "--stop"}
+    return "\n".join(f"  {what:9}  ray-lidarseg submit{address} {option} {job}" for what, option in ways.items())
 
 
 def _say(text: str) -> None:
