@@ -1,4 +1,4 @@
-"""The verb `index`: list a data set's key-frames, one Parquet row each, by path; no scan is opened."""
+"""The verb `index`: list a data set's key-frames, one Parquet row each, by path; a few label files are looked into."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -8,10 +8,11 @@ from ray_lidarseg import storage
 from ray_lidarseg.checks.checks import check_scans
 from ray_lidarseg.checks.measures import measure
 from ray_lidarseg.datasets import ontology_files
+from ray_lidarseg.datasets.class_map import chosen_label_files, class_map, counted, described_map, warnings_of
 from ray_lidarseg.datasets.entries import dataset_named, entry_named
 from ray_lidarseg.datasets.shards import keyframe_table, parquet_bytes
 from ray_lidarseg.datasets.spec import DatasetSpec, IndexOptions, OpenDataset
-from ray_lidarseg.errors import DataError
+from ray_lidarseg.errors import DataError, LidarSegError
 from ray_lidarseg.recipe.ontology import Ontology, parse_ontology
 from ray_lidarseg.runtime.progress import progress
 from ray_lidarseg.sample import Keyframe
@@ -52,6 +53,7 @@ def index(
         table = ontology_files.attach(table, read_as)
     storage.write_bytes(out, parquet_bytes(table, _ROWS_PER_GROUP))
     print(f"{len(frames)} key-frames in {out}: {_counts(frames)}")
+    _print_class_map(frames, spec)
     return len(frames)
 
 
@@ -79,6 +81,24 @@ def _compare(frame: Keyframe, spec: DatasetSpec) -> None:
     for finding in check_scans([measure(scan, spec.sensor)], spec.sensor):
         if finding.severity != "ok":
             print(f"warning: {frame.points_uri}: {finding.check}: {finding.measured}. Fix: {finding.fix}")
+
+
+def _print_class_map(frames: list[Keyframe], spec: DatasetSpec) -> None:
+    """Says what the labels of a few frames become: a wrong map is cheaper to find now than in a run's numbers."""
+    chosen = chosen_label_files([frame.labels_uri for frame in frames])
+    if spec.raw_labels is None or not chosen:
+        return
+    counts: Counter[int] = Counter()
+    for position in chosen:
+        try:
+            counts += counted(spec.raw_labels(frames[position]))
+        except LidarSegError as error:  # `validate` and `prepare` name every frame that cannot be read
+            print(f"warning: {error}")
+    counts.pop(-1, 0)  # points without a label
+    rows = class_map(spec.taxonomy, counts)
+    print(described_map(rows, f"class map, {len(chosen)} label files"))
+    for warning in warnings_of(rows, spec.taxonomy):
+        print(f"warning: in {len(chosen)} label files, {warning}")
 
 
 def _refuse_repeated(frames: list[Keyframe]) -> None:

@@ -1,6 +1,7 @@
 """The verb `validate`: read a sample of frames in parallel and print what is wrong with the data, and how to fix it."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
@@ -11,10 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from ray_lidarseg import storage
-from ray_lidarseg.checks.checks import check_all, check_times
+from ray_lidarseg.checks.checks import check_all, check_class_map, check_times
 from ray_lidarseg.checks.findings import Finding, has_errors
 from ray_lidarseg.checks.measures import FrameMeasures, measure
 from ray_lidarseg.datasets import ontology_files
+from ray_lidarseg.datasets.class_map import MappedId, class_map, class_map_of_classes, counted, described_map
 from ray_lidarseg.datasets.decode import decode_unclipped
 from ray_lidarseg.datasets.entries import dataset_named
 from ray_lidarseg.datasets.shards import CATALOG_NAME, PreparedFrames, open_parquet, read_catalog
@@ -29,8 +31,8 @@ _FRAMES_PER_TASK = 2  # ours: a frame takes about half a second, so a task outwe
 _TASK_RETRIES = 2  # of a task whose process died
 _STYLES = {"error": "bold red", "warning": "yellow", "ok": "green"}
 
-Results = list[FrameMeasures | tuple[str, str]]
-"""Of each frame its measures, or its id and why it cannot be read."""
+Results = list[tuple[FrameMeasures | tuple[str, str], dict[int, int]]]
+"""Of each frame its measures, or its id and why it cannot be read; and its points by raw id, where it is known."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +91,16 @@ def validate(data: str, sample: int = 50, seed: int = 0, json_out: str = "") -> 
         raise DataError(f"{data} holds images of {source.dataset}: validate checks scans; `prepare` checks each image")
     if json_out:
         storage.check_file_writable(json_out)
-    results = _measure(source)
+    measured = _measure(source)
+    results = [result for result, _ in measured]
     frames = [result for result in results if isinstance(result, FrameMeasures)]
     failures = dict(result for result in results if not isinstance(result, FrameMeasures))
+    mapped = _class_map(source, frames, [counts for _, counts in measured])
     findings = check_all(frames, failures, source.spec.sensor, source.spec.taxonomy.class_names)
+    findings += check_class_map(mapped)
     findings += check_times(*_times(table), is_ordered=not is_prepared)
     _print(findings, f"{data}: {len(chosen)} of {len(table)} frames")
+    print(described_map(mapped, f"class map, {len(chosen)} frames"))
     if json_out:
         report = {
             "data": data,
@@ -102,6 +108,7 @@ def validate(data: str, sample: int = 50, seed: int = 0, json_out: str = "") -> 
             "sampled": len(chosen),
             "seed": seed,
             "findings": [asdict(finding) for finding in findings],
+            "class_map": [asdict(row) for row in mapped],
         }
         storage.write_bytes(json_out, json.dumps(report, indent=1).encode())
     return 1 if has_errors(findings) else 0
@@ -160,7 +167,7 @@ def _sampled_shards(uri: str, chosen: list[int]) -> _Source:
 
 def _measure(source: _Source) -> Results:
     """All frames, in their order."""
-    results: dict[int, FrameMeasures | tuple[str, str]] = {}
+    results: dict[int, tuple[FrameMeasures | tuple[str, str], dict[int, int]]] = {}
     with connect(), progress(len(source.frame_ids), "validate", "frame") as bar:
         for positions, part in _tasks(source):
             results |= zip(positions, part, strict=True)
@@ -183,11 +190,11 @@ def _tasks(source: _Source) -> Iterator[tuple[range, Results]]:
             yield part, ray.get(done)
         except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
             reason = f"its worker process died {_TASK_RETRIES + 1} times (out of memory?)"
-            yield part, [(source.frame_ids[position], reason) for position in part]
+            yield part, [((source.frame_ids[position], reason), {}) for position in part]
 
 
 def _measure_some(source: _Source, positions: range) -> Results:
-    return [_measure_one(source, position) for position in positions]
+    return [(_measure_one(source, position), _count_raw(source, position)) for position in positions]
 
 
 def _measure_one(source: _Source, position: int) -> FrameMeasures | tuple[str, str]:
@@ -195,6 +202,28 @@ def _measure_one(source: _Source, position: int) -> FrameMeasures | tuple[str, s
         return measure(source.read(position), source.spec.sensor)
     except Exception as error:  # whatever is wrong with one frame must not cost the others
         return source.frame_ids[position], reason(error)
+
+
+def _count_raw(source: _Source, position: int) -> dict[int, int]:
+    """Points by raw id: also of a frame that is refused for an id nobody knows."""
+    frame = source.frames[position]
+    if isinstance(source.frames, PreparedFrames) or source.spec.raw_labels is None or not frame.labels_uri:
+        return {}
+    try:
+        return counted(source.spec.raw_labels(frame))
+    except Exception:  # `_measure_one` says what is wrong
+        return {}
+
+
+def _class_map(
+    source: _Source, frames: Sequence[FrameMeasures], raw_counts: Sequence[dict[int, int]]
+) -> list[MappedId]:
+    if isinstance(source.frames, PreparedFrames):  # their labels are classes already
+        counts = np.sum([frame.label_counts for frame in frames], axis=0) if frames else np.zeros(256, np.int64)
+        return class_map_of_classes(source.spec.taxonomy, dict(enumerate(counts.tolist())))
+    total: Counter[int] = sum(map(Counter, raw_counts), Counter())
+    total.pop(-1, 0)  # points without a label
+    return class_map(source.spec.taxonomy, total)
 
 
 def _print(findings: Sequence[Finding], title: str) -> None:

@@ -32,6 +32,18 @@ def test_rows_come_back_as_key_frames(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "train 3 (3 with labels), val 3 (3 with labels)" in said
 
 
+def test_the_class_map_is_printed_and_what_does_not_fit_is_named(tmp_path: Path, capsys) -> None:
+    root = kitti(tmp_path / "data", count=1)
+    np.array([40], np.uint32).tofile(tmp_path / "data" / "sequences" / "00" / "labels" / "000000.label")
+    np.array([77], np.uint32).tofile(tmp_path / "data" / "sequences" / "08" / "labels" / "000000.label")
+    index("semantickitti", root, str(tmp_path / "index.parquet"))
+    said = capsys.readouterr().out
+    assert "class map, 2 label files (raw id → class id → name: points)" in said
+    assert "40 →   8 → road" in said
+    assert "warning: in 2 label files, raw ids seen but not mapped: 77 (1 points)" in said
+    assert "warning: in 2 label files, classes never seen: car, bicycle" in said
+
+
 def test_a_relative_root_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kitti(tmp_path / "data")
     monkeypatch.chdir(tmp_path)

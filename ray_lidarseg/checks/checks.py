@@ -15,6 +15,7 @@ import numpy as np
 from ray_lidarseg.checks.camera_checks import check_cameras
 from ray_lidarseg.checks.findings import Finding, Severity
 from ray_lidarseg.checks.measures import FrameMeasures
+from ray_lidarseg.datasets.class_map import UNMAPPED, MappedId
 from ray_lidarseg.sample import SensorSpec
 from ray_lidarseg.types import IGNORE
 
@@ -277,6 +278,21 @@ def check_labels(frames: Sequence[FrameMeasures], class_names: Sequence[str]) ->
         expected = f"class ids 0 … {len(class_names) - 1} and {IGNORE}"
         return [Finding("labels", "error", f"ids {unknown.tolist()}", expected, "prepare the data again")]
     return [_check_ignored(counts, len(labelled), len(frames)), _check_seen(counts, class_names)]
+
+
+def check_class_map(rows: Sequence[MappedId]) -> list[Finding]:
+    """Ids of label files that are neither of a class nor ignored; which classes never occur is `classes`."""
+    seen = [row for row in rows if row.num_points]
+    if not seen:
+        return []
+    unmapped = [row for row in seen if row.class_id == UNMAPPED]
+    expected = "every id of the label files is of a class or ignored"
+    if not unmapped:
+        return [Finding("label ids", "ok", f"{len(seen)} ids or classes seen, all mapped", expected)]
+    points = sum(row.num_points for row in unmapped)
+    measured = f"{_some([str(row.raw_ids[0]) for row in unmapped])} not mapped, {points} points"
+    fix = "add them to a class or to ignore_raw_ids of the ontology, or index the labels of this data set"
+    return [Finding("label ids", "warning", measured, expected, fix)]
 
 
 def check_times(

@@ -49,6 +49,18 @@ class BinaryScans:
         train = self._labels(labels, len(points), frame) if frame.labels_uri else frame.labels
         return replace(frame, points=points, labels=train, ring=_ring(columns, frame))
 
+    def raw_labels(self, frame: Keyframe) -> np.ndarray:
+        """Semantic ids [P] of a frame's label file, whether the taxonomy knows them or not.
+
+        Raises:
+            DataError: The file holds no whole number of labels.
+            StorageError: It is missing or cannot be read.
+        """
+        content, label_type = storage.read_bytes(frame.labels_uri), np.dtype(self.label_type)
+        if len(content) % label_type.itemsize:
+            raise DataError(f"{frame.labels_uri} has {len(content)} bytes, no multiple of {label_type.itemsize}")
+        return np.frombuffer(content, label_type) & label_type.type(self.label_mask)
+
     def _columns(self, content: bytes, frame: Keyframe) -> np.ndarray:
         row_bytes = _FLOAT_BYTES * len(self.columns)
         if not content:

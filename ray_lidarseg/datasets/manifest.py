@@ -185,17 +185,32 @@ def decode(frame: Keyframe, ontology: Ontology) -> Keyframe:
             labels do not fit its points, or an id is not in the ontology. The message names the file.
         StorageError: A file is missing or cannot be read.
     """
-    uri, stated = _split_format(frame.points_uri, FORMATS)
-    content, point_format = storage.read_bytes(uri), stated or format_of(uri)
-    if not stated and point_format.startswith("bin"):
-        refuse_other_columns(content, int(point_format[3:]), uri)
-    columns = read_columns(content, point_format, uri)
+    uri, columns = _read_columns(frame)
     points = np.empty((len(columns["x"]), 4), np.float32)
     for row, (axis, sign) in enumerate(_turned_axes(ontology)):
         points[:, row] = columns["xyz"[axis]] * np.float32(sign)
     points[:, 3] = _intensity(columns, ontology, uri)
     labels = _labels(frame, columns, ontology) if frame.labels_uri else frame.labels
     return replace(frame, points=points, labels=labels, ring=_ring(columns, uri))
+
+
+def raw_labels(frame: Keyframe) -> np.ndarray:
+    """Semantic ids [P] of a frame's labels, whether the ontology knows them or not; -1 where a point has none.
+
+    Raises:
+        DataError: A file is empty, truncated or corrupt, or its labels do not fit its points.
+        StorageError: A file is missing or cannot be read.
+    """
+    _, raw, is_unlabelled = _raw_ids(frame, _read_columns(frame)[1])
+    return np.where(is_unlabelled, _UNLABELLED, _classes(raw).astype(np.int64))
+
+
+def _read_columns(frame: Keyframe) -> tuple[str, Columns]:
+    uri, stated = _split_format(frame.points_uri, FORMATS)
+    content, point_format = storage.read_bytes(uri), stated or format_of(uri)
+    if not stated and point_format.startswith("bin"):
+        refuse_other_columns(content, int(point_format[3:]), uri)
+    return uri, read_columns(content, point_format, uri)
 
 
 def _jsonl_records(content: bytes, uri: str) -> Iterator[tuple[str, Any]]:
@@ -367,6 +382,17 @@ def _ring(columns: Columns, uri: str) -> np.ndarray:
 
 
 def _labels(frame: Keyframe, columns: Columns, ontology: Ontology) -> np.ndarray:
+    place, raw, is_unlabelled = _raw_ids(frame, columns)
+    train = np.full(raw.shape, IGNORE, np.uint8)
+    try:
+        train[~is_unlabelled] = taxonomy(ontology).to_train(_classes(raw[~is_unlabelled]))
+    except DataError as error:
+        raise DataError(f"{place}: {error}, or add them to a class or to ignore_raw_ids of the ontology") from error
+    return train
+
+
+def _raw_ids(frame: Keyframe, columns: Columns) -> tuple[str, np.ndarray, np.ndarray]:
+    """Where the labels lie, their ids as stored, and which points have none."""
     uri = frame.labels_uri
     if uri.startswith("#"):
         place, raw = f"{frame.points_uri}, column {uri[1:]}", _label_column(columns, uri[1:], frame.points_uri)
@@ -382,13 +408,7 @@ def _labels(frame: Keyframe, columns: Columns, ontology: Ontology) -> np.ndarray
         raise DataError(
             f"{place} has shape {list(raw.shape)}, the scan has {len(columns['x'])} points: expected one id per point"
         )
-    is_unlabelled = raw == _UNLABELLED if raw.dtype.kind == "i" else np.zeros(raw.shape, bool)
-    train = np.full(raw.shape, IGNORE, np.uint8)
-    try:
-        train[~is_unlabelled] = taxonomy(ontology).to_train(_classes(raw[~is_unlabelled]))
-    except DataError as error:
-        raise DataError(f"{place}: {error}, or add them to a class or to ignore_raw_ids of the ontology") from error
-    return train
+    return place, raw, raw == _UNLABELLED if raw.dtype.kind == "i" else np.zeros(raw.shape, bool)
 
 
 def _classes(raw: np.ndarray) -> np.ndarray:
@@ -443,6 +463,7 @@ def of_ontology(ontology: Ontology) -> DatasetSpec:
         sensor=sensor(ontology),
         index=listed,
         decode=lambda frame: decode(frame, ontology),
+        raw_labels=raw_labels,
         words={entry.name: (entry.name, *entry.synonyms) for entry in ontology.classes},
         absent=ontology.absent_class,
         ground=named(ontology, GROUND_WORDS),

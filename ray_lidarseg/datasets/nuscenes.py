@@ -263,4 +263,5 @@ SPEC = DatasetSpec(
     front_camera="CAM_FRONT",
     grid_height_m=(-5.0, 3.0),
     files=_FILES,
+    raw_labels=_FILES.raw_labels,
 )

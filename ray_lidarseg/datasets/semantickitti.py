@@ -234,4 +234,5 @@ SPEC = DatasetSpec(
     front_camera=_CAMERA,
     grid_height_m=(-4.0, 2.0),
     files=_FILES,
+    raw_labels=_FILES.raw_labels,
 )

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+
 from ray_lidarseg.datasets.binary_scans import BinaryScans
 from ray_lidarseg.datasets.taxonomy import Taxonomy
 from ray_lidarseg.recipe.ontology import Ontology
@@ -58,6 +60,7 @@ class DatasetSpec(DatasetTraits):
         words: Names and synonyms of each class, in sentences for CLIP; empty where no one asks about images' words.
         absent: What a class in neither truth nor prediction counts in mIoU, by the data set's benchmark.
         files: Layout of its scans where they are plain float32 columns.
+        raw_labels: Ids [P] of a frame's labels before they become classes, -1 where there is none; None: images.
     """
 
     taxonomy: Taxonomy
@@ -67,6 +70,7 @@ class DatasetSpec(DatasetTraits):
     words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     absent: Literal["skip", "zero"] = "skip"
     files: BinaryScans | None = None
+    raw_labels: Callable[[Keyframe], np.ndarray] | None = None
 
     @property
     def is_images(self) -> bool:

@@ -107,6 +107,7 @@ def _protocol_section(
         tables.protocol_title(protocol), rows=tables.result_rows(views), legend=legend(taxonomy, "ignored")
     )
     section.robustness, section.options = tables.robustness_rows(views), tables.option_rows(views)
+    section.class_map, unseen = tables.class_map_rows(views)
     charted, pictured = best_of_recipes(views, MAX_CHARTED), best_of_recipes(views, MAX_PICTURED)
     figures = (
         (curves.learning_curves(charted), "Learning curves"),
@@ -122,6 +123,7 @@ def _protocol_section(
         if figure is not None:
             section.charts.append(encoded_picture(curves.png(figure), caption))
     scenes, section.notes = validation_scenes(pictured, num_frames)
+    section.notes += unseen
     section.notes += list(dict.fromkeys(note for view in views for note in view.robustness.get("notes", ())))
     section.notes += [
         f"{what} show {len(some)} of {len(views)} runs: the best of each recipe; give fewer runs to see others"

@@ -33,6 +33,7 @@ class Section:
         legend: Class name and CSS colour.
         robustness: Table of mIoU under corruption.
         options: Table of inference options.
+        class_map: Raw ids, class id, name, true and predicted points of each class.
         shares: Class name, CSS colour and percent of the points, for predictions.
         notes: What is missing, or worth knowing.
         about: One sentence on predictions.
@@ -46,6 +47,7 @@ class Section:
     legend: list[tuple[str, str]] = field(default_factory=list)
     robustness: list[dict[str, Any]] = field(default_factory=list)
     options: list[dict[str, Any]] = field(default_factory=list)
+    class_map: list[dict[str, Any]] = field(default_factory=list)
     shares: list[tuple[str, str, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     about: str = ""

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from ray_lidarseg.datasets.class_map import class_map_of_classes, warnings_of
 from ray_lidarseg.report.run_summary import RunView
 
 _LEVELS = ("point", "cell")
@@ -34,6 +35,26 @@ def result_rows(views: Sequence[RunView]) -> list[dict[str, Any]]:
     for view in views:
         families.setdefault(view.family, []).append(view)
     return [_row(members) for members in families.values()]
+
+
+def class_map_rows(views: Sequence[RunView]) -> tuple[list[dict[str, Any]], list[str]]:
+    """One row a class, and one of what is ignored; points of the first run that is scored, and classes never seen."""
+    taxonomy = views[0].taxonomy
+    scored = next((view.details()["point"]["confusion"] for view in views if view.details()), None)
+    truth = None if scored is None else [sum(row) for row in scored]
+    said = None if scored is None else [sum(column) for column in zip(*scored, strict=True)]
+    mapped = class_map_of_classes(taxonomy, dict(enumerate(truth or ())))
+    rows = [
+        {
+            "raw_ids": ", ".join(map(str, row.raw_ids)),
+            "class_id": row.class_id if row.class_id < taxonomy.num_classes else "–",
+            "name": row.name,
+            "truth": truth[row.class_id] if truth and row.class_id < taxonomy.num_classes else None,
+            "said": said[row.class_id] if said and row.class_id < taxonomy.num_classes else None,
+        }
+        for row in mapped
+    ]
+    return rows, [f"in the frames scored, {warning}" for warning in warnings_of(mapped, taxonomy)]
 
 
 def robustness_rows(views: Sequence[RunView]) -> list[dict[str, Any]]:

@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from ray_lidarseg.checks.checks import check_all, check_times
+from ray_lidarseg.checks.checks import check_all, check_class_map, check_times
 from ray_lidarseg.checks.findings import Finding, has_errors
 from ray_lidarseg.checks.measures import FrameMeasures, measure
 from ray_lidarseg.datasets import nuscenes
+from ray_lidarseg.datasets.class_map import UNMAPPED, MappedId
 from ray_lidarseg.datasets.decode import decode
 from ray_lidarseg.datasets.entries import dataset_named
 from ray_lidarseg.geometry.camera import split_projection
@@ -357,6 +358,15 @@ def test_labels(frames) -> None:
     unknown = [replace(frame, labels=np.full_like(frame.labels, 77)) for frame in scans]
     assert "ids [77]" in one(verdict(unknown), "labels").measured
     assert one(verdict([replace(frame, labels=frame.labels[:0]) for frame in scans]), "labels").severity == "ok"
+
+
+def test_ids_that_no_class_takes_are_a_warning_that_names_them() -> None:
+    rows = [MappedId((10,), 0, "car", 5), MappedId((77,), UNMAPPED, "UNMAPPED", 3), MappedId((78,), UNMAPPED, "", 0)]
+    (finding,) = check_class_map(rows)
+    assert (finding.severity, finding.measured) == ("warning", "77 not mapped, 3 points")
+    (finding,) = check_class_map(rows[:1])
+    assert finding.severity == "ok"
+    assert check_class_map([MappedId((10,), 0, "car", 0)]) == []
 
 
 def test_few_uneven_near_and_missing_points(frames) -> None:

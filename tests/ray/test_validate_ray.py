@@ -53,7 +53,12 @@ def test_a_good_index_passes_and_the_table_says_so(local_ray, listed, tmp_path, 
     assert {check for check, finding in found.items() if finding["severity"] == "error"} == set()
     assert found["images"]["measured"] == f"all {6 * NUM_FRAMES} read"
     assert found["time stamps"]["measured"].startswith(f"{NUM_FRAMES} frames of 3 scenes")
-    assert "6 of 6 frames" in capsys.readouterr().out
+    assert "6 of 6 frames" in (said := capsys.readouterr().out)
+    assert "24 →  10 → driveable_surface" in said
+    mapped = {tuple(row["raw_ids"]): row for row in json.loads(storage.read_bytes(report))["class_map"]}
+    truth = np.concatenate([np.fromfile(frame.labels_uri, np.uint8) for frame in listed])
+    assert mapped[(24,)]["num_points"] == np.count_nonzero(truth == 24)
+    assert found["label ids"]["severity"] == "ok"
 
 
 def test_the_command_fails_where_the_lidar_is_turned_and_files_are_gone(local_ray, listed, tmp_path, capsys) -> None:
