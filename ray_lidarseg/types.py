@@ -24,6 +24,9 @@ COLOURS: Final = "colours"
 IS_PAIRED: Final = "is_paired"
 """Extra: [P] bool, whether the point has a segment with a feature."""
 
+IMAGE_SEGMENT: Final = "image_segment"
+"""Extra: [P] int64, number of the point's segment with a feature among those of all cameras of its scan; 0 none."""
+
 RAY_CAMERA: Final = "ray_camera"
 """Extra of a ``RayBatch``: [R] int64, place of the ray's camera in ``Keyframe.cameras``, -1 for a LiDAR's ray."""
 

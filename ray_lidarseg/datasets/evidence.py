@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +24,7 @@ from ray_lidarseg.datasets.layers import (
 from ray_lidarseg.datasets.shards import Catalog
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.storage.whole_files import patiently
-from ray_lidarseg.types import IMAGE_FEATURES, IS_PAIRED, LANGUAGE_LOGITS
+from ray_lidarseg.types import IMAGE_FEATURES, IMAGE_SEGMENT, IS_PAIRED, LANGUAGE_LOGITS
 
 if TYPE_CHECKING:  # reading the words of a layer does without
     from torch import Tensor
@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # reading the words of a layer does without
 _MAX_TEXT_BYTES = 256 << 20  # ours: a hundred thousand words of 512 numbers
 
 _FEATURE_BYTES = 2  # float16
-_EXTRAS = (IMAGE_FEATURES, LANGUAGE_LOGITS, IS_PAIRED)
+_EXTRAS = (IMAGE_FEATURES, LANGUAGE_LOGITS, IS_PAIRED, IMAGE_SEGMENT)
 
 
 def class_logits(
@@ -68,11 +68,13 @@ class TextEmbeddings:
         embeddings: [K, F] unit rows, one a word or synonym.
         class_idx: [K] class id of each row, ascending; every class has at least one.
         names: The K words.
+        reject: [R, F] unit rows of words that mean none of the classes, such as sky; none by default.
     """
 
     embeddings: Float[np.ndarray, "K F"]
     class_idx: Int64[np.ndarray, "K"]
     names: tuple[str, ...]
+    reject: Float[np.ndarray, "R F"] = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
     @property
     def num_classes(self) -> int:
@@ -86,7 +88,8 @@ class TextEmbeddings:
     def to_bytes(self) -> bytes:
         """The content of ``text.npz``."""
         sink = io.BytesIO()
-        np.savez(sink, embeddings=self.embeddings, class_idx=self.class_idx, names=np.array(self.names))
+        arrays = {"embeddings": self.embeddings, "class_idx": self.class_idx, "names": np.array(self.names)}
+        np.savez(sink, **arrays, **({"reject": self.reject} if len(self.reject) else {}))
         return sink.getvalue()
 
     @staticmethod
@@ -104,6 +107,7 @@ class TextEmbeddings:
             with np.load(io.BytesIO(data), allow_pickle=False) as content:
                 embeddings, class_idx = content["embeddings"], content["class_idx"]
                 names = tuple(content["names"].tolist())
+                reject = content["reject"] if "reject" in content else embeddings[:0]
         except Exception as error:  # the readers of archive and arrays promise no type for a corrupt file
             reason = " ".join(str(error).split())
             raise DataError(f"{origin} is no whole {TEXT_FILE} ({reason:.200}): delete it and prepare again") from error
@@ -111,9 +115,11 @@ class TextEmbeddings:
         is_index = class_idx.ndim == 1 and class_idx.dtype.kind in "iu" and class_idx[:1].tolist() == [0]
         is_sorted = is_index and bool(np.isin(np.diff(class_idx.astype(np.int64)), (0, 1)).all())
         are_words = all(isinstance(name, str) for name in names)
-        if not (is_table and is_sorted and are_words and len(embeddings) == len(class_idx) == len(names)):
+        if not (is_table and is_sorted and are_words and len(embeddings) == len(class_idx) == len(names)) or (
+            reject.shape[1:] != embeddings.shape[1:] or reject.dtype.kind != "f"
+        ):
             raise DataError(f"{origin} does not hold an embedding, class and name a word: delete it and prepare again")
-        return TextEmbeddings(embeddings, class_idx, names)
+        return TextEmbeddings(embeddings, class_idx, names, reject)
 
 
 def read_text(filesystem: fs.FileSystem, folder: str, name: str) -> TextEmbeddings | None:
@@ -147,8 +153,8 @@ class Evidence:
 
         Args:
             text: Words of the classes; needed for ``LANGUAGE_LOGITS``.
-            names: Which of ``IMAGE_FEATURES`` ([P, F] float16), ``LANGUAGE_LOGITS`` ([P, C] float16) and ``IS_PAIRED``
-                ([P] bool).
+            names: Which of ``IMAGE_FEATURES`` ([P, F] float16), ``LANGUAGE_LOGITS`` ([P, C] float16), ``IS_PAIRED``
+                ([P] bool) and ``IMAGE_SEGMENT`` ([P] int64).
 
         Raises:
             DataError: A name is unknown, or logits are asked for without words.
@@ -161,6 +167,7 @@ class Evidence:
             IMAGE_FEATURES: lambda: rows[idx],
             LANGUAGE_LOGITS: lambda: _logits(rows, text)[idx],
             IS_PAIRED: lambda: rows.any(axis=1)[idx],
+            IMAGE_SEGMENT: lambda: np.where(rows.any(axis=1)[idx], idx, 0),
         }
         wanted = sorted(names)
         check_extras(wanted)

@@ -24,7 +24,7 @@ class LabelSplit:
     """A drawn split of the training frames.
 
     Attributes:
-        protocol: ``uniform``, ``scene``, ``slidr-skip`` or ``list``.
+        protocol: ``uniform``, ``scene``, ``slidr-skip`` or ``list``; ``none`` where no label is read.
         ratio: Share asked for; under ``list`` the share the list makes of the frames with labels.
         seed: Seed of the draw; without effect under ``slidr-skip`` and ``list``.
         labelled: Sorted ids.
@@ -112,6 +112,18 @@ def make_split(catalog: Catalog, spec: schema.Split) -> LabelSplit:
         digest=split_digest(labelled),
         published=published,
     )
+
+
+def no_labels(catalog: Catalog) -> LabelSplit:
+    """The split of a run that learns from no label: all training frames, with or without labels, are unlabelled ones.
+
+    Raises:
+        SplitError: There is no training frame.
+    """
+    train = sorted(catalog.of_split("train").frame_id)
+    if not train:
+        raise SplitError(f"none of {len(catalog)} frames is of split train: index scenes to learn from")
+    return LabelSplit("none", 0.0, 0, (), tuple(train), split_digest(()))
 
 
 def split_digest(frame_ids: Iterable[str]) -> str:

@@ -39,6 +39,7 @@ class TrainSteps(torch.utils.data.Dataset[list[MicroBatch]]):
         rank: This worker.
         world_size: Number of workers.
         with_unlabelled: False leaves the unlabelled stream unread, for methods that use none.
+        with_labelled: Likewise the labelled one.
         extras: Per-point extras (``Method.extras``) that both streams bring.
         rays: Rays (``Method.rays``) that both streams bring.
         same_count: Whether all workers must have equally many micro-batches.
@@ -56,6 +57,7 @@ class TrainSteps(torch.utils.data.Dataset[list[MicroBatch]]):
         rank: int = 0,
         world_size: int = 1,
         with_unlabelled: bool = True,
+        with_labelled: bool = True,
         extras: frozenset[str] = frozenset(),
         rays: RayRequest | None = None,
         same_count: bool = False,
@@ -75,7 +77,7 @@ class TrainSteps(torch.utils.data.Dataset[list[MicroBatch]]):
             recipe.seed,
             len(split.labelled),
             len(split.unlabelled),
-            recipe.train.labelled_per_step,
+            recipe.train.labelled_per_step if with_labelled else 0,
             unlabelled_per_step,
             self._repeats() if recipe.train.labelled_sampling == "class_balanced" else None,
         )

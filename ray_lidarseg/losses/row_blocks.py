@@ -45,7 +45,7 @@ class _SumByRows(torch.autograd.Function):
         with torch.enable_grad():
             for block in blocks:
                 value = term(block, *leaves)
-                value.backward()  # type: ignore[no-untyped-call]
+                value.backward()
                 total += value.detach()
         gradients = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
         ctx.save_for_backward(*(gradient for gradient, need in zip(gradients, wanted, strict=True) if need))

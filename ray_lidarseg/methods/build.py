@@ -7,6 +7,7 @@ from ray_lidarseg.errors import RecipeError
 from ray_lidarseg.methods.cbst import CBST
 from ray_lidarseg.methods.cps import CPS
 from ray_lidarseg.methods.cutmix_seg import CutMixSeg
+from ray_lidarseg.methods.distill import Distill, require_features
 from ray_lidarseg.methods.lasermix import LaserMix
 from ray_lidarseg.methods.lasermix_pp import LaserMixPP, require_evidence
 from ray_lidarseg.methods.mean_teacher import MeanTeacher
@@ -47,6 +48,8 @@ def build_method(recipe: schema.Recipe, sensor: SensorSpec, num_classes: int) ->
         return CutMixSeg(student, method, sensor)
     if isinstance(method, schema.NeRF):
         return NeRF(student, method, sensor)
+    if isinstance(method, schema.Distill):
+        return Distill(student, method, recipe.data.evidence_dim)
     return Supervised(student, method)
 
 
@@ -69,6 +72,8 @@ def check_evidence(recipe: schema.Recipe, has_text: bool) -> None:
     """
     if isinstance(recipe.method, schema.LaserMixPP):
         require_evidence(recipe.method, recipe.data.evidence_dim if recipe.data.evidence else 0, has_text)
+    if isinstance(recipe.method, schema.Distill):
+        require_features(recipe.data.evidence_dim if recipe.data.evidence else 0)
 
 
 def _instance_classes(recipe: schema.Recipe, method: schema.PolarMix) -> Sequence[int]:

@@ -8,7 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ray_lidarseg.datasets.evidence import TextEmbeddings
 from ray_lidarseg.datasets.ray_bundles import RayRequest
+from ray_lidarseg.errors import RunError
 from ray_lidarseg.models.segmentor import Segmentor
 from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch
@@ -76,12 +78,34 @@ class Method(nn.Module, ABC):
     @property
     def deployed(self) -> str:
         """The name in ``segmentors`` of the model to deploy: what predicts, and what a run is judged by."""
-        return cast(schema.Supervised, self.recipe).deployed  # every method keeps its section under this name
+        return cast(schema.MethodSection, self.recipe).deployed  # every method keeps its section under this name
 
     @property
     def deployed_model(self) -> Segmentor:
         """The model of that name."""
         return self.segmentors()[self.deployed]
+
+    def classifiers(self) -> dict[str, Segmentor]:
+        """The models whose class scores mean something, by name: what is evaluated and predicts. Empty where none."""
+        return self.segmentors()
+
+    @property
+    def classifier(self) -> Segmentor:
+        """The one to deploy of ``classifiers``.
+
+        Raises:
+            RunError: The method has none.
+        """
+        models = self.classifiers()
+        if self.deployed not in models:
+            raise RunError(
+                "the network was distilled from features without text, so it knows no class: start a run from it "
+                "(start.run) that learns from labels, or give its classes embeddings with `ray-lidarseg prototypes`"
+            )
+        return models[self.deployed]
+
+    def read_words(self, words: TextEmbeddings | None) -> None:
+        """Told, before the first step, the words of the classes in the layer the run reads. Nothing by default."""
 
     @property
     def uses_unlabelled(self) -> bool:

@@ -7,15 +7,8 @@ from pydantic import Field, model_validator
 from ray_lidarseg.recipe.frozen_section import Count, NonNegative, Positive, Ratio, Section
 
 
-class Supervised(Section):
-    """Labelled scans only."""
-
-    name: Literal["supervised"] = "supervised"
-    cross_entropy_weight: NonNegative = 1.0  # authors' code
-    cross_entropy_over: Literal["known", "all"] = (
-        "known"  # mean over cells with a label: authors' MinkUNet; all: Cylinder3D
-    )
-    lovasz_weight: NonNegative = 2.0  # authors' nuScenes code; 3 on SemanticKITTI, 0 for MinkUNet
+class MethodSection(Section):
+    """What every method says of itself."""
 
     @property
     def deployed(self) -> str:
@@ -31,6 +24,22 @@ class Supervised(Section):
     def reads_evidence(self) -> bool:
         """Whether steps need what images say of the points, a layer that ``data.evidence`` names."""
         return False
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether steps need labelled scans."""
+        return True
+
+
+class Supervised(MethodSection):
+    """Labelled scans only."""
+
+    name: Literal["supervised"] = "supervised"
+    cross_entropy_weight: NonNegative = 1.0  # authors' code
+    cross_entropy_over: Literal["known", "all"] = (
+        "known"  # mean over cells with a label: authors' MinkUNet; all: Cylinder3D
+    )
+    lovasz_weight: NonNegative = 2.0  # authors' nuScenes code; 3 on SemanticKITTI, 0 for MinkUNet
 
 
 class WithTeacher(Supervised):
@@ -233,7 +242,51 @@ class NeRF(Supervised):
         return self.mixing is not None
 
 
+class Distill(MethodSection):
+    """Pre-training from frozen image features, without labels; a key that its ``loss`` does not read is refused."""
+
+    name: Literal["distill"] = "distill"
+    loss: Literal["relational", "similarity", "contrastive", "st_contrastive"] = "relational"  # arXiv 2409.00845
+    level: Literal["segments", "points"] = "segments"  # SLidR; points: PPKT, with a segment's feature for a pixel's
+    max_points: Count = 4096  # PPKT: pairs drawn a forward; level points
+    gather: bool = False  # all published code: relations and negatives within each worker's scans only
+    temperature: Positive = 0.07  # SLidR and PPKT; relation kl: ours
+    min_quantile: Ratio = 0.01  # ST-SLidR: share of the most similar negatives that is dropped
+    max_quantile: Ratio = 1.0  # ST-SLidR: all of the farthest stay
+    drop: Literal["zero_logit", "mask"] = "zero_logit"  # ST-SLidR's code
+    balanced: bool = True  # ST-SLidR: anchors of which there are many alike weigh less
+    similarity: Literal["cosine", "l2"] = "cosine"  # OpenScene; l2: ScaLR
+    relation: Literal["l1", "mse", "kl", "rkd"] = "l1"  # arXiv 2409.00845
+    cross_weight: Positive = 1.0  # arXiv 2409.00845; what holds the features to the images', so never 0
+    intra_weight: NonNegative = 1.0  # ours: the paper's is not public
+
+    @model_validator(mode="after")
+    def _keys_have_an_effect(self) -> Self:
+        is_contrastive, is_relational = "contrastive" in self.loss, self.loss == "relational"
+        read = {
+            "max_points": self.level == "points",
+            "temperature": is_contrastive or (is_relational and self.relation == "kl"),
+            **dict.fromkeys(("min_quantile", "max_quantile", "drop", "balanced"), self.loss == "st_contrastive"),
+            "similarity": self.loss == "similarity",
+            **dict.fromkeys(("relation", "cross_weight", "intra_weight"), is_relational),
+        }
+        for key, is_read in read.items():
+            if not is_read and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} has no effect with loss {self.loss}, level {self.level}: leave it out")
+        return self
+
+    @property
+    def reads_evidence(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def reads_labels(self) -> bool:
+        """Never."""
+        return False
+
+
 MethodRecipe = Annotated[
-    Supervised | MeanTeacher | LaserMix | LaserMixPP | CBST | CPS | CutMixSeg | PolarMix | NeRF,
+    Supervised | MeanTeacher | LaserMix | LaserMixPP | CBST | CPS | CutMixSeg | PolarMix | NeRF | Distill,
     Field(discriminator="name"),
 ]

@@ -16,10 +16,12 @@ from ray_lidarseg.recipe.method_sections import (
     CBST,
     CPS,
     CutMixSeg,
+    Distill,
     LaserMix,
     LaserMixPP,
     MeanTeacher,
     MethodRecipe,
+    MethodSection,
     NeRF,
     PolarMix,
     PseudoLabelling,
@@ -37,6 +39,7 @@ __all__ = [  # readers of recipes need no other door
     "CutMixSeg",
     "Cylinder3D",
     "Data",
+    "Distill",
     "FIDNet",
     "ImageAugment",
     "ImageUNet",
@@ -44,6 +47,7 @@ __all__ = [  # readers of recipes need no other door
     "LaserMixPP",
     "MeanTeacher",
     "MethodRecipe",
+    "MethodSection",
     "MinkUNet",
     "Model",
     "NeRF",
@@ -333,6 +337,11 @@ class Recipe(Section):
         if self.method.pairs_scans and self.train.labelled_per_step != self.train.unlabelled_per_step:
             raise ValueError(
                 f"method {self.method.name} pairs scans: train.labelled_per_step must equal train.unlabelled_per_step"
+            )
+        if not self.method.reads_labels and not self.train.unlabelled_per_step:
+            raise ValueError(
+                f"method {self.method.name} learns from scans without their labels: train.unlabelled_per_step must be "
+                "at least 1 (train.labelled_per_step has no effect)"
             )
         return self
 

@@ -166,7 +166,7 @@ def _labelled(catalog: Catalog) -> Catalog:
 def _said(view: RunView, frames: Sequence[Keyframe]) -> list[ScanLabels]:
     method, recipe, _ = load_method(view.uri)
     sensor = resolve_sensor(recipe.data)
-    model, use_intensity = method.deployed_model, recipe.data.use_intensity
+    model, use_intensity = method.classifier, recipe.data.use_intensity
     return [label_frames(model, [frame], sensor, use_intensity)[0] for frame in frames]
 
 

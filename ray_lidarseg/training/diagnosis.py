@@ -60,9 +60,9 @@ class Diagnosis:
             of a class that are right), ``recall_ratio`` [C] (share of a class's points that got the right one),
             ``kept_total_ratio`` and ``precision_total_ratio``. NaN becomes None where nothing was counted.
         """
-        if not len(self._frames):
+        if not (len(self._frames) and method.classifiers()):
             return []
-        names = [*method.segmentors(), "pseudo"]
+        names = [*method.classifiers(), "pseudo"]
         said = {name: Confusion(self._num_classes + 1) for name in names}  # the last column: no pseudo-label
         for batch in self._batches():
             self._count(method, batch, said)
@@ -82,7 +82,7 @@ class Diagnosis:
             # as in training: a teacher that normalises by its batch does so here, too
             pseudo = method.pseudo_labels(batch.unlabelled())
         method.eval()
-        for name, model in method.segmentors().items():
+        for name, model in method.classifiers().items():
             said[name].add(batch.labels, model(batch).point_logits.argmax(dim=1))
         if pseudo is not None:
             said["pseudo"].add(batch.labels, torch.where(pseudo == IGNORE, self._num_classes, pseudo))

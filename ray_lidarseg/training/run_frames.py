@@ -10,7 +10,7 @@ from ray_lidarseg import storage
 from ray_lidarseg.datasets.layers import KINDS, layer_digests
 from ray_lidarseg.datasets.origin import digest_of_value
 from ray_lidarseg.datasets.shards import Catalog
-from ray_lidarseg.datasets.splits import LabelSplit, make_split
+from ray_lidarseg.datasets.splits import LabelSplit, make_split, no_labels
 from ray_lidarseg.errors import RunError, SplitError, StorageError
 from ray_lidarseg.recipe.bad_input import read_json
 from ray_lidarseg.recipe.schema import Recipe
@@ -36,8 +36,9 @@ class RunFrames:
 
     @staticmethod
     def drawn(catalog: Catalog, recipe: Recipe) -> "RunFrames":
-        """Of a run that begins; see ``make_split`` for what it raises."""
-        split, validation = make_split(catalog, recipe.split), validation_of(catalog).frame_id
+        """Of a run that begins; see ``make_split`` and ``no_labels`` for what they raise."""
+        validation = validation_of(catalog).frame_id
+        split = make_split(catalog, recipe.split) if recipe.method.reads_labels else no_labels(catalog)
         content = content_of(catalog, recipe)
         chosen = {*split.labelled, *split.unlabelled, *validation}
         return RunFrames(split, validation, {name: digest for name, digest in content.items() if name in chosen})
@@ -186,7 +187,7 @@ def _say_what_came(stored: RunFrames, catalog: Catalog, prepared: str) -> None:
 
 def _say_what_the_list_says(stored: RunFrames, catalog: Catalog, recipe: Recipe) -> None:
     """A list of frames that was changed since, or that is gone, changes nothing either."""
-    if recipe.split.protocol != "list":
+    if recipe.split.protocol != "list" or not recipe.method.reads_labels:
         return
     try:
         now = make_split(catalog, recipe.split).labelled

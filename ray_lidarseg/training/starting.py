@@ -72,7 +72,9 @@ def _of_checkpoint(state: dict[str, Any], origin: str) -> Source:
     prefix = _PREFIXES[recipe.method.deployed]
     weights = {name.removeprefix(prefix): value for name, value in state["method"].items() if name.startswith(prefix)}
     weights |= state.get("deployed_statistics", {})
-    return Source(origin, state["step"], state["sha256"], weights, dataset_of(recipe.data).taxonomy.class_names)
+    # a head that no label has trained is no start
+    class_names = dataset_of(recipe.data).taxonomy.class_names if recipe.method.reads_labels else ()
+    return Source(origin, state["step"], state["sha256"], weights, class_names)
 
 
 @torch.no_grad()

@@ -144,11 +144,14 @@ class Trainer:
             self._sensor,
             ranks.rank,
             ranks.world_size,
+            with_labelled=recipe.method.reads_labels,
             with_unlabelled=method.uses_unlabelled,
             extras=method.extras,
             rays=method.rays,
             same_count=device.type == "cuda" and ranks.world_size > 1,  # see synchronise_batch_norm
         )
+        if self._steps.evidence is not None:
+            method.read_words(self._steps.evidence.text)
         self._measured: tuple[int, Statistics] = (-1, {})
         self._health = Health(recipe.method.deployed)
         self._tracker: Tracker | None = None

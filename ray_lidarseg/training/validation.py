@@ -47,7 +47,7 @@ class Validation:
         if not len(self._frames):
             return []
         modes = {module: module.training for module in method.modules()}
-        lines = [self._line(name, model, step) for name, model in method.segmentors().items()]
+        lines = [self._line(name, model, step) for name, model in method.classifiers().items()]
         for module, is_training in modes.items():
             module.training = is_training
         return lines

@@ -50,7 +50,9 @@ def build() -> Callable[..., Method]:
 
     def build(method: schema.Supervised, model: str = "fidnet") -> Method:
         torch.manual_seed(0)
-        return build_method(schema.Recipe(model=MODELS[model], method=method), SENSOR, NUM_CLASSES).train()
+        data = schema.Data(evidence="layer", evidence_dim=6) if isinstance(method, schema.Distill) else schema.Data()
+        recipe = schema.Recipe(data=data, model=MODELS[model], method=method)
+        return build_method(recipe, SENSOR, NUM_CLASSES).train()
 
     return build
 

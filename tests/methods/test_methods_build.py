@@ -4,6 +4,7 @@ from ray_lidarseg.errors import RecipeError
 from ray_lidarseg.methods.cbst import CBST
 from ray_lidarseg.methods.cps import CPS
 from ray_lidarseg.methods.cutmix_seg import CutMixSeg
+from ray_lidarseg.methods.distill import Distill
 from ray_lidarseg.methods.lasermix import LaserMix
 from ray_lidarseg.methods.lasermix_pp import LaserMixPP
 from ray_lidarseg.methods.mean_teacher import MeanTeacher
@@ -22,6 +23,7 @@ METHODS = {
     CutMixSeg: schema.CutMixSeg(),
     PolarMix: schema.PolarMix(instance_classes=(1,)),
     NeRF: schema.NeRF(),
+    Distill: schema.Distill(),
 }
 MODELS = {NeRF: "minkunet"}
 """Of methods that look into space; the others are built on a range-view model."""
@@ -46,7 +48,7 @@ def test_weights_of_the_student_do_not_depend_on_the_method(build, expected):
 def test_a_method_with_a_teacher_deploys_it_others_the_first_student(build, expected):
     method = build(METHODS[expected], MODELS.get(expected, "fidnet"))
     has_teacher = getattr(method, "teacher", None) is not None
-    assert has_teacher == (expected not in (Supervised, CPS, NeRF))
+    assert has_teacher == (expected not in (Supervised, CPS, NeRF, Distill))
     assert method.deployed == ("teacher" if has_teacher else "student")
     assert method.deployed_model is method.segmentors()[method.deployed]
     assert method.deployed_model is (method.teacher.model if has_teacher else method.student)
