@@ -15,7 +15,7 @@ from ray_lidarseg.losses.relational import cross_modal, intra_modal, similarity
 from ray_lidarseg.losses.row_blocks import PairedRows, paired_rows
 from ray_lidarseg.methods.method import Losses, Method
 from ray_lidarseg.models.segmentor import Segmentor
-from ray_lidarseg.models.zero_shot import Words, ZeroShot
+from ray_lidarseg.models.word_classifier import Words, ZeroShot
 from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch
 from ray_lidarseg.types import IMAGE_FEATURES, IMAGE_SEGMENT, IS_PAIRED

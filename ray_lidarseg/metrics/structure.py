@@ -147,6 +147,14 @@ class FeatureReservoir:
         both = (torch.cat(pair)[rows] for pair in ((own[1], points), (own[2], images)))
         self._kept[class_id] = (draws[order], *both)
 
+    def state(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """All that was kept, for another process."""
+        return [(torch.from_numpy(draw.astype(np.int64)), points, images) for draw, points, images in self._kept]
+
+    def load(self, state: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+        """Takes what ``state`` of another gave instead of its own."""
+        self._kept = [(draw.numpy().astype(np.uint64), points, images) for draw, points, images in state]
+
     def sample(self) -> tuple[Float[Tensor, "N F"], Float[Tensor, "N F"], Int[Tensor, "N"]]:
         """Unit features of points and of images, and classes, of all that was kept, class by class."""
         kept = [(class_id, *parts) for class_id, parts in enumerate(self._kept) if len(parts[0])]

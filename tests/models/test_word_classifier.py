@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from ray_lidarseg.datasets.evidence import TextEmbeddings, class_logits
-from ray_lidarseg.models.zero_shot import Words, ZeroShot
+from ray_lidarseg.models.word_classifier import Words, ZeroShot
 from tests.methods.conftest import MODELS, NUM_CLASSES, SENSOR, scan
 
 WORDS = TextEmbeddings(
