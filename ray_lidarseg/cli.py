@@ -39,7 +39,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"ray-lidarseg {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     before_models = (_demo, _world, _index, _validate, _prepare)
-    for add in (*before_models, _train, _evaluate, _predict, _archive, _view, _report, _recipe, _submit, _doctor):
+    of_models = (_train, _evaluate, _probe, _prototypes, _export, _predict)
+    for add in (*before_models, *of_models, _archive, _view, _report, _recipe, _submit, _doctor):
         add(verbs)
     return parser
 
@@ -216,10 +217,12 @@ def _evaluate(verbs: Verbs) -> None:
         chosen = {"prepared": args.prepared, "split": args.split, "which": args.checkpoint, "options": options}
         if args.baseline and not args.robustness:
             raise RunError("--baseline is what errors under corruption are relative to: give --robustness, too")
+        if args.words and (args.robustness or options.name):
+            raise RunError("--words asks plain evaluation: leave --robustness, --tta, --knn and --ensemble out")
         if args.robustness:
             evaluate_robustness(run=args.run_folder, baseline=args.baseline, **chosen)
         else:
-            evaluate(run=args.run_folder, **chosen)
+            evaluate(run=args.run_folder, **chosen, words=args.words)
 
     parser = _verb(verbs, "evaluate", "mIoU of a run's models: by point, cell and distance, or under corruption", run)
     parser.add_argument("run_folder", metavar="RUN")
@@ -232,6 +235,9 @@ def _evaluate(verbs: Verbs) -> None:
     parser.add_argument(
         "--baseline", default="", help="of mCE: minkunet18 (official val alone), or a run scored on the same frames"
     )
+    parser.add_argument(
+        "--words", default="", help="of a distilled network: class embeddings (.npz) instead of its own"
+    )
     _add_inference(parser)
 
 
@@ -240,6 +246,61 @@ def _add_inference(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--tta", type=int, default=1, metavar="VIEWS", help="mean over 2 to 8 views of each scan")
     group.add_argument("--knn", action="store_true", help="FIDNet: points vote among the pixels nearest in range")
     group.add_argument("--ensemble", nargs="+", default=(), metavar="RUN", help="mean with the models of further runs")
+
+
+def _probe(verbs: Verbs) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from ray_lidarseg.probe import probe
+
+        ratios, seeds, linear = args.ratios, args.seeds, not args.no_linear
+        probe(args.runs, args.out, args.recipe, args.overrides, ratios, seeds, linear, args.words)
+
+    parser = _verb(verbs, "probe", "what pre-trained networks are worth: zero-shot, linear probe, few-shot", run)
+    parser.add_argument("runs", nargs="+", metavar="RUN")
+    parser.add_argument("--out", default="probe", help="folder for the trainings and the table (default: %(default)s)")
+    parser.add_argument("--recipe", default="", help="downstream recipe, also of another data set (default: the run's)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="e.g. train.steps=2000"
+    )
+    parser.add_argument(
+        "--ratios", nargs="+", type=float, default=[0.01], help="shares of labels to fine-tune on (default: 0.01)"
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
+    parser.add_argument("--no-linear", action="store_true", help="leave the linear probe out")
+    parser.add_argument("--words", default="", help="as of evaluate")
+
+
+def _prototypes(verbs: Verbs) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from ray_lidarseg.prototypes import prototypes
+
+        where = {"pictures": args.pictures, "dataset": args.dataset, "scenes": args.scenes}
+        prototypes(args.out, args.features, tuple(args.overrides), **where, prepared=args.prepared, layer=args.layer)
+
+    parser = _verb(verbs, "prototypes", "classes by pictures instead of words, for any image teacher", run)
+    parser.add_argument("--out", required=True, help="file of class embeddings to write (.npz)")
+    parser.add_argument("--features", default="clip", choices=("clip", "timm"), help="image teacher")
+    parser.add_argument("--set", action="append", default=[], metavar="features.KEY=VALUE", dest="overrides")
+    parser.add_argument(
+        "--pictures", default="", help="folder with a sub-folder a class (default: the world's pictures)"
+    )
+    parser.add_argument("--dataset", default="nuscenes", help="whose classes (default: %(default)s)")
+    parser.add_argument("--scenes", type=int, default=6, help="drives of the world to render (default: %(default)s)")
+    parser.add_argument("--prepared", default="", help="shards whose features layer lacks words: it gets these")
+    parser.add_argument("--layer", default="auto", help="which features layer of --prepared (default: the only one)")
+
+
+def _export(verbs: Verbs) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from ray_lidarseg.export import export
+
+        export(args.run_folder, args.out, args.teacher_licence, args.checkpoint)
+
+    parser = _verb(verbs, "export", "a run's network as .safetensors, with a card of what it was made of", run)
+    parser.add_argument("run_folder", metavar="RUN")
+    parser.add_argument("--out", required=True, help="folder for model.safetensors and README.md")
+    parser.add_argument("--teacher-licence", default="", help="of the image teacher's weights, for the card")
+    parser.add_argument("--checkpoint", default="latest", help="latest, or a step (default: %(default)s)")
 
 
 def _predict(verbs: Verbs) -> None:

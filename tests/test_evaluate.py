@@ -58,7 +58,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     folder.write(run_frames.FILE, RunFrames.drawn(read_catalog(LOCAL, recipe.data.prepared), recipe).to_json())
     folder.write(f"{checkpoints.FOLDER}/{checkpoints.folder_name(2)}/{checkpoints.FILE}", checkpoints.pack(state))
     monkeypatch.setattr(
-        verb, "_score", lambda run, recipe, prepared, catalog, step, names, options: dict.fromkeys(names, scored)
+        verb, "_score", lambda run, recipe, prepared, catalog, step, names, *_: dict.fromkeys(names, scored)
     )
     scored = Scores.empty(16)
     return folder

@@ -7,11 +7,14 @@ import pyarrow as pa
 
 from ray_lidarseg import storage
 from ray_lidarseg.datasets.entries import dataset_of
+from ray_lidarseg.datasets.evidence import TextEmbeddings
 from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.datasets.shards import Catalog, PreparedFrames
 from ray_lidarseg.errors import reason
+from ray_lidarseg.evaluate.language import other_words, score_language
 from ray_lidarseg.evaluate.score_tables import describe, numbers_of
 from ray_lidarseg.evaluate.scored_frames import FOLDER, choose, results
+from ray_lidarseg.methods.distill import Distill
 from ray_lidarseg.metrics.scoring import Scores, score
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.runtime import pool
@@ -26,14 +29,19 @@ def evaluate(
     split: str = "val",
     which: str | int = "latest",
     options: InferenceOptions = PLAIN,
+    words: str = "",
 ) -> dict[str, Any]:
     """Scores a run's models and writes ``evaluation/<split>.json`` into its folder.
+
+    A distilled network is scored by the words of its classes (zero-shot), and beside it the images alone, the surer of
+    both at each point, and the structure of its features: see ``metrics.zero_shot``.
 
     Args:
         run: Run folder, path or URI.
         prepared: Shards to score on; empty: those of the recipe, with its ``data.val_frames``.
         split: ``train``, ``val`` or ``test``; only its labelled frames count.
         which: Checkpoint: ``latest`` or a number of steps.
+        words: Of a distilled network: class embeddings (``.npz``) in place of those it was distilled with.
         options: With any, the model to deploy alone is scored, into ``evaluation/<split>-<options>.json``.
 
     Returns:
@@ -42,7 +50,7 @@ def evaluate(
         counts; the same by distance, and the calibration of its confidence.
 
     Raises:
-        RunError: There is no run, or no such checkpoint.
+        RunError: There is no run, or no such checkpoint, or a distilled network without words.
         RecipeError: The options do not fit the run.
         DataError: No labelled frame, shards of another data set, or a frame that cannot be read.
         StorageError: The run folder cannot be written; said before the work.
@@ -50,11 +58,14 @@ def evaluate(
     folder = RunFolder(run)
     method, recipe, step = load_method(folder.uri, which)
     options.check(recipe)
+    said = other_words(method, words)
     place, catalog = choose(folder, recipe, prepared, split)
     storage.check_writable(folder.path(FOLDER))
-    names = [recipe.method.deployed] if options.name else list(method.segmentors())
-    scores = _score(folder.uri, recipe, place, catalog, step, names, options)
+    names = [recipe.method.deployed] if options.name else list(method.classifiers())
+    scores = _score(folder.uri, recipe, place, catalog, step, names, options, said)
     result = {**_result(recipe, scores, split, step, options), "prepared": place}
+    if isinstance(method, Distill) and not options.name:
+        result |= {"words": words, **_language(folder.uri, recipe, place, catalog, step, said)}
     name = "-".join(filter(None, (split, options.name)))
     try:
         folder.write(f"{FOLDER}/{name}.json", json.dumps(result, indent=1).encode())
@@ -66,9 +77,12 @@ def evaluate(
 class _Scorer:
     """One actor: the run's models, and the shards."""
 
-    def __init__(self, run: str, step: int, prepared: str, split_catalog: Catalog, options: InferenceOptions):
+    def __init__(
+        self, run: str, step: int, prepared: str, split_catalog: Catalog, options: InferenceOptions, words: bytes
+    ):
         self.device = pool.own_device()
-        self.models, self.recipe, _ = load_models(run, step, self.device, options)
+        said = TextEmbeddings.from_bytes(words) if words else None
+        self.models, self.recipe, _ = load_models(run, step, self.device, options, said)
         self.sensor = resolve_sensor(self.recipe.data)
         self.frames = PreparedFrames(*storage.resolve(prepared), split_catalog)
 
@@ -96,14 +110,22 @@ def _score(
     step: int,
     names: list[str],
     options: InferenceOptions,
+    words: bytes,
 ) -> dict[str, Scores]:
-    arguments = {"run": run, "step": step, "prepared": prepared, "split_catalog": catalog, "options": options}
+    arguments = {"run": run, "step": step, "prepared": prepared, "split_catalog": catalog}
+    arguments |= {"options": options, "words": words}
     num_classes = dataset_of(recipe.data).taxonomy.num_classes
     scores = {name: Scores.empty(num_classes) for name in names}
     for part in results(range(len(catalog)), _Scorer, arguments, recipe.train.evaluate_batch, "evaluate"):
         for name, counts in json.loads(part["counts"]).items():
             scores[name].merge(Scores.from_json(counts))
     return scores
+
+
+def _language(run: str, recipe: Recipe, prepared: str, catalog: Catalog, step: int, words: bytes) -> dict[str, Any]:
+    dataset = dataset_of(recipe.data)
+    found = score_language(run, recipe, prepared, catalog, step, words, dataset.taxonomy.num_classes)
+    return {} if found is None else {**found.result(dataset.absent), "plane": found.plane()}
 
 
 def _result(

@@ -54,7 +54,7 @@ def describe(result: dict[str, Any]) -> str:
         f"{result['frames']} frames of {result['split']} after {result['step']} steps{options} "
         f"(* rule of {result['dataset']})"
     )
-    return "\n".join([title, *_aligned(rows), *_details(result)])
+    return "\n".join([title, *_aligned(rows), *_details(result), *_language(result)])
 
 
 def describe_robustness(result: dict[str, Any]) -> str:
@@ -90,6 +90,22 @@ def _details(result: dict[str, Any]) -> list[str]:
         parts = [f"{part['range']} {percent(part['miou_ratio'])} ({part['points']:,})" for part in model["by_range"]]
         lines.append(f"{result['deployed']}, point mIoU by distance (points): {', '.join(parts)}")
     lines.append(f"{result['deployed']}, expected calibration error: {percent(model['calibration']['ece_ratio'])} %")
+    return lines
+
+
+def _language(result: dict[str, Any]) -> list[str]:
+    """Of a distilled network, what words say, and its structure."""
+    if "zero_shot" not in result:
+        return []
+    means = ", ".join(f"{name} {percent(part['miou_ratio'])}" for name, part in result["zero_shot"].items())
+    lines = [f"zero-shot mIoU, %: {means} (images: of {result['zero_shot']['images']['points']:,} paired points)"]
+    if found := result["structure"]:
+        lines.append(
+            f"uniformity {found['uniformity']:.3f} (images {found['source_uniformity']:.3f}), tolerance "
+            f"{found['tolerance']:.3f} (images {found['source_tolerance']:.3f}), modality gap "
+            f"{found['modality_gap']:.3f}, alignment gap {found['alignment_gap']:.3f} "
+            f"(of {sum(found['counts']):,} features)"
+        )
     return lines
 
 

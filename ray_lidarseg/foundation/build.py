@@ -44,9 +44,10 @@ def build_features(settings: FeatureSettings, device: str) -> ImageTeacher:
         device: ``cpu``, ``cuda`` or ``cuda:0``.
     """
     if isinstance(settings, ClipFeatures):
-        from ray_lidarseg.foundation.clip import Clip
+        from ray_lidarseg.foundation.clip import Clip, ClipImages
+        from ray_lidarseg.foundation.clip_checkpoint import has_words
 
-        return Clip(settings, device)
+        return Clip(settings, device) if has_words(settings) else ClipImages(settings, device)
     from ray_lidarseg.foundation.timm_features import Timm
 
     return Timm(settings, device)

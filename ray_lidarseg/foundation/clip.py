@@ -56,11 +56,14 @@ class Clip:
     def __init__(self, settings: ClipFeatures, device: str = "cpu") -> None:
         self.settings = settings
         model, self._preprocess = load_clip(settings)
-        tower: _VitTower | _ResNetTower = (
-            _VitTower(model.visual, settings)
-            if hasattr(model.visual, "transformer")
-            else _ResNetTower(model.visual, settings)
+        kind = (
+            "trunk" if hasattr(model.visual, "trunk") else "vit" if hasattr(model.visual, "transformer") else "resnet"
         )
+        tower: _VitTower | _ResNetTower | _AttentionPooledTower = {
+            "trunk": _AttentionPooledTower,
+            "vit": _VitTower,
+            "resnet": _ResNetTower,
+        }[kind](model.visual, settings)
         self._model: Any = model.to(device).requires_grad_(False)
         self._tower = tower
         self._device = torch.device(device)
@@ -120,6 +123,54 @@ class _VitTower:
 
     def __call__(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B h w F"]:
         return vit_features(self._visual, pixels, self._keeps_residual).unflatten(1, self._grid)
+
+
+class _AttentionPooledTower:
+    """Dense features of a timm tower that pools by attention, as SigLIP and SigLIP 2: each patch is pooled by itself.
+
+    The pool's softmax over one token is 1, so a patch goes the value path of the pooled image, as in ``_VitTower``.
+    """
+
+    def __init__(self, visual: Any, settings: ClipFeatures) -> None:
+        trunk = visual.trunk
+        if getattr(trunk, "attn_pool", None) is None:
+            raise DataError(
+                f"{settings.checkpoint}: its timm tower does not pool by attention, so what its patches mean beside "
+                "words is not known; use SigLIP, a ViT such as ViT-B-16, or --features timm"
+            )
+        patch = tuple(trunk.patch_embed.patch_size)
+        self.image_size = _input_size(settings, tuple(trunk.patch_embed.img_size), patch)
+        trunk.set_input_size(img_size=self.image_size)  # resizes the position embeddings
+        self.feature_dim = int(trunk.num_features)
+        self._visual = visual
+        self._grid = tuple(side // step for side, step in zip(self.image_size, patch, strict=True))
+
+    def __call__(self, pixels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B h w F"]:
+        trunk = self._visual.trunk
+        tokens = trunk.forward_features(pixels)
+        alone = trunk.attn_pool(tokens.flatten(0, 1)[:, None])
+        return self._visual.head(trunk.head(trunk.fc_norm(alone))).unflatten(0, (len(pixels), *self._grid))
+
+
+class ClipImages:
+    """The image tower alone, of a model whose texts need a tokenizer that is not CLIP's: a teacher without words.
+
+    Args:
+        settings: As of ``Clip``.
+        device: Where the model runs.
+
+    Attributes:
+        feature_dim: F.
+        image_size: Height and width the image tower sees.
+    """
+
+    def __init__(self, settings: ClipFeatures, device: str = "cpu") -> None:
+        self._clip = Clip(settings, device)
+        self.feature_dim, self.image_size = self._clip.feature_dim, self._clip.image_size
+
+    def __call__(self, batch: Batch) -> dict[str, np.ndarray]:
+        """See ``ImageTeacher``."""
+        return self._clip(batch)
 
 
 class _ResNetTower:

@@ -80,10 +80,29 @@ def load_clip(settings: ClipFeatures) -> tuple[torch.nn.Module, Preprocess]:
             this package cannot take dense features of.
     """
     paths = clip_files(settings)
-    config = _read_config(paths[0]) if len(paths) == 2 else {"model_cfg": _named_config(settings)}
+    config = _config(paths, settings)
     model = _build(config["model_cfg"], settings)
     _load_weights(model, paths[-1], settings)
     return model.eval(), _preprocess(config.get("preprocess_cfg", {}))
+
+
+def has_words(settings: ClipFeatures) -> bool:
+    """Whether the texts are of CLIP's own tokenizer, which open_clip ships; that of SigLIP 2 is a download of its own.
+
+    Raises:
+        DataError: A file is missing.
+    """
+    text = _config(clip_files(settings), settings)["model_cfg"].get("text_cfg", {})
+    return "hf_tokenizer_name" not in text and text.get("vocab_size", _STOCK_VOCABULARY) == _STOCK_VOCABULARY
+
+
+def _config(paths: tuple[Path, ...], settings: ClipFeatures) -> dict[str, Any]:
+    if len(paths) == 2:
+        return _read_config(paths[0])
+    config: dict[str, Any] = {"model_cfg": _named_config(settings)}
+    if "SigLIP" in settings.model:  # a lone file does not carry them; open_clip's own for all of its SigLIPs
+        config["preprocess_cfg"] = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    return config
 
 
 def _preprocess(given: dict[str, Any]) -> Preprocess:
@@ -141,17 +160,17 @@ def _build(config: dict[str, Any], settings: ClipFeatures) -> torch.nn.Module:
 def _refuse_unknown_towers(config: dict[str, Any], origin: str) -> None:
     vision, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
     reasons = {
-        f"an image tower of timm ({vision.get('timm_model_name')})": "timm_model_name" in vision,
+        f"an image tower of timm that pools by {vision.get('timm_pool')!r} ({vision.get('timm_model_name')})": (
+            "timm_model_name" in vision and vision.get("timm_pool") != "map"
+        ),
         f"a text tower of a hub ({text.get('hf_model_name')})": "hf_model_name" in text,
-        "another tokenizer than CLIP's": "hf_tokenizer_name" in text
-        or text.get("vocab_size", _STOCK_VOCABULARY) != _STOCK_VOCABULARY,
         "attentional pooling": bool(vision.get("attentional_pool")) or "multimodal_cfg" in config,
     }
     found = [reason for reason, applies in reasons.items() if applies]
     if found:
         raise DataError(
-            f"{origin} has {' and '.join(found)}: dense features with words are taken of open_clip's own ViT and "
-            "ResNet towers, such as ViT-B-16; for other image towers use --features timm"
+            f"{origin} has {' and '.join(found)}: dense features are taken of open_clip's own ViT and ResNet "
+            "towers, such as ViT-B-16, and of SigLIP's; for other image towers use --features timm"
         )
 
 

@@ -95,6 +95,7 @@ class FileMasks(TeacherSettings):
 class ClipFeatures(TeacherSettings):
     """Dense patch features of a CLIP image tower (open_clip), and its text tower."""
 
+    ABSENT_AT_DEFAULT: ClassVar[frozenset[str]] = frozenset({"reject"})
     SPEED_ONLY: ClassVar[frozenset[str]] = frozenset({"image_batch", "precision"})
 
     name: Literal["clip"] = "clip"
@@ -103,6 +104,9 @@ class ClipFeatures(TeacherSettings):
     image_size: ImageSize | None = None  # height, width the tower sees; None: the checkpoint's own; SLidR: 224,416
     last_block: Literal["identity", "value"] = "identity"  # MaskCLIP: residual and MLP stay; value: ClearCLIP-like
     templates: Templates | None = None  # None: those of prompts.py
+    reject: Templates | None = (
+        None  # words of what is no class, such as sky: zero-shot only. AFOV; None: every point is
+    )
     image_batch: Count = 8  # ours: images in one forward
     precision: Precision = "auto"  # bf16 on a CUDA device, float32 on a CPU
 

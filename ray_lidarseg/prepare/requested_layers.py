@@ -1,6 +1,6 @@
 """Which layers a command asks for: teachers and their settings, the layers they make, and whether they can be built."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ray_lidarseg import storage
@@ -8,7 +8,7 @@ from ray_lidarseg.datasets.evidence import TextEmbeddings
 from ray_lidarseg.datasets.layers import Layer
 from ray_lidarseg.errors import DataError, LidarSegError, RecipeError, ResourceError
 from ray_lidarseg.foundation.build import build_features, build_masks, identity
-from ray_lidarseg.foundation.prompts import Vocabulary
+from ray_lidarseg.foundation.prompts import Vocabulary, vocabulary_of
 from ray_lidarseg.foundation.settings import (
     MINIATURE,
     FeatureSettings,
@@ -114,8 +114,11 @@ def probe(settings: MaskSettings | FeatureSettings, vocabulary: Vocabulary, thre
     teacher = build_features(settings, device)
     if not isinstance(teacher, TextTeacher):
         return Probe(teacher.feature_dim)
-    embeddings = vocabulary.embed(teacher, getattr(settings, "templates", None))
-    return Probe(teacher.feature_dim, TextEmbeddings(embeddings, vocabulary.class_idx, vocabulary.words))
+    templates = getattr(settings, "templates", None)
+    words = TextEmbeddings(vocabulary.embed(teacher, templates), vocabulary.class_idx, vocabulary.words)
+    if reject := getattr(settings, "reject", None):
+        words = replace(words, reject=vocabulary_of([[word] for word in reject]).embed(teacher, templates))
+    return Probe(teacher.feature_dim, words)
 
 
 def probed(settings: MaskSettings | FeatureSettings, vocabulary: Vocabulary, actors: Actors) -> Probe:

@@ -13,6 +13,7 @@ from ray_lidarseg.datasets.taxonomy import Taxonomy
 from ray_lidarseg.errors import DataError, LidarSegError
 from ray_lidarseg.report import curves, pictures, tables
 from ray_lidarseg.report.evidence_section import evidence_panels
+from ray_lidarseg.report.feature_plane import feature_planes
 from ray_lidarseg.report.run_summary import RunView, best_of_recipes, read_runs
 from ray_lidarseg.report.scenes import NUM_FRAMES, Scene, predicted_scenes, validation_scenes
 from ray_lidarseg.report.section import Picture, Section, css, encoded_picture, flat_picture, legend
@@ -112,6 +113,7 @@ def _protocol_section(
     figures = (
         (curves.learning_curves(charted), "Learning curves"),
         (curves.class_bars(charted), ""),
+        (feature_planes(charted), "Features on the main axes of their images' (PCA)"),
         (curves.ranges_and_reliability(charted), "By distance, and whether models are as often right as they say"),
         (curves.corruption_bars(charted), "Under corruption"),
         (

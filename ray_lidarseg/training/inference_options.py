@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ray_lidarseg.datasets.entries import dataset_of
+from ray_lidarseg.datasets.evidence import TextEmbeddings
 from ray_lidarseg.errors import RecipeError, RunError
 from ray_lidarseg.models.combined import VIEWS, Combined
 from ray_lidarseg.models.fidnet import FIDNet
@@ -74,7 +75,11 @@ PLAIN = InferenceOptions()
 
 
 def load_models(
-    run: str, which: str | int, device: torch.device, options: InferenceOptions = PLAIN
+    run: str,
+    which: str | int,
+    device: torch.device,
+    options: InferenceOptions = PLAIN,
+    words: TextEmbeddings | None = None,
 ) -> tuple[Mapping[str, Segmentor], Recipe, int]:
     """The models of a run by name, its recipe and its step; with options the model to deploy alone.
 
@@ -83,12 +88,13 @@ def load_models(
         RecipeError: The options do not fit the run.
     """
     method, recipe, step = load_method(run, which, device)
+    method.read_words(words)
     if not options.name:
-        return method.segmentors(), recipe, step
+        return method.classifiers(), recipe, step
     options.check(recipe)
     members = [
-        method.deployed_model,
-        *(load_method(other, "latest", device)[0].deployed_model for other in options.ensemble),
+        method.classifier,
+        *(load_method(other, "latest", device)[0].classifier for other in options.ensemble),
     ]
     voting = [KNNVote(member) if options.knn and isinstance(member, FIDNet) else member for member in members]
     plain = len(voting) == 1 and options.views == 1

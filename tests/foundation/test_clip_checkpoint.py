@@ -131,7 +131,7 @@ def test_unknown_model_name_gets_a_hint(folder):
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        ("ViT-B-16-SigLIP", "an image tower of timm"),
+        ("EVA02-B-16", "an image tower of timm"),
         ("roberta-ViT-B-32", "a text tower of a hub"),
         ("coca_ViT-B-32", "attentional pooling"),
     ],

@@ -3,7 +3,10 @@ from pathlib import Path
 import pytest
 
 from ray_lidarseg.errors import RecipeError, ResourceError
-from ray_lidarseg.prepare.requested_layers import Teachers, uses_gpu
+from ray_lidarseg.foundation.build import identity
+from ray_lidarseg.foundation.prompts import vocabulary_of
+from ray_lidarseg.foundation.settings import settings_of
+from ray_lidarseg.prepare.requested_layers import Teachers, probe, uses_gpu
 from ray_lidarseg.runtime.pool import Actors
 
 
@@ -53,3 +56,13 @@ def test_actors_of_the_command_line() -> None:
     for wrong in (("8:2",), ("0:2",), ("1:2", 0.0), ("1:2", 1.0, "-1"), ("a:b",), ("1:2", 1.0, "many")):
         with pytest.raises(ResourceError, match=r"expected"):
             Actors.of(*wrong)
+
+
+def test_words_that_mean_no_class_are_embedded_beside_the_classes() -> None:
+    settings = settings_of("features", "clip", {"reject": "sky,own car"})
+    found = probe(settings, vocabulary_of([["car"], ["road"]]), 1).text
+    assert found is not None
+    assert (found.num_classes, found.embeddings.shape, found.reject.shape) == (2, (2, 64), (2, 64))
+    plain = settings_of("features", "clip", {})
+    assert identity(settings)["reject"] == ["sky", "own car"]
+    assert "reject" not in identity(plain)  # layers of before keep their names

@@ -34,7 +34,7 @@ class Method(torch.nn.Module):
         super().__init__()
         self.norm = torch.nn.BatchNorm1d(4)
 
-    def segmentors(self) -> dict[str, Segmentor]:
+    def classifiers(self) -> dict[str, Segmentor]:
         return {"student": Said(1), "teacher": Said()}
 
     def pseudo_labels(self, batch):

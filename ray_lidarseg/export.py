@@ -1,0 +1,126 @@
+"""The verb `export`: a run's network as a `.safetensors` file, with a card that says what it was made of.
+
+The file holds the deployed network by the names of ``Segmentor.state_dict``, so that ``start.file`` reads it; of a
+distilled one the classifier, which never learned, is left out and the projection to the teacher's features kept.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ray_lidarseg import storage
+from ray_lidarseg.datasets.entries import dataset_of
+from ray_lidarseg.datasets.layers import read_layer
+from ray_lidarseg.errors import DataError, LidarSegError
+from ray_lidarseg.foundation.weight_files import save_weights
+from ray_lidarseg.methods.distill import Distill
+from ray_lidarseg.recipe.bad_input import read_json
+from ray_lidarseg.recipe.schema import Recipe
+from ray_lidarseg.training.run_folder import RunFolder, load_method
+
+WEIGHTS, CARD = "model.safetensors", "README.md"
+_UNSTATED = "not stated: ask whoever gave you the teacher's weights before you pass this file on"
+
+
+def export(run: str, out: str, teacher_licence: str = "", which: str | int = "latest") -> str:
+    """Writes ``OUT/model.safetensors`` and ``OUT/README.md``.
+
+    Args:
+        run: Run folder.
+        out: Folder.
+        teacher_licence: Of the image teacher's weights, which may bind what was distilled from them.
+        which: Checkpoint: ``latest`` or a number of steps.
+
+    Returns:
+        The card.
+
+    Raises:
+        RunError: There is no run, or no such checkpoint.
+        StorageError: The folder cannot be written.
+    """
+    storage.check_writable(out)
+    method, recipe, step = load_method(run, which)
+    model = method.deployed_model
+    weights = model.state_dict()
+    if isinstance(method, Distill):
+        weights = {name: value for name, value in weights.items() if not model.is_of_head(name)}
+        weights |= {f"projection.{name}": value for name, value in method.head.state_dict().items()}
+    folder = RunFolder(run)
+    card = _card(folder, recipe, step, sum(value.numel() for value in weights.values()), teacher_licence)
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch, WEIGHTS)
+        save_weights({name: value.contiguous() for name, value in weights.items()}, file)
+        storage.write_bytes(storage.join(out, WEIGHTS), file.read_bytes())
+    storage.write_bytes(storage.join(out, CARD), card.encode())
+    print(f"{storage.join(out, WEIGHTS)}: {len(weights)} tensors after {step} steps; {CARD} beside it", flush=True)
+    return card
+
+
+def _card(folder: RunFolder, recipe: Recipe, step: int, num_weights: int, teacher_licence: str) -> str:
+    manifest, data, method = folder.manifest(), recipe.data, recipe.method
+    split, taxonomy = manifest["split"], dataset_of(data).taxonomy
+    settings = {key: value for key, value in method.model_dump(mode="json").items() if key != "name"}
+    lines = [
+        f"# {recipe.name}",
+        "",
+        f"A LiDAR network ({recipe.model.name}, {num_weights:,} numbers) of ray_lidarseg, method {method.name}.",
+        "",
+        "| what | |",
+        "|---|---|",
+        f"| data | {data.dataset}, {split['num_unlabelled']:,} scans without and {split['num_labelled']:,} with labels "
+        f"(split {split['protocol']}, digest {split['digest']}) |",
+        f"| classes | {', '.join(taxonomy.class_names)} |",
+        f"| steps | {step:,} of {recipe.train.steps:,}, {recipe.optim.name}, peak rate {recipe.optim.lr:g} |",
+        f"| method | {method.name}: {_as_words(settings)} |",
+        f"| recipe | {recipe.fingerprint} |",
+    ]
+    if data.evidence:
+        lines.append(f"| teacher | {_teacher(folder, recipe)} |")
+        lines.append(f"| licence of the teacher | {teacher_licence or _UNSTATED} |")
+    for key, value in _measured(folder).items():
+        lines.append(f"| {key} | {value} |")
+    lines += [
+        "",
+        f"Start a run from it: `--set start.file={WEIGHTS}` with `model.*` as below.",
+        "",
+        "```json",
+        json.dumps(recipe.model.model_dump(mode="json")),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _as_words(settings: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in settings.items())
+
+
+def _teacher(folder: RunFolder, recipe: Recipe) -> str:
+    """What the layer says its teacher is; its name alone where the shards are not there any more."""
+    name = recipe.data.evidence.partition("/")[0]
+    try:
+        layer = read_layer(*storage.resolve(folder.prepared(recipe)), name)
+    except LidarSegError:
+        return name
+    return f"{layer.identity.get('name', name)}, {layer.feature_dim} numbers a segment ({_as_words(layer.identity)})"
+
+
+def _measured(folder: RunFolder) -> dict[str, str]:
+    """Figures of `evaluate`, where it was run."""
+    place = folder.path("evaluation", "val.json")
+    if not storage.exists(place):
+        return {"measured": "nothing yet: run `ray-lidarseg evaluate` and export again"}
+    found = read_json(storage.read_bytes(place), place, DataError)
+    said = {}
+    for source, scores in found.get("zero_shot", {}).items():
+        said[f"zero-shot mIoU, {source}"] = "-" if scores["miou_ratio"] is None else f"{scores['miou_ratio']:.1%}"
+    for name in ("uniformity", "tolerance", "modality_gap", "alignment_gap", "structural_gap"):
+        structure = found.get("structure") or {}
+        if name in structure:
+            beside = structure.get(f"source_{name}")
+            said[name.replace("_", " ")] = f"{structure[name]:.3f}" + (f" (images {beside:.3f})" if beside else "")
+    if "zero_shot" not in found:
+        deployed = found["models"][found["deployed"]]["point"]
+        said["point mIoU"] = f"{deployed['miou_ratio'] or 0:.1%} on {found['frames']} frames of {found['split']}"
+    return said
