@@ -7,6 +7,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from ray_lidarseg import storage
 from ray_lidarseg.datasets.entries import dataset_of
 from ray_lidarseg.errors import DataError, RunError
 from ray_lidarseg.foundation.checkpoint_files import file_sha256, local_file
@@ -56,6 +57,8 @@ def read_source(start: Start, step: int = 0) -> Source:
         DataError: No such file, or a broken one.
     """
     if start.run:
+        if not storage.exists(storage.join(start.run, "recipe.yaml")):
+            raise RunError(f"no recipe.yaml in {start.run}: start.run must name a folder `ray-lidarseg train` wrote")
         return _of_checkpoint(RunFolder(start.run).checkpoint(step or "latest"), start.run)
     file = local_file(start.file)
     if file.suffix == ".pt":
