@@ -76,7 +76,7 @@ def test_the_grid_of_published_settings_is_whole():
     }
     images = {f"images-lasermix-cityscapes-1of{part}" for part in (2, 4, 8, 16)} | {"images-lasermix-world"}
     assert set(PUBLISHED) == grid | images | {"three-scans"}  # the demo is ours to tune
-    assert len(builtin_recipes()) == 14
+    assert len(builtin_recipes()) == 15
 
 
 CORRECTED = {"method.ema_buffers": "average", "method.cross_entropy_over": "known", "optim.eps": 1e-8}
