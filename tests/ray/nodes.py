@@ -29,6 +29,7 @@ class Nodes:
     Attributes:
         environment: What a driver that joins it needs.
         left: Nodes besides the head that live.
+        pid: Of the process above all of theirs.
     """
 
     def __init__(self, folder: str, count: int):
@@ -43,6 +44,7 @@ class Nodes:
         self._process = subprocess.Popen(
             command, env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
         )
+        self.pid = self._process.pid
         self._take()
 
     def kill(self, word: str) -> int:
