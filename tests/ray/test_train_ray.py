@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from ray.train import ScalingConfig
 
 from ray_lidarseg.errors import DataError, ResourceError, RunError, SplitError, StorageError
 from ray_lidarseg.recipe.load import override
-from ray_lidarseg.train import refuse_what_ray_misreads, train
+from ray_lidarseg.train import _Trainer, refuse_what_ray_misreads, train
 from ray_lidarseg.training.run_folder import RunFolder, load_method
 from tests.ray.train_driver import DRIVER, results, wait_for_step
 
@@ -135,6 +136,12 @@ def test_what_can_be_known_before_is_said_before_any_worker_starts(local_ray, ti
     with pytest.raises(ResourceError, match="1 GPU each, but the cluster has 4 CPU and 0 GPU"):
         train(override(tiny, {"workers.use_gpu": "yes"}), run)
     assert not Path(run, "recipe.yaml").exists()
+
+
+def test_callbacks_that_a_platform_injects_are_kept(local_ray, monkeypatch):
+    monkeypatch.setenv("RAY_TRAIN_CALLBACKS", "tests.ray.train_driver.Injected")
+    callbacks = _Trainer(lambda: None, scaling_config=ScalingConfig(num_workers=1))._create_default_callbacks()
+    assert "Injected" in [type(callback).__name__ for callback in callbacks]
 
 
 def test_a_key_that_ray_takes_for_another_one_is_refused_before_anything_is_written():

@@ -100,6 +100,21 @@ def test_what_happens_at_which_step():
     assert loop.method.progresses == [step / 10 for step in range(10)]
 
 
+def test_a_machine_about_to_leave_is_worth_one_checkpoint_and_so_is_a_best_evaluation():
+    loop = StepLoop(Toy(), _recipe(train__steps=10, train__evaluate_every=2), CPU, Ranks())
+    seen, hooks = _hooks()
+    evaluate = lambda step: bool(seen.evaluated.append(step)) or step == 6  # noqa: E731
+    run(loop, _steps(0, 10), Hooks(hooks.record, evaluate, hooks.save, lambda: loop.step in (2, 3, 8)))
+    assert seen.saved == [
+        3,
+        4,
+        6,
+        8,
+        9,
+        10,
+    ]  # after the step in which it was told, the rhythm's 4 and 8, the best, the end
+
+
 def test_a_line_holds_losses_stats_rate_and_speed():
     seen, hooks = _hooks()
     run(StepLoop(Toy(), _recipe(), CPU, Ranks()), _steps(0, 1), hooks)

@@ -17,10 +17,11 @@ from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.recipe.load import override
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.storage.lock import held
-from ray_lidarseg.training import checkpoints
+from ray_lidarseg.training import checkpoints, tracking
 from ray_lidarseg.training.loop import Ranks, StepLoop
 from ray_lidarseg.training.run_folder import RunFolder, load_method
 from ray_lidarseg.training.trainer import Trainer, continues, make_plan, train_alone
+from ray_lidarseg.training.validation import Validation
 from tests.training.prepared_walls import NUM_TRAIN, NUM_VAL, walls_recipe, write_walls
 
 CPU = torch.device("cpu")
@@ -250,6 +251,24 @@ def test_one_two_and_three_workers_take_the_same_steps(walls, tmp_path):
                 assert (value - one[name]).abs().max() < 1e-3 * moved, (file, name)
         lines = [_lines(RunFolder(str(tmp_path / f"{recipe.name}-{workers}")))[0] for workers in (1, 2, 3)]
         assert [line["loss_total"] for line in lines] == pytest.approx([lines[0]["loss_total"]] * 3, rel=1e-5)
+
+
+def test_a_collapse_is_said_and_the_best_checkpoint_stays(walls, tmp_path, monkeypatch, capsys):
+    ratios = {1: 0.3, 2: 0.6, 3: 0.25, 4: 0.2, 5: 0.1}
+
+    def scripted(self, method, step):
+        return [{"kind": "evaluate", "step": step, "model": "student", "point_miou_ratio": ratios[step], "frames": 2}]
+
+    monkeypatch.setattr(Validation, "__call__", scripted)
+    monkeypatch.setattr(tracking, "evaluation_sentence", lambda line: f"evaluated {line['step']}")
+    recipe = walls_recipe(walls, train__steps=5, train__evaluate_every=1, optim__lr=0.01)
+    run = RunFolder(train_alone(recipe, str(tmp_path / "run")).plan.run)
+    assert checkpoints.steps(run.uri) == [2, 4, 5]
+    assert load_method(run.uri, "best")[2] == run.best_step() == 2
+    (warning,) = [line for line in run.metrics() if line["kind"] == "warn"]
+    assert warning["step"] == 4
+    assert f"WARNING: {warning['warning']}" in capsys.readouterr().out
+    assert "validation mIoU 20.0%, 60.0% at step 2" in warning["warning"]
 
 
 def test_training_imports_no_ray():
