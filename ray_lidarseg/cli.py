@@ -228,7 +228,9 @@ def _evaluate(verbs: Verbs) -> None:
     parser.add_argument("run_folder", metavar="RUN")
     parser.add_argument("--prepared", default="", help="other shards than the recipe's")
     parser.add_argument("--split", default="val")
-    parser.add_argument("--checkpoint", default="latest", help="latest, or a step (default: %(default)s)")
+    parser.add_argument(
+        "--checkpoint", default="latest", help="latest, best by validation, or a step (default: %(default)s)"
+    )
     parser.add_argument(
         "--robustness", action="store_true", help="clean and under 8 corruptions x 3 severities: mRR and mCE; resumes"
     )
@@ -337,7 +339,9 @@ def _predict(verbs: Verbs) -> None:
         choices=("label", "lidarseg", "pcd", "ply", "las"),
         help="SemanticKITTI, nuScenes, or points with colour, label, confidence and error (default: %(default)s)",
     )
-    parser.add_argument("--checkpoint", default="latest", help="latest, or a step (default: %(default)s)")
+    parser.add_argument(
+        "--checkpoint", default="latest", help="latest, best by validation, or a step (default: %(default)s)"
+    )
     _add_inference(parser)
 
 

@@ -47,9 +47,10 @@ from ray_lidarseg.training.loop import Ranks
 from ray_lidarseg.training.run_folder import RunFolder
 from ray_lidarseg.training.trainer import Plan, Trainer, continues, make_plan
 
+_START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"  # elastic: Ray's own; so long it waits for a node that died
 _RAY_SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # Ray's 2 s is also how long a report may wait
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "180",  # importing torch on a loaded machine takes more than Ray's 60 s
+    _START_TIMEOUT: "180",  # importing torch on a loaded machine takes more than Ray's 60 s
 }
 _START_ATTEMPTS = 5  # of Ray's controller; without a limit it waits for lost resources for ever
 _RESIZE_EVERY_S = 60.0  # Ray's own: how often an elastic run asks whether there is room for more workers
@@ -198,9 +199,10 @@ class _Trainer(TorchTrainer):
 
 
 def _fit(plan: Plan, use_gpu: bool) -> None:
-    for name, value in _RAY_SETTINGS.items():
-        os.environ.setdefault(name, value)
     workers = plan.recipe.workers
+    for name, value in _RAY_SETTINGS.items():
+        if name != _START_TIMEOUT or workers.least == workers.most:
+            os.environ.setdefault(name, value)
     trainer = _Trainer(
         work,
         train_loop_config={"plan": plan},
