@@ -103,8 +103,8 @@ def load_latest(run: str, device: torch.device | str = "cpu", at_most: int | Non
     return None
 
 
-def prune(run: str, keep: int, best_step: int = 0) -> None:
-    """Deletes all but the newest ``keep`` checkpoints and the best one."""
-    for step in steps(run)[:-keep]:
+def prune(run: str, keep: int, best_step: int = 0, writing: int | None = None) -> None:
+    """Deletes all but the newest ``keep`` checkpoints and the best one; one that is being written does not count."""
+    for step in [step for step in steps(run) if step != writing][:-keep]:
         if step != best_step:
             storage.remove_folder(storage.join(run, FOLDER, folder_name(step)))

@@ -260,7 +260,8 @@ class Trainer:
                 content = checkpoints.pack(state)
             self._keep(step, content)
             if self._tracker is not None:
-                checkpoints.prune(self.plan.run, self.plan.recipe.train.keep_checkpoints, self._health.best_step)
+                keep = self.plan.recipe.train.keep_checkpoints
+                checkpoints.prune(self.plan.run, keep, self._health.best_step, writing=step)
 
     def _write(self, step: int, content: bytes | None) -> None:
         if content is not None:

@@ -92,8 +92,10 @@ def test_an_absent_step_lists_what_there_is(tmp_path):
         checkpoints.load(str(tmp_path), 11)
 
 
-def test_prune_keeps_the_newest(tmp_path):
-    for step in (1, 2, 3):
+def test_prune_keeps_the_newest_and_the_best_and_does_not_count_on_what_is_being_written(tmp_path):
+    for step in (1, 2, 3, 4, 5):
         _write(str(tmp_path), step)
-    checkpoints.prune(str(tmp_path), 2)
-    assert checkpoints.steps(str(tmp_path)) == [2, 3]
+    checkpoints.prune(str(tmp_path), 2, best_step=1)
+    assert checkpoints.steps(str(tmp_path)) == [1, 4, 5]
+    checkpoints.prune(str(tmp_path), 1, writing=5)
+    assert checkpoints.steps(str(tmp_path)) == [4, 5]
