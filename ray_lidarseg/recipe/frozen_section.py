@@ -28,6 +28,15 @@ def share_of(value: Any) -> Any:
         raise ValueError("expected a share such as 10%, 1/16 or 0.1") from None
 
 
+def count_or_range(value: Any) -> Any:
+    """A whole number of at least 1, or two of them, the lesser first."""
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    is_counts = all(isinstance(item, int) and not isinstance(item, bool) and item >= 1 for item in values)
+    if not is_counts or values != sorted(values) or (values != [value] and len(values) != 2):
+        raise ValueError("expected a whole number of at least 1, or [least, most]")
+    return value if values == [value] else tuple(values)
+
+
 class Section(BaseModel):
     """A frozen part of a recipe; unknown keys are errors."""
 

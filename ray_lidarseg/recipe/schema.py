@@ -11,7 +11,16 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
-from ray_lidarseg.recipe.frozen_section import Count, NonNegative, Positive, Ratio, Section, share_of, word_of
+from ray_lidarseg.recipe.frozen_section import (
+    Count,
+    NonNegative,
+    Positive,
+    Ratio,
+    Section,
+    count_or_range,
+    share_of,
+    word_of,
+)
 from ray_lidarseg.recipe.method_sections import (
     CBST,
     CPS,
@@ -230,19 +239,13 @@ class Train(Section):
 class Workers(Section):
     """What Ray gives each training worker."""
 
-    num_workers: Count | tuple[Count, Count] = 2  # (least, most): as many as the cluster has room for at the time
+    num_workers: Annotated[int | tuple[int, int], BeforeValidator(count_or_range)] = 2  # [least, most]: elastic
     use_gpu: Annotated[Literal["auto", "yes", "no"], word_of("yes", "no")] = "auto"
     cpus_per_worker: Positive = 1.0
     loader_processes: Annotated[int, Field(ge=0)] = 0  # DataLoader processes inside each worker; 0: in the step loop
     max_failures: Annotated[int, Field(ge=-1)] = 3  # worker-group restarts before the run gives up; -1: never
     max_preemptions: Annotated[int, Field(ge=-1)] = -1  # nodes that are taken away count apart; -1: without end
     mkl_as_on_intel: bool = False  # overrides what MKL thinks of other processors; `doctor` says what that brings
-
-    @model_validator(mode="after")
-    def _least_is_first(self) -> Self:
-        if self.least > self.most:
-            raise ValueError(f"num_workers is a number or [least, most] (got {list(self.num_workers_range)})")
-        return self
 
     @property
     def num_workers_range(self) -> tuple[int, int]:

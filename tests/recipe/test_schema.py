@@ -30,8 +30,18 @@ from ray_lidarseg.recipe.schema import Recipe
             "workers: {num_workers: 17}",
             "labelled_per_step=16 is too few for workers.num_workers=17: every worker needs a",
         ),
-        ("workers: {num_workers: [4, 2]}", "num_workers is a number or [least, most] (got [4, 2])"),
-        ("workers: {num_workers: [0, 2]}", "workers.num_workers"),
+        (
+            "workers: {num_workers: [4, 2]}",
+            "workers.num_workers: expected a whole number of at least 1, or [least, most]",
+        ),
+        (
+            "workers: {num_workers: [0, 2]}",
+            "workers.num_workers: expected a whole number of at least 1, or [least, most]",
+        ),
+        (
+            "workers: {num_workers: many}",
+            "workers.num_workers: expected a whole number of at least 1, or [least, most]",
+        ),
         ("train: {labelled_per_step: 4}", "method lasermix pairs scans: train.labelled_per_step must equal"),
         ("{method: {name: lasermix_pp}, train: {labelled_per_step: 4}}", "method lasermix_pp pairs scans"),
         ("{method: {name: polarmix}, train: {labelled_per_step: 4}}", "method polarmix pairs scans"),
