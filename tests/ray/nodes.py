@@ -53,7 +53,7 @@ class Nodes:
         return int(self._ask(f"kill {word}"))
 
     def restart(self) -> None:
-        """Kills the whole cluster, head first, and starts another one at another address."""
+        """Ends the whole cluster, its head too, and starts another one at another address."""
         self._ask("restart")
         self._take()
         self.left = self._count
