@@ -94,9 +94,8 @@ def main() -> int:
 class Bench:
     """The cluster, the bucket, and the data that all cells begin with."""
 
-    def __init__(self, folder: Path, nodes: Nodes, faults: Faults, endpoint: str, steps: int):
+    def __init__(self, folder: Path, nodes: Nodes, faults: Faults, steps: int):
         self.folder, self.nodes, self.faults = folder, nodes, faults
-        os.environ.update(variables(endpoint))
         self._whole: dict[str, tuple[dict[str, Any], float]] = {}
         world, index, prepared, run = (str(folder / name) for name in ("world", "index.parquet", "prepared", "run"))
         settings = [f"data.prepared={prepared}", f"train.steps={steps}", *_SETTINGS]
@@ -211,9 +210,10 @@ class Bench:
 
     def _begun(self, words: Sequence[str]) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "ray_lidarseg.cli", *words]
-        environment = {**self.nodes.environment, **{k: v for k, v in os.environ.items() if k.startswith("AWS_")}}
         with open(self.folder / "said.txt", "w") as said:  # a pipe that nobody reads would stop it
-            return subprocess.Popen(command, env=environment, stdout=said, stderr=subprocess.STDOUT, text=True)
+            return subprocess.Popen(
+                command, env=self.nodes.environment, stdout=said, stderr=subprocess.STDOUT, text=True
+            )
 
     def _waited(self, process: subprocess.Popen[str]) -> str:
         try:
@@ -268,9 +268,11 @@ class Bench:
 @contextmanager
 def _bench(steps: int) -> Iterator[Bench]:
     faults = Faults()
-    with tempfile.TemporaryDirectory() as folder, nodes_of(3) as nodes, s3_server(faults) as endpoint:
+    with tempfile.TemporaryDirectory() as folder, s3_server(faults) as endpoint:
+        os.environ.update(variables(endpoint))  # before the nodes begin, for a cluster has credentials of its own
         urllib.request.urlopen(urllib.request.Request(f"{endpoint}/faults", method="PUT")).close()
-        yield Bench(Path(folder), nodes, faults, endpoint, steps)
+        with nodes_of(3) as nodes:
+            yield Bench(Path(folder), nodes, faults, steps)
 
 
 def _names(out: str) -> list[str]:
