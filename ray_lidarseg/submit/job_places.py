@@ -14,6 +14,7 @@ _PLACES = {
     "prepared": "--prepared",
     "run_folder": "the run folder (--run of train)",
     "runs": "RUN",
+    "ensemble": "--ensemble",
     "scans": "--scans",
     "predictions": "--predictions",
     "out": "--out",

@@ -34,6 +34,7 @@ def test_places_that_every_node_finds_are_let_through(line: str) -> None:
         ("index nuscenes data --out /data/index.parquet", "'data' (ROOT)"),
         ("train demo --set data.prepared=prepared --run /runs/a", "'prepared' (--set data.prepared)"),
         ("demo", "'demo' (--out)"),
+        ("evaluate s3://b/a --ensemble s3://b/b runs/c", "'runs/c' (--ensemble)"),
         ("report s3://b/a runs/b --out s3://b/page.html", "'runs/b' (RUN)"),
         ("predict s3://b/run --out s3://b/out --scans a.bin b.bin", "'a.bin' (--scans), 'b.bin' (--scans)"),
     ],
