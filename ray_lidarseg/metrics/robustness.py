@@ -77,8 +77,8 @@ def published_baseline(name: str, dataset: str, num_frames: int) -> Baseline:
     known = sorted({baseline.name for baseline in PUBLISHED})
     if name not in known:
         raise DataError(
-            f"unknown baseline {shown(name)}: expected {', '.join(known)}{nearest(name, set(known))}, or the folder of "
-            "a run that `ray-lidarseg evaluate --robustness` has scored"
+            f"unknown baseline {shown(name)}: expected the folder of a run that `ray-lidarseg evaluate --robustness` "
+            f"has scored, or one of {', '.join(known)}{nearest(name, set(known))}"
         )
     found = {baseline.dataset: baseline for baseline in PUBLISHED if baseline.name == name}
     if dataset not in found:

@@ -50,7 +50,7 @@ class InferenceOptions:
 
         Raises:
             RecipeError: Views of images, votes of a model without a range image, or no such number of views.
-            RunError: A run of the ensemble is not there, or predicts other classes.
+            RunError: A run of the ensemble is not there, predicts other classes, or sees other columns of the points.
         """
         if not 1 <= self.views <= len(VIEWS):
             raise RecipeError(f"--tta {self.views}: expected 1 (none) to {len(VIEWS)} views of each scan")
@@ -63,6 +63,10 @@ class InferenceOptions:
             other = RunFolder(run).recipe()
             if dataset_of(other.data).taxonomy.class_names != classes or other.is_images != recipe.is_images:
                 raise RunError(f"--ensemble {run} predicts other classes than the run it would be averaged with")
+            if other.data.use_intensity != recipe.data.use_intensity:
+                raise RunError(
+                    f"--ensemble {run} sees intensity and the run it would be averaged with not, or reversed"
+                )
             if self.knn and other.model.name != "fidnet":
                 raise RecipeError(f"--knn votes among pixels of a range image: model {other.model.name} has none")
 

@@ -73,7 +73,12 @@ def test_without_a_baseline_there_are_no_errors_and_without_clean_points_no_resi
 @pytest.mark.parametrize(
     ("name", "dataset", "frames", "words"),
     [
-        ("minkunet", "nuscenes", 6019, r"unknown baseline 'minkunet': .*minkunet18.*or the folder of a run"),
+        (
+            "minkunet",
+            "nuscenes",
+            6019,
+            r"unknown baseline 'minkunet': .*folder of a run.*or one of minkunet18; did you mean 'minkunet18'",
+        ),
         ("minkunet18", "acme", 6019, "is of nuscenes and semantickitti, not of acme"),
         ("minkunet18", "nuscenes", 81, r"of the 6,019 official validation frames .* these are 81 frames"),
     ],

@@ -26,8 +26,10 @@ def runs(tmp_path_factory) -> dict[str, str]:
         ("second", TINY, "nuscenes"),
         ("voxels", MINK, "nuscenes"),
         ("other", TINY, "semantickitti"),
+        ("blind", TINY, "nuscenes"),
     ):
         changes = {"method.name": "mean_teacher", "model": model, "data.dataset": dataset}
+        changes["data.use_intensity"] = name != "blind"
         recipe = override(Recipe(), changes)
         folder = RunFolder(str(tmp_path_factory.mktemp(name)))
         num_classes = 16 if dataset == "nuscenes" else 19
@@ -73,6 +75,7 @@ def test_options_are_applied_to_the_model_to_deploy(runs):
         ("voxels", {"knn": True}, RecipeError, "model minkunet has none"),
         ("first", {"knn": True, "ensemble": ("voxels",)}, RecipeError, "model minkunet has none"),
         ("first", {"ensemble": ("other",)}, RunError, "predicts other classes"),
+        ("first", {"ensemble": ("blind",)}, RunError, "sees intensity and the run it would be averaged with not"),
         ("first", {"ensemble": ("nowhere",)}, RunError, "no recipe.yaml"),
     ],
 )
