@@ -5,7 +5,7 @@
 # Further arguments go to the verb: bash cluster/job.sh train --set train.steps=20000
 set -euo pipefail
 
-verb="${1:?which verb? one of demo world index validate prepare train evaluate predict archive view report sweep doctor}"
+verb="${1:?which verb? demo world index validate prepare train evaluate probe prototypes export predict archive view report sweep doctor}"
 shift
 : "${STORE:?where everything lies: s3://BUCKET/PREFIX, or a folder that every node mounts}"
 DATASET="${DATASET:-nuscenes}"         # index: name of the data set
@@ -16,7 +16,7 @@ MASKS="${MASKS:-}"                     # prepare: slic, sam
 FEATURES="${FEATURES:-}"               # prepare: clip, timm
 RECIPE="${RECIPE:-demo}"               # train, sweep
 WORKERS="${WORKERS:-2}"                # train: one for each GPU
-RUN="${RUN:-first}"                    # train, evaluate, predict, report: the run's name
+RUN="${RUN:-first}"                    # the run's name: train and all that read it
 STUDY="${STUDY:-label_efficiency}"     # sweep
 SPLIT="${SPLIT:-val}"                  # predict
 run="$STORE/runs/$RUN"
@@ -29,6 +29,9 @@ case "$verb" in
   prepare) set -- "$INDEX" --out "$PREPARED" ${MASKS:+--masks "$MASKS"} ${FEATURES:+--features "$FEATURES"} "$@" ;;
   train) set -- "$RECIPE" --set "data.prepared=$PREPARED" --set "workers.num_workers=$WORKERS" --run "$run" "$@" ;;
   evaluate) set -- "$run" "$@" ;;
+  probe) set -- "$run" --out "$STORE/probes/$RUN" "$@" ;;
+  prototypes) set -- --out "$STORE/prototypes.npz" --dataset "$DATASET" ${FEATURES:+--features "$FEATURES"} "$@" ;;
+  export) set -- "$run" --out "$STORE/export/$RUN" "$@" ;;
   predict) set -- "$run" --index "$INDEX" --split "$SPLIT" --out "$STORE/predictions/$RUN" "$@" ;;
   archive) set -- "$STORE/predictions/$RUN" --index "$INDEX" --out "$STORE/predictions/$RUN.zip" "$@" ;;
   view) set -- "$STORE/predictions/$RUN" --out "$STORE/view/$RUN.html" "$@" ;;

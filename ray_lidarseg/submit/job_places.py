@@ -16,6 +16,7 @@ _PLACES = {
     "runs": "RUN",
     "ensemble": "--ensemble",
     "scans": "--scans",
+    "pictures": "--pictures",
     "predictions": "--predictions",
     "out": "--out",
     "json": "--json",
