@@ -7,13 +7,20 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from pyarrow import fs
 
 from ray_lidarseg.datasets.corruptions.severities import CORRUPTIONS
-from ray_lidarseg.datasets.shards import keyframe_table, parquet_bytes
+from ray_lidarseg.datasets.sensor import resolve_sensor
+from ray_lidarseg.datasets.shards import keyframe_table, parquet_bytes, write_catalog, write_shard
+from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.metrics.scoring import Scores
 from ray_lidarseg.metrics.variant_scoring import VARIANTS
+from ray_lidarseg.recipe.load import override
+from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.sample import CameraImage, Keyframe
-from tests.bench import robustness
+from ray_lidarseg.training import checkpoints
+from ray_lidarseg.training.run_folder import RunFolder
+from tests.bench import robust_run, robustness
 from tests.bench.robust_run import OPTIONS, figures
 
 
@@ -89,3 +96,42 @@ def test_a_figure_that_is_not_finite_fails(monkeypatch, tmp_path, capsys, clean,
     last = capsys.readouterr().out.splitlines()[-1]
     assert ("9 runs, all finite: ok" in last) == (code == 0)
     assert ("FAILED: no finite figure of sup-only, seed 0" in last) == (code == 1)
+
+
+def test_a_stopped_scoring_goes_on_and_counts_every_frame_once(monkeypatch, tmp_path):
+    local, rng = fs.LocalFileSystem(), np.random.default_rng(0)
+    frames = [
+        Keyframe(
+            *(f"f{number}", "nuscenes", "s", "val", number, "x.bin", "x.label"),
+            points=rng.uniform(0, 1, (60, 4)).astype(np.float32) * [20, 20, 2, 1],
+            labels=rng.integers(0, 16, 60).astype(np.uint8),
+        )
+        for number in range(4)
+    ]
+    write_shard(local, str(tmp_path / "p"), frames)
+    write_catalog(local, str(tmp_path / "p"))
+    model = {"name": "fidnet", "height_px": 4, "width_px": 16, "width_factor": 0.0625, "blocks": [1, 1, 1, 1]}
+    recipe = override(Recipe(), {"data.prepared": str(tmp_path / "p"), "model": model, "method.name": "supervised"})
+    run = RunFolder(str(tmp_path / "run"))
+    method = build_method(recipe, resolve_sensor(recipe.data), 16)
+    run.write("recipe.yaml", recipe.to_yaml().encode())
+    state = checkpoints.pack({"step": 1, "method": method.state_dict(), "metrics": ""})
+    run.write(f"{checkpoints.FOLDER}/{checkpoints.folder_name(1)}/{checkpoints.FILE}", state)
+    real, seen = robust_run.score_variants, []
+
+    def stops(model, frames, *others):
+        seen.append(frames[0].frame_id)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return real(model, frames, *others)
+
+    monkeypatch.setattr(robust_run, "_SAVE_EVERY", 1)
+    monkeypatch.setattr(robust_run, "score_variants", stops)
+    with pytest.raises(KeyboardInterrupt):
+        robust_run.scored(recipe, tmp_path / "run", 3)
+    scores = robust_run.scored(recipe, tmp_path / "run", 3)
+    assert seen == ["f0", "f1", "f2", "f2"]  # three of four, evenly spread
+    assert {part.num_frames for part in scores.values()} == {3}
+    assert set(scores) == {*VARIANTS, *OPTIONS}
+    assert robust_run.scored(recipe, tmp_path / "run", 3)["fog/heavy"].to_json() == scores["fog/heavy"].to_json()
+    assert len(seen) == 4
