@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"ray-lidarseg {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     before_models = (_demo, _world, _index, _validate, _prepare)
-    of_models = (_train, _evaluate, _probe, _prototypes, _export, _predict)
+    of_models = (_train, _sweep, _evaluate, _probe, _prototypes, _export, _predict)
     for add in (*before_models, *of_models, _archive, _view, _report, _recipe, _submit, _doctor):
         add(verbs)
     return parser
@@ -205,6 +205,38 @@ def _train(verbs: Verbs) -> None:
     parser.add_argument(
         "--run", dest="run_folder", default="", help="run folder or s3:// URI (default: runs/NAME-HASH)"
     )
+
+
+def _sweep(verbs: Verbs) -> None:
+    def run(args: argparse.Namespace) -> None:
+        from ray_lidarseg.datasets.entries import check_recipe
+        from ray_lidarseg.errors import RecipeError
+        from ray_lidarseg.recipe.load import load_recipe
+        from ray_lidarseg.sweep import list_studies, sweep
+
+        if not args.study:
+            print(list_studies())
+            return
+        if not args.recipe or not args.out:
+            raise RecipeError("give --recipe (what every trial starts from) and --out (the sweep's folder)")
+        recipe = check_recipe(load_recipe(args.recipe, args.overrides, args.method, args.labels))
+        sweep(args.study, recipe, args.out, args.changes, args.price_per_hour, args.retry_failed)
+
+    parser = _verb(verbs, "sweep", "train every trial of a study on Ray Tune; the same command continues", run)
+    parser.add_argument("study", nargs="?", default="", help="YAML file, or a shipped study; without one, list them")
+    parser.add_argument("--recipe", default="", help="YAML file or name of the recipe every trial starts from")
+    _add_changes(parser)
+    parser.add_argument(
+        "--study",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="changes",
+        help="a line of the study, e.g. seeds=[0,1] or space.split.ratio=[1%%,10%%]",
+    )
+    parser.add_argument("--out", default="", help="folder or s3:// URI for trials, table and best recipe")
+    parser.add_argument("--price-per-hour", type=float, default=0.0, help="of one training worker's share of a node")
+    parser.add_argument("--retry-failed", action="store_true", help="try trials that failed before again")
 
 
 def _evaluate(verbs: Verbs) -> None:
@@ -378,7 +410,7 @@ def _report(verbs: Verbs) -> None:
         report(args.runs, args.out, args.predictions, prepared=args.prepared, num_frames=args.frames)
 
     parser = _verb(verbs, "report", "one self-contained HTML page from run folders and prepared layers", run)
-    parser.add_argument("runs", nargs="*", metavar="RUN")
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="run folders, and folders of sweeps")
     parser.add_argument("--out", default="report.html")
     parser.add_argument("--predictions", nargs="*", default=(), help="folders `predict` wrote")
     parser.add_argument("--prepared", default="", help="shards whose masks, features and zero-shot labels to picture")

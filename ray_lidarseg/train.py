@@ -32,7 +32,7 @@ from ray.train import (
 )
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback as _Cleaner
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
 from ray.train.v2._internal.execution.context import get_train_context
@@ -41,11 +41,12 @@ from ray_lidarseg import storage
 from ray_lidarseg.errors import LidarSegError, RunError, StorageError
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.runtime import cluster
+from ray_lidarseg.runtime.resource_releaser import ResourceReleaser
 from ray_lidarseg.storage.lock import held
 from ray_lidarseg.training import checkpoints, completion
 from ray_lidarseg.training.loop import Ranks
 from ray_lidarseg.training.run_folder import RunFolder
-from ray_lidarseg.training.trainer import Plan, Trainer, continues, make_plan
+from ray_lidarseg.training.trainer import Evaluated, Plan, Trainer, continues, make_plan
 
 _START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"  # elastic: Ray's own; so long it waits for a node that died
 _RAY_SETTINGS = {
@@ -57,12 +58,14 @@ _RESIZE_EVERY_S = 60.0  # Ray's own: how often an elastic run asks whether there
 _GRACE_S = 30.0  # ours: so long after a node's deadline the others may still write the checkpoint they began
 
 
-def train(recipe: Recipe, run: str) -> RunFolder:
+def train(recipe: Recipe, run: str, observer: UserCallback | None = None) -> RunFolder:
     """Trains a recipe, or continues where the run folder is; a finished run returns at once.
 
     Args:
         recipe: What to train, with ``data.prepared`` set.
         run: Path or ``s3://`` URI of the run folder; created where absent.
+        observer: Called in Ray's controller with every evaluation. Its caller may be ended in the middle, as Ray Tune
+            ends a trial: then the cluster gets the workers' resources back.
 
     Raises:
         RunError: The folder belongs to another recipe, its frames are gone or have changed, or training broke down.
@@ -79,7 +82,7 @@ def train(recipe: Recipe, run: str) -> RunFolder:
     storage.check_listable(folder.uri)
     storage.check_writable(folder.uri)
     with held(folder.uri, "train"):
-        _train(recipe, folder)
+        _train(recipe, folder, observer)
     return folder
 
 
@@ -96,7 +99,7 @@ def refuse_what_ray_misreads(run: str) -> None:
         )
 
 
-def _train(recipe: Recipe, folder: RunFolder) -> None:
+def _train(recipe: Recipe, folder: RunFolder, observer: UserCallback | None) -> None:
     plan, workers = make_plan(recipe, folder), recipe.workers
     with cluster.connect(math.ceil(workers.most * workers.cpus_per_worker)):
         use_gpu = _use_gpu(recipe)
@@ -104,11 +107,11 @@ def _train(recipe: Recipe, folder: RunFolder) -> None:
         folder.open(recipe, plan.frames, plan.start)
         # Ray's list of checkpoints may be torn by a crash; the folders themselves say which there are
         storage.remove_file(folder.path(checkpoints.FOLDER, "checkpoint_manager_snapshot.json"))
-        _fit(plan, use_gpu)
+        _fit(plan, use_gpu, observer)
     folder.close()
 
 
-def work(config: dict[str, Plan]) -> None:
+def work(config: dict[str, Any]) -> None:
     """What each training worker runs, under Ray Train."""
     plan, context = config["plan"], ray.train.get_context()
     logging.getLogger().setLevel(logging.WARNING)  # Ray logs every report of every rank to the root logger
@@ -118,7 +121,13 @@ def work(config: dict[str, Plan]) -> None:
     ranks = Ranks(context.get_world_rank(), context.get_world_size())
     if not ranks.rank:
         print(f"training on {ranks.world_size} worker(s)", flush=True)
-    Trainer(plan, ranks, get_device(), _Keeper(plan.run), _is_leaving).run()
+    tell: Evaluated = _tell if config["is_observed"] else lambda step, lines: None
+    Trainer(plan, ranks, get_device(), _Keeper(plan.run), _is_leaving, tell).run()
+
+
+def _tell(step: int, lines: list[dict[str, Any]]) -> None:
+    """Hands an evaluation to the observer; every rank reports."""
+    ray.train.report({"step": step, "evaluation": lines})
 
 
 class _Keeper:
@@ -187,25 +196,28 @@ class _Trainer(TorchTrainer):
     The first asks Ray's State API, which a Ray without dashboard lacks and which picks a foreign instance where several
     run on a machine. A driver ends with its controller here, and Ray frees the resources of a driver that ends. The
     second would hand out datasets, and there are none. Ray's handler waits for the workers and then calls ``sys.exit``;
-    a run that is left ends them as well.
+    a run that is left ends them as well. A driver that is ended while its job goes on needs an actor like the first.
     """
+
+    may_be_ended = False
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
-        return [item for item in callbacks if not isinstance(item, _Cleaner | DatasetsCallback)]
+        kept = [item for item in callbacks if not isinstance(item, PlacementGroupCleanerCallback | DatasetsCallback)]
+        return [*kept, ResourceReleaser()] if self.may_be_ended else kept
 
     def _register_sigint_handler(self, controller: Any) -> None:
         pass
 
 
-def _fit(plan: Plan, use_gpu: bool) -> None:
+def _fit(plan: Plan, use_gpu: bool, observer: UserCallback | None) -> None:
     workers = plan.recipe.workers
     for name, value in _RAY_SETTINGS.items():
         if name != _START_TIMEOUT or workers.least == workers.most:
             os.environ.setdefault(name, value)
     trainer = _Trainer(
         work,
-        train_loop_config={"plan": plan},
+        train_loop_config={"plan": plan, "is_observed": observer is not None},
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=workers.num_workers,
@@ -223,11 +235,12 @@ def _fit(plan: Plan, use_gpu: bool) -> None:
                 relax_collectives_on_preemption=True,
                 preemption_grace_s=_GRACE_S,
             ),
-            callbacks=[_OnFailure(), _WithoutList()],
+            callbacks=[_OnFailure(), _WithoutList(), *([observer] if observer else [])],
             worker_runtime_env=cluster.worker_runtime_env(),
             logging_config=LoggingConfig("CRITICAL"),  # _OnFailure speaks instead; Ray's log files hold everything
         ),
     )
+    trainer.may_be_ended = observer is not None
     with _own_errors():
         trainer.fit()
 

@@ -9,6 +9,7 @@ import difflib
 import json
 import reprlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -234,7 +235,7 @@ def _hint(place: str, loc: tuple[Any, ...], model: type[BaseModel], prefix: str)
     near = _closest(str(loc[-1]), beside)
     if near:
         return f"; did you mean {'.'.join(filter(None, [before, near]))!r}?"
-    anywhere = "" if prefix else nearest(place, {".".join(path) for path in _paths(model)})
+    anywhere = "" if prefix else nearest(place, dotted_keys(model))
     return anywhere or f"; known are {', '.join(sorted(beside))}"
 
 
@@ -251,6 +252,12 @@ def _models(annotation: Any) -> Iterator[tuple[str, type[BaseModel]]]:
         for tag, found in _models(option):
             own = found.model_fields["name"].default if is_union and "name" in found.model_fields else ""
             yield tag or (own if isinstance(own, str) else ""), found
+
+
+@cache
+def dotted_keys(model: type[BaseModel]) -> frozenset[str]:
+    """Every key of a model and of what is inside it, of every variant of a union, with dots between the parts."""
+    return frozenset(".".join(path) for path in _paths(model))
 
 
 def _paths(model: type[BaseModel]) -> Iterator[tuple[str, ...]]:
@@ -355,14 +362,17 @@ def _one_line(error: Exception) -> str:
     return text if len(text) <= 300 else f"{text[:299]}…"
 
 
-def assignments(texts: Iterable[str], example: str, fail: type[LidarSegError], num_parts: int = 1) -> dict[str, str]:
-    """``KEY=VALUE`` texts of ``--set`` as a mapping, blanks around both removed; of a repeated key the last counts.
+def assignments(
+    texts: Iterable[str], example: str, fail: type[LidarSegError], num_parts: int = 1, option: str = "--set"
+) -> dict[str, str]:
+    """``KEY=VALUE`` texts of an option as a mapping, blanks around both removed; of a repeated key the last counts.
 
     Args:
         texts: As typed; a value may hold further ``=``.
         example: A right one, for errors.
         fail: Class of the errors.
         num_parts: The least number of parts, with dots between them, that a key has.
+        option: What they were given with, for errors.
 
     Raises:
         LidarSegError: ``fail``: no ``=``, an empty part in the key, or too few of them.
@@ -373,6 +383,6 @@ def assignments(texts: Iterable[str], example: str, fail: type[LidarSegError], n
         parts = key.split(".")
         if not equals or not all(parts) or len(parts) < num_parts:
             form = ".".join(["KEY"] * max(num_parts, example.partition("=")[0].count(".") + 1))
-            raise fail(f"--set {shown(text)}: expected {form}=VALUE, for example {example}")
+            raise fail(f"{option} {shown(text)}: expected {form}=VALUE, for example {example}")
         found[key] = value
     return found

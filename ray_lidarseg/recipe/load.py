@@ -103,6 +103,18 @@ def with_method(recipe: Recipe, name: str) -> Recipe:
     return override(recipe, {"method": {**kept, "name": name}})
 
 
+def settled(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
+    """The recipe with a combination of a sweep: ``method`` as the flag of that name, all else as ``a.b=c``.
+
+    Raises:
+        RecipeError: An unknown key (the nearest is named), a bad value, or values that do not go together.
+    """
+    rest = dict(settings)
+    if (method := rest.pop("method", None)) is not None:
+        recipe = _with_evidence(with_method(recipe, str(method)))
+    return override(recipe, dict(sorted(rest.items(), key=lambda item: item[0] not in _VARIANT_KEYS)))
+
+
 def _stated_share(labels: str) -> str:
     """The flag's text, unless it could mean a share as well as a percentage."""
     if labels.strip().isdigit():

@@ -41,7 +41,7 @@ def learning_curves(views: Sequence[RunView]) -> Figure | None:
     for axes, (title, draw) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for index, view in enumerate(views):
             draw(axes, view, PALETTE[index % len(PALETTE)])
-        _finish(axes, title, "step")
+        finish(axes, title, "step")
     _legend(figure, views)
     return figure
 
@@ -61,11 +61,11 @@ def diagnosis(views: Sequence[RunView]) -> Figure | None:
     above = np.atleast_1d(rows[0].subplots(1, 2 if labelling else 1))
     for colour, view in shown:
         _draw_unlabelled_miou(above[0], view, colour)
-    _finish(above[0], "mIoU on unlabelled scans, % (solid: teacher or only model, dashed: other)", "step")
+    finish(above[0], "mIoU on unlabelled scans, % (solid: teacher or only model, dashed: other)", "step")
     if labelling:
         for colour, view, _ in labelling:
             _draw_pseudo_labels(above[1], view, colour)
-        _finish(above[1], "pseudo-labels, % (solid: right ones among them, dotted: points that have one)", "step")
+        finish(above[1], "pseudo-labels, % (solid: right ones among them, dotted: points that have one)", "step")
         _draw_recall(rows[1].subplots(), labelling)
     _legend(figure, [view for _, view in shown])
     return figure
@@ -89,7 +89,7 @@ def class_bars(views: Sequence[RunView]) -> Figure | None:
     ticks = [f"{tick}\n{count:,}" for tick, count in zip(ticks, points, strict=True)] if points else ticks
     axes.set_xticks(range(len(names)), ticks, rotation=35, ha="right")
     below = "; below: points scored" if points else ""
-    _finish(axes, f"point IoU by class, % (model to deploy{below})", "")
+    finish(axes, f"point IoU by class, % (model to deploy{below})", "")
     axes.grid(axis="x", visible=False)
     _legend(figure, [view for _, view in shown])
     return figure
@@ -113,7 +113,7 @@ def ranges_and_reliability(views: Sequence[RunView]) -> Figure | None:
     if with_ranges:
         parts = with_ranges[0][1].details()["by_range"]
         ranged.set_xticks(range(len(parts)), [f"{part['range']}\n{part['points']:,}" for part in parts])
-    _finish(ranged, "point mIoU by distance, % (below: points scored)", "")
+    finish(ranged, "point mIoU by distance, % (below: points scored)", "")
     ranged.grid(axis="x", visible=False)
     reliable.plot([0, 100], [0, 100], color=_GRID, linewidth=1.2)
     for colour, view in shown:
@@ -126,7 +126,7 @@ def ranges_and_reliability(views: Sequence[RunView]) -> Figure | None:
             reliable.text(4, 90, f"ECE {100 * error:.1f} %", fontsize=9, color=_INK)
     reliable.set_xlim(0, 100)
     reliable.set_ylim(0, 100)
-    _finish(reliable, "right, % of points", "confidence, %")
+    finish(reliable, "right, % of points", "confidence, %")
     _legend(figure, [view for _, view in shown])
     return figure
 
@@ -150,7 +150,7 @@ def corruption_bars(views: Sequence[RunView]) -> Figure | None:
             dots = [100 * (parts[name][severity]["miou_ratio"] or 0.0) for name in names]
             axes.plot(offsets[1:], dots, mark, color=_INK, markersize=5)
     axes.set_xticks(range(len(names) + 1), [name.replace("_", " ") for name in ("clean", *names)], rotation=20)
-    _finish(axes, "point mIoU under corruption, % (bar: mean; - light, · moderate, x heavy)", "")
+    finish(axes, "point mIoU under corruption, % (bar: mean; - light, · moderate, x heavy)", "")
     axes.grid(axis="x", visible=False)
     _legend(figure, [view for _, view in shown])
     return figure
@@ -221,7 +221,7 @@ def _draw_recall(axes: Axes, labelling: Sequence[tuple[str, RunView, dict[str, A
         f"{name.replace('_', ' ')}\n{100 * (share or 0.0):.1f} %" for name, share in zip(names, truth, strict=True)
     ]
     axes.set_xticks(range(len(ticks)), ticks, rotation=35, ha="right")
-    _finish(axes, "points of a class that got the right pseudo-label, % (below: its share of all points)", "")
+    finish(axes, "points of a class that got the right pseudo-label, % (below: its share of all points)", "")
     axes.grid(axis="x", visible=False)
 
 
@@ -234,7 +234,8 @@ def _series(lines: Sequence[dict[str, Any]], key: str) -> tuple[list[int], list[
     return [step for step, _ in known], [value for _, value in known]
 
 
-def _finish(axes: Axes, title: str, x_label: str) -> None:
+def finish(axes: Axes, title: str, x_label: str) -> None:
+    """Title, label and the quiet look that all figures have."""
     axes.set_title(title, fontsize=10, color=_INK, loc="left")
     axes.set_xlabel(x_label, fontsize=9, color=_INK)
     axes.tick_params(labelsize=8, colors=_INK, length=0)

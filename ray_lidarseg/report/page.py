@@ -17,6 +17,7 @@ from ray_lidarseg.report.feature_plane import feature_planes
 from ray_lidarseg.report.run_summary import RunView, best_of_recipes, read_runs
 from ray_lidarseg.report.scenes import NUM_FRAMES, Scene, predicted_scenes, validation_scenes
 from ray_lidarseg.report.section import Picture, Section, css, encoded_picture, flat_picture, legend
+from ray_lidarseg.report.sweep_section import is_sweep, sweep_panel
 from ray_lidarseg.report.viewer import cloud
 from ray_lidarseg.types import IGNORE
 
@@ -37,7 +38,7 @@ def report(
     """Writes the page; whatever is missing in a folder is said on the page, never raised.
 
     Args:
-        runs: Run folders, finished or not.
+        runs: Run folders, finished or not, and folders of sweeps.
         out: HTML file; a path or a URI.
         predictions: Folders that `predict` wrote.
         prepared: Folder whose layers are shown: masks, pooled features, zero-shot labels of the points.
@@ -52,7 +53,8 @@ def report(
     if num_frames < 1:
         raise DataError(f"expected at least 1 frame to picture, got --frames {num_frames}")
     storage.check_file_writable(out)
-    views = read_runs(runs)
+    sweeps = [uri for uri in runs if is_sweep(uri)]
+    views = read_runs([uri for uri in runs if uri not in sweeps])
     clouds: list[dict[str, Any]] = []
     sections = [
         _protocol_section(protocol, members, num_frames, clouds) for protocol, members in tables.by_protocol(views)
@@ -66,6 +68,7 @@ def report(
             version=__version__,
             made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
             cards=[_card(index, view) for index, view in enumerate(views)],
+            sweeps=[sweep_panel(uri) for uri in sweeps],
             sections=sections,
             predictions=predicted,
             evidence=panels,

@@ -38,7 +38,7 @@ _inherited: dict[str, str] | None = None  # the environment of an own Ray's work
 
 
 @contextmanager
-def connect(num_cpus: int | None = None) -> Iterator[None]:
+def connect(num_cpus: int | None = None, shows_output: bool = True) -> Iterator[None]:
     """Joins the cluster of ``RAY_ADDRESS``, else starts a Ray of its own for the length of the block.
 
     An initialised Ray is left alone. The own Ray listens on the loopback interface only, lets in nobody without its
@@ -47,6 +47,7 @@ def connect(num_cpus: int | None = None) -> Iterator[None]:
 
     Args:
         num_cpus: Logical CPUs the work needs; an own Ray gets at least these, also on a machine with fewer cores.
+        shows_output: Whether what workers print comes to this terminal, too.
 
     Raises:
         ResourceError: No cluster answers at ``RAY_ADDRESS``, Ray does not start here, or the head is lost meanwhile.
@@ -58,7 +59,7 @@ def connect(num_cpus: int | None = None) -> Iterator[None]:
         yield
         return
     address = _address()
-    with _joined(address) if address else _started(num_cpus):
+    with _joined(address, shows_output) if address else _started(num_cpus, shows_output):
         yield
 
 
@@ -80,6 +81,13 @@ def num_gpus() -> float:
     import ray
 
     return float(ray.cluster_resources().get("GPU", 0.0))
+
+
+def num_fitting(cpus: float, gpus: float, spare_cpus: float = 0.0) -> int:
+    """How many workers of so many CPUs and GPUs the connected cluster holds at once, beside some CPUs on one node."""
+    nodes = sorted(_node_resources(), key=lambda node: -node.get("CPU", 0.0))
+    nodes[0] = {**nodes[0], "CPU": nodes[0].get("CPU", 0.0) - spare_cpus}
+    return sum(_fitting(node, cpus, gpus) for node in nodes)
 
 
 _TRAIN_CPUS = "set workers.num_workers, workers.cpus_per_worker or workers.use_gpu to what fits, or add nodes"
@@ -105,7 +113,7 @@ def require(
     """
     wanted = f"{num_workers} worker(s) of {cpus_per_worker:g} CPU and {gpus_per_worker:g} GPU each"
     nodes = _node_resources()
-    if sum(_fitting(node, cpus_per_worker, gpus_per_worker) for node in nodes) < num_workers:
+    if num_fitting(cpus_per_worker, gpus_per_worker) < num_workers:
         raise ResourceError(f"the run asks for {wanted}, but the cluster has {_describe(nodes)}: {advice[0]}")
     if gpus_per_worker and not _gpus_come_free(num_workers * gpus_per_worker):
         raise ResourceError(
@@ -134,7 +142,7 @@ def _address() -> str:
 
 
 @contextmanager
-def _joined(address: str) -> Iterator[None]:
+def _joined(address: str, shows_output: bool) -> Iterator[None]:
     import ray
 
     advice = "start it, correct the address, or unset RAY_ADDRESS to run on this machine"
@@ -150,7 +158,7 @@ def _joined(address: str) -> Iterator[None]:
     late = f"{silent} (something listens there, but lets nobody join within {_JOIN_S:.0f} s)"
     try:
         with head.deadline(_JOIN_S, late), ray_startup.well_behaved():
-            ray.init(address=address, logging_level="ERROR")
+            ray.init(address=address, logging_level="ERROR", log_to_driver=shows_output)
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise ResourceError(f"{silent} ({error})") from error
     with _watched(place or _gcs_place(), f"the Ray cluster at {address} is lost, its head answers no more"):
@@ -158,7 +166,7 @@ def _joined(address: str) -> Iterator[None]:
 
 
 @contextmanager
-def _started(num_cpus: int | None) -> Iterator[None]:
+def _started(num_cpus: int | None, shows_output: bool) -> Iterator[None]:
     global _inherited
     import ray
 
@@ -175,6 +183,7 @@ def _started(num_cpus: int | None) -> Iterator[None]:
                     num_cpus=max(cores, num_cpus or 0),
                     include_dashboard=False,
                     logging_level="ERROR",
+                    log_to_driver=shows_output,
                     logging_config=ray.LoggingConfig(log_level="ERROR"),  # in Ray's actors, too
                     _temp_dir=os.path.join(folder, "r"),
                 )

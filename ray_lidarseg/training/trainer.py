@@ -40,6 +40,9 @@ from ray_lidarseg.training.validation import Validation
 Keep = Callable[[int, bytes | None], None]
 """Stores a checkpoint, now or soon: the number of steps done, and the file's content on rank 0 (None on all others)."""
 
+Evaluated = Callable[[int, list[dict[str, Any]]], None]
+"""Told on every rank after an evaluation: the number of steps done, and its metrics lines, alike on all of them."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -103,6 +106,7 @@ class Trainer:
         device: Where it computes.
         keep: Stores a checkpoint, called on every rank; left out, it is written to the run folder.
         is_leaving: Whether this process knows that its machine is about to be taken away.
+        evaluated: Told after every evaluation.
 
     Attributes:
         loop: The method with its optimiser, at some step.
@@ -115,6 +119,7 @@ class Trainer:
         device: torch.device,
         keep: Keep | None = None,
         is_leaving: Callable[[], bool] = lambda: False,
+        evaluated: Evaluated = lambda step, lines: None,
     ):
         recipe = plan.recipe
         if recipe.workers.mkl_as_on_intel:
@@ -122,6 +127,7 @@ class Trainer:
         self.plan, self.ranks = plan, ranks
         self._folder = RunFolder(plan.run)
         self._keep, self._is_leaving = keep or self._write, is_leaving
+        self._evaluated = evaluated
         self._sensor = resolve_sensor(recipe.data)
         num_classes = dataset_of(recipe.data).taxonomy.num_classes
         filesystem, path = storage.resolve(plan.prepared)
@@ -232,6 +238,7 @@ class Trainer:
             lines = self._validation(method, step)
         for line in [*lines, *self._diagnosis(method, step)]:
             self._record(line)
+        self._evaluated(step, lines)
         return self._health.best_step != best_before
 
     def _deployed_statistics(self, step: int) -> Statistics:
@@ -268,13 +275,16 @@ class Trainer:
             checkpoints.write(self.plan.run, step, content)
 
 
-def train_alone(recipe: Recipe, run: str, device: torch.device | str = "cpu") -> Trainer:
+def train_alone(
+    recipe: Recipe, run: str, device: torch.device | str = "cpu", evaluated: Evaluated = lambda step, lines: None
+) -> Trainer:
     """Trains a recipe in this process, or continues where the run folder is; a finished run is loaded.
 
     Args:
         recipe: What to train, with ``data.prepared`` set; ``workers`` is not looked at, except for the loader.
         run: Path or ``s3://`` URI of the run folder; created where absent.
         device: Where to compute.
+        evaluated: Told after every evaluation.
 
     Returns:
         The trainer after its last step; ``plan.run`` is the folder.
@@ -290,7 +300,7 @@ def train_alone(recipe: Recipe, run: str, device: torch.device | str = "cpu") ->
         plan = make_plan(recipe, folder)
         if not is_there or folder.recipe() != recipe:
             folder.open(recipe, plan.frames, plan.start)
-        trainer = Trainer(plan, Ranks(), torch.device(device))
+        trainer = Trainer(plan, Ranks(), torch.device(device), evaluated=evaluated)
         trainer.run()
         folder.close()
     return trainer
