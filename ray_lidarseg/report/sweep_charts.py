@@ -95,8 +95,8 @@ def importance_bars(rows: Sequence[Row], dimensions: Sequence[str], metric: str)
 def importance(settings: Sequence[Any], results: Sequence[float]) -> float | None:
     """The share of the results' variance that lies between the groups of one setting, less what chance would give.
 
-    ``1 - (within / (n - k)) / (total / (n - 1))`` of n results in k groups, at least 0; numbers of more than four values
-    are grouped in four bins of equal count. None where there is one group, no variance, or no group of two.
+    ``1 - (within / (n - k)) / (total / (n - 1))`` of n results in k groups, at least 0; numbers of more than four
+    values are grouped in four bins of equal count. None where there is one group, no variance, or no group of two.
 
     Source: Kelley's epsilon squared (1935), the correlation ratio without its bias.
     """
