@@ -235,6 +235,8 @@ def _hint(place: str, loc: tuple[Any, ...], model: type[BaseModel], prefix: str)
     near = _closest(str(loc[-1]), beside)
     if near:
         return f"; did you mean {'.'.join(filter(None, [before, near]))!r}?"
+    if place in dotted_keys(model):
+        return f"; it belongs to another {before}"
     anywhere = "" if prefix else nearest(place, dotted_keys(model))
     return anywhere or f"; known are {', '.join(sorted(beside))}"
 

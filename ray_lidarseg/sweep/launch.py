@@ -64,20 +64,22 @@ def sweep(
     storage.check_listable(out)
     storage.check_writable(out)
     with held(out, "sweep"):
-        earlier = _begin(asked, recipe, out)
+        earlier = _earlier(asked, recipe, out)
         if retry_failed:
             for trial in earlier.values():
                 trial.state = "waiting" if trial.state == "failed" else trial.state
         queue = TrialQueue(asked, recipe, earlier)
         _check(queue, out)
+        content = {"study": asked.model_dump(mode="json"), "recipe": recipe.model_dump(mode="json")}
+        storage.write_bytes(storage.join(out, FILE), yaml.safe_dump(content, sort_keys=False).encode())
         trials = _run(asked, base, queue, out)
         write_results(out, asked, trials, price_per_hour)
     _conclude(asked, trials, out, price_per_hour)
     return trials
 
 
-def _begin(study: Study, recipe: Recipe, out: str) -> dict[str, Trial]:
-    """Writes what the sweep is, and gives the trials of earlier starts.
+def _earlier(study: Study, recipe: Recipe, out: str) -> dict[str, Trial]:
+    """Trials of earlier starts of the sweep, by name.
 
     Raises:
         RunError: The folder is of another sweep.
@@ -94,8 +96,6 @@ def _begin(study: Study, recipe: Recipe, out: str) -> dict[str, Trial]:
                 f"{out} belongs to another sweep; they differ in {', '.join(keys[:4])}: give another --out, or the "
                 "study and recipe this sweep was begun with"
             )
-    content = {"study": study.model_dump(mode="json"), "recipe": recipe.model_dump(mode="json")}
-    storage.write_bytes(file, yaml.safe_dump(content, sort_keys=False).encode())
     return read_trials(out)
 
 

@@ -78,6 +78,10 @@ class Choices:
         """The label at a share in [0, 1) of the list."""
         return self.labels[int(share * len(self.labels))]
 
+    def holds(self, value: Any) -> bool:
+        """Whether it is one of the labels."""
+        return value in self.labels
+
     def changes(self, value: Any) -> Mapping[str, Any]:
         """The recipe keys that a label stands for."""
         return self.settings[self.labels.index(value)]
@@ -106,6 +110,10 @@ class Interval:
         if self.kind == "loguniform":
             return math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low)))
         return self.low + share * (self.high - self.low)
+
+    def holds(self, value: Any) -> bool:
+        """Whether it is a number between the ends."""
+        return _is_number(value, (int, float)) and self.low <= value <= self.high
 
     def changes(self, value: float) -> Mapping[str, Any]:
         """The recipe key set to a number."""
@@ -230,6 +238,10 @@ class Study(Section):
         names = sorted(self.space)  # the order of the file's lines decides nothing
         shares = dict(zip(names, np.random.default_rng([self.draw_seed, index]).random(len(names)), strict=True))
         return {name: dimension.at(float(shares[name])) for name, dimension in self.dimensions.items()}
+
+    def holds(self, params: Params) -> bool:
+        """Whether a combination of an earlier start is one of the space as it is now."""
+        return set(params) == set(self.space) and all(one.holds(params[name]) for name, one in self.dimensions.items())
 
     def changes(self, params: Params) -> dict[str, Any]:
         """The recipe keys that a combination sets, those of every trial among them."""

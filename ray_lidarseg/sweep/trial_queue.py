@@ -1,6 +1,7 @@
 """The order of trials: every combination with every seed once, what is over left out, what was begun first."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from statistics import fmean
 
 from ray_lidarseg.recipe.schema import Recipe
@@ -71,7 +72,7 @@ class TrialQueue:
             names.append(trial.name)
             if trial.name in self.trials:  # another combination makes the same recipe
                 continue
-            trial = self.earlier.get(trial.name, trial)
+            trial = replace(self.earlier.get(trial.name, trial), params=params)
             self.trials[trial.name] = trial
             if not trial.is_over:
                 self._waiting.append(trial)
@@ -88,6 +89,8 @@ class TrialQueue:
         """Combinations of the earlier trials in no order of their own: by name, so that a restart knows the same."""
         by_params: dict[str, list[Trial]] = {}
         for _, trial in sorted(self.earlier.items()):
+            if not self._study.holds(trial.params):
+                continue
             by_params.setdefault(repr(sorted(trial.params.items())), []).append(trial)
         found = []
         for members in by_params.values():

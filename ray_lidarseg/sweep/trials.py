@@ -110,7 +110,8 @@ def _parsed(content: bytes, origin: str) -> Trial:
     require(said, _SHAPE, origin, RunError)
     if said["state"] not in ("waiting", "running", *OVER):
         raise RunError(f"{origin}: no state {said['state']!r}: the file is not what this program writes")
-    return Trial(**{**said, "recipe": parse_recipe(said["recipe"], origin=f"{origin}: its recipe")})
+    recipe = parse_recipe(said["recipe"], origin=f"{origin}: its recipe")
+    return Trial(**{**{key: said[key] for key in _SHAPE}, "recipe": recipe})
 
 
 def make_trial(study: Study, base: Recipe, params: Params, seed: int) -> Trial:

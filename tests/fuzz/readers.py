@@ -37,8 +37,11 @@ from ray_lidarseg.recipe.ontology import parse_ontology
 from ray_lidarseg.recipe.schema import Recipe, Split
 from ray_lidarseg.report.run_summary import read_run
 from ray_lidarseg.report.scenes import predicted_scenes
+from ray_lidarseg.report.sweep_section import sweep_panel
 from ray_lidarseg.report.tables import facts
 from ray_lidarseg.sample import Keyframe
+from ray_lidarseg.sweep.study import parse_study, shipped_studies
+from ray_lidarseg.sweep.trials import read_trials
 from ray_lidarseg.synthetic.options import parse_options, with_options
 from ray_lidarseg.synthetic.presets import PRESETS
 from ray_lidarseg.training import checkpoints
@@ -205,6 +208,25 @@ def _settings(name: str, content: bytes, folder: Path) -> Any:
     return with_options(PRESETS["tiny"], parse_options([text])).options
 
 
+def _study(name: str, content: bytes, folder: Path) -> Any:
+    study = parse_study(content, (), name)
+    return study.model_dump(), study.changes(study.drawn(3))
+
+
+def _study_line(name: str, content: bytes, folder: Path) -> Any:
+    return parse_study(STUDY, [content.decode("utf-8", "surrogateescape")]).model_dump()
+
+
+def _sweep(name: str, content: bytes, folder: Path) -> Any:
+    _laid_out({**SWEEP_FILES, name: content}, folder)
+    return sweep_panel(str(folder))
+
+
+def _trial_record(name: str, content: bytes, folder: Path) -> Any:
+    _laid_out({f"trials/a/{name}": content}, folder)
+    return read_trials(str(folder))
+
+
 def _catalog(name: str, content: bytes, folder: Path) -> Any:
     files = {**READ_SHARDS, name: content}
     catalog = read_catalog(LOCAL, _laid_out(files, folder))
@@ -300,6 +322,21 @@ SUMMARY = {
 
 CALIBRATION = b"P2: 700 0 600 40 0 700 180 0 0 0 1 0\nTr: 0 -1 0 0 0 0 -1 0 1 0 0 0\n"
 RECIPES = (("r.yaml", RECIPE), ("full.yaml", Recipe().to_yaml().encode()))
+STUDY = "question: q\nspace: {optim.lr: [0.1, 0.2]}\nsearch: random\ntrials: 3\n"
+TRIAL = json.dumps(
+    {
+        **{"params": {"optim.lr": 0.1}, "seed": 0, "recipe": Recipe().to_yaml(), "state": "stopped", "seconds": 1.5},
+        **{"evaluations": [{"step": 2, "point_miou_ratio": 0.5}], "num_workers": 1, "num_gpus": 0, "reason": ""},
+    }
+).encode()
+SWEEP_ROW = {
+    **{"trial": "a", "state": "finished", "space.optim.lr": 0.1, "seed": 0, "step": 2, "point_miou_ratio": 0.5},
+    **{"seconds": 1.5, "cost": 0.0, "reason": ""},
+}
+SWEEP_FILES = {
+    "trials.parquet": _parquet({key: [value] for key, value in SWEEP_ROW.items()}),
+    "study.yaml": b"study: {question: q, metric: point_miou_ratio, mode: max}\nrecipe: {}\n",
+}
 SETTINGS = (("recipe", b"augment.rotation_deg=[-3, 4]"), ("teacher", b"masks.num_segments=100"), ("world", b"beams=64"))
 RECORDS = b"".join(json.dumps(_record(number)).encode() + b"\n" for number in range(3))
 TABLE = _parquet({key: [_record(number)[key] for number in range(3)] for key in _record(0)})
@@ -331,6 +368,11 @@ def _read_words(name: str, content: bytes, folder: Path) -> Any:
 READERS = (
     Reader("recipe", RECIPES, lambda name, content, folder: parse_recipe(content, (), name).model_dump()),
     Reader("--set", SETTINGS, _settings),
+    Reader("study", tuple((f"{name}.yaml", file.read_bytes()) for name, file in shipped_studies().items()), _study),
+    Reader("--study", (("lines", b"space.optim.lr={uniform: [0.1, 0.2]}"),), _study_line),
+    Reader("sweep's table", (("trials.parquet", SWEEP_FILES["trials.parquet"]),), _sweep, BINARY),
+    Reader("sweep's study", (("study.yaml", SWEEP_FILES["study.yaml"]),), _sweep),
+    Reader("trial.json", (("trial.json", TRIAL),), _trial_record),
     Reader("ontology", (("o.yaml", ONTOLOGY),), lambda name, content, folder: parse_ontology(content).model_dump()),
     Reader("manifest, JSONL", (("m.jsonl", RECORDS),), _manifest),
     Reader("manifest, Parquet", (("m.parquet", TABLE),), _manifest, BINARY, TRUNCATED),

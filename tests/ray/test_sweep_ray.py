@@ -15,6 +15,8 @@ from ray_lidarseg.errors import ResourceError, RunError, StorageError
 from ray_lidarseg.recipe.load import load_recipe, override
 from ray_lidarseg.storage.lock import held
 from ray_lidarseg.sweep import sweep
+from ray_lidarseg.sweep.study import load_study
+from ray_lidarseg.sweep.trials import make_trial
 
 pytestmark = pytest.mark.ray
 
@@ -81,6 +83,7 @@ def test_a_sweep_killed_half_way_goes_on_and_trains_nothing_twice(local_ray, sho
         assert trial.seconds > 0
     table = pq.read_table(out / "trials.parquet")
     assert sorted(table["trial"].to_pylist()) == sorted(trial.name for trial in trials)
+    assert set(yaml.safe_load((out / "study.yaml").read_text())) == {"study", "recipe"}
     assert load_recipe(out / "best.yaml").optim.lr in {0.02, 0.01, 0.03, 0.0001, 0.0002, 0.0003}
     assert {line["step"] for line in _lines(out, trials[0].name) if line["kind"] == "train"} >= {1, 2}
     assert sweep(study, short, str(out)) == trials  # at once: nothing is left
@@ -95,21 +98,26 @@ def _lines(out, name):
 def test_trials_of_several_workers_run_ray_train_and_free_what_they_held_when_stopped(
     local_ray, short, study, tmp_path
 ):
+    out = str(tmp_path / "out")
+    Path(study).write_text(
+        "question: q\nspace: {optim.lr: [0.04, 0.0001, 0.0002]}\nscheduler: {name: asha, grace_ratio: 0.3}"
+    )
+    best = make_trial(load_study(study), short, {"optim.lr": 0.04}, 0)
+    for step in (2, 4, 6):
+        best.saw(step, {"point_miou_ratio": 0.9})  # of an earlier start: no other trial will pass it
+    best.state = "finished"
+    best.write(out)
     nested = override(short, {"workers.num_workers": 2, "workers.cpus_per_worker": 1.9})  # one trial at a time fits
-    nested = override(nested, {"train.steps": 20, "train.evaluate_every": 10, "train.checkpoint_every": 10})
-    Path(study).write_text(STUDY.replace("[0.02, 0.0001, 0.0002, 0.01, 0.0003, 0.03]", "[0.04, 0.0001, 0.03]"))
-    trials = sweep(study, nested, str(tmp_path / "out"))
-    assert [trial.num_workers for trial in trials] == [2, 2, 2]
-    assert [trial.state for trial in trials[:2]] == ["finished", "stopped"]  # the third had to wait for its place
-    assert trials[1].step == 10
-    assert trials[2].is_over
+    trials = sweep(study, nested, out)
+    assert [trial.state for trial in trials] == ["finished", "stopped", "stopped"]  # the third needs the second's place
+    assert [(trial.num_workers, trial.step) for trial in trials] == [(1, 6), (2, 2), (2, 2)]
 
 
 def test_a_trial_that_fails_says_why_and_the_others_go_on(local_ray, short, study, tmp_path):
     Path(study).write_text("question: Too fast?\nspace: {optim.lr: [1.0e+30, 0.01]}\n")
-    trials = sweep(study, override(short, {"train.steps": 30, "optim.grad_clip_norm": 0}), str(tmp_path / "out"))
+    trials = sweep(study, override(short, {"train.steps": 21, "optim.grad_clip_norm": 0}), str(tmp_path / "out"))
     assert [trial.state for trial in trials] == ["failed", "finished"]
-    assert "non-finite" in trials[0].reason
+    assert "not finite: lower optim.lr" in trials[0].reason
     table = pq.read_table(tmp_path / "out" / "trials.parquet").to_pylist()
     assert table[0]["reason"] == trials[0].reason
 
@@ -124,4 +132,3 @@ def test_what_cannot_work_is_said_before_the_first_trial(local_ray, short, study
     with pytest.raises(StorageError, match="file"):
         sweep(study, short, str(tmp_path / "file" / "out"))
     assert not list((tmp_path / "out").glob("trials/*"))
-    assert set(yaml.safe_load((tmp_path / "out" / "study.yaml").read_text())) == {"study", "recipe"}
