@@ -39,6 +39,7 @@ def test_help_answers_at_once() -> None:
         "validate",
         "prepare",
         "train",
+        "sweep",
         "evaluate",
         "probe",
         "prototypes",

@@ -26,6 +26,9 @@ class TrialQueue:
     def __init__(self, study: Study, base: Recipe, earlier: Mapping[str, Trial]):
         self._study, self._base, self.earlier = study, base, dict(earlier)
         self.trials: dict[str, Trial] = {}
+        if study.search == "optuna":  # it proposes anew, and never what is over
+            mine = {name: one for name, one in sorted(self.earlier.items()) if one.is_over and one.seed in study.seeds}
+            self.trials = {name: trial for name, trial in mine.items() if study.holds(trial.params)}
         self._open: list[tuple[Params, list[str]]] = []
         self._waiting: list[Trial] = []
         self._proposals = proposals(study, self._known())

@@ -52,6 +52,21 @@ def test_all_of_a_grid_and_the_ends_of_an_interval_are_tried_before_the_first_tr
         TrialQueue(optuna, DEMO, {}).check()
 
 
+def test_a_search_that_goes_on_keeps_what_is_over_and_asks_for_the_rest():
+    text = "question: q\nspace: {optim.lr: {uniform: [0.1, 0.2]}}\nsearch: optuna\ntrials: 4\n"
+    first = TrialQueue(parse_study(text), DEMO, {})
+    before = [first.next(), first.next(), first.next()]
+    for trial in before[:2]:
+        trial.saw(10, {"point_miou_ratio": 0.5})
+        trial.state = "finished"
+    queue = TrialQueue(parse_study(text), DEMO, {trial.name: trial for trial in before})
+    assert set(queue.trials) == {before[0].name, before[1].name}
+    assert queue.next().name == before[2].name  # begun, so it goes first
+    assert queue.next() is not None
+    assert queue.next() is None
+    assert len(queue.trials) == 4
+
+
 def test_the_search_hears_the_mean_over_seeds_when_all_are_over(monkeypatch):
     queue, told = TrialQueue(GRID, DEMO, {}), []
     monkeypatch.setattr(queue._proposals, "tell", lambda params, value: told.append((params, value)))
