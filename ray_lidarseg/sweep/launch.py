@@ -112,15 +112,15 @@ def _check(queue: TrialQueue, out: str) -> None:
 
 def _run(study: Study, base: Recipe, queue: TrialQueue, out: str) -> list[Trial]:
     workers = base.workers
-    num_cpus = math.ceil(workers.num_workers * workers.cpus_per_worker) + (workers.num_workers > 1)
+    num_cpus = math.ceil(workers.most * workers.cpus_per_worker) + (workers.most > 1)
     board = Board(study.metric, study.num_trials, study.mode)
     with cluster.connect(num_cpus, shows_output=False):
         from ray_lidarseg.sweep.tuning import NESTED_CPUS, tune_trials
 
         gpus = cluster.num_gpus()
-        use_gpu = workers.use_gpu == "yes" or (workers.use_gpu == "auto" and gpus >= workers.num_workers)
+        use_gpu = workers.use_gpu == "yes" or (workers.use_gpu == "auto" and gpus >= workers.most)
         base = base.model_copy(update={"workers": workers.model_copy(update={"use_gpu": "yes" if use_gpu else "no"})})
-        at_once = _at_once(base, NESTED_CPUS if workers.num_workers > 1 else 0.0)
+        at_once = _at_once(base, NESTED_CPUS if workers.most > 1 else 0.0)
         left = study.num_trials - sum(trial.is_over for trial in queue.trials.values())
         print(f"{study.question}\n{study.num_trials} trials, {left} to train, {at_once} at a time", flush=True)
         with board.shown():
@@ -138,13 +138,13 @@ def _at_once(base: Recipe, beside: float) -> int:
         ResourceError: It does not hold one.
     """
     workers, gpus = base.workers, float(base.workers.use_gpu == "yes")
-    cluster.require(workers.num_workers, workers.cpus_per_worker, gpus)
-    fit = cluster.num_fitting(workers.cpus_per_worker, gpus) // workers.num_workers
-    while fit and cluster.num_fitting(workers.cpus_per_worker, gpus, fit * beside) < fit * workers.num_workers:
+    cluster.require(workers.most, workers.cpus_per_worker, gpus)
+    fit = cluster.num_fitting(workers.cpus_per_worker, gpus) // workers.most
+    while fit and cluster.num_fitting(workers.cpus_per_worker, gpus, fit * beside) < fit * workers.most:
         fit -= 1
     if not fit:
         raise ResourceError(
-            f"a trial needs {beside:g} CPU beside its {workers.num_workers} workers of {workers.cpus_per_worker:g}, "
+            f"a trial needs {beside:g} CPU beside its {workers.most} workers of {workers.cpus_per_worker:g}, "
             "and the cluster has none left: set workers.num_workers=1, or workers.cpus_per_worker to less, or add nodes"
         )
     return fit

@@ -125,7 +125,7 @@ def make_trial(study: Study, base: Recipe, params: Params, seed: int) -> Trial:
         recipe = complete(settled(base, {**changes, "seed": seed, "split.seed": seed}))
     except LidarSegError as error:
         raise type(error)(f"trial {described(params)}: {error}") from error
-    return Trial(params, seed, recipe, num_workers=recipe.workers.num_workers)
+    return Trial(params, seed, recipe, num_workers=recipe.workers.most)
 
 
 def common_recipe(study: Study, base: Recipe) -> Recipe:

@@ -69,7 +69,7 @@ def tune_trials(study: Study, queue: TrialQueue, out: str, base: Recipe, at_once
         LidarSegError: A combination that the search proposed makes no valid recipe.
     """
     os.environ.update({name: value for name, value in _SETTINGS.items() if name not in os.environ})
-    scheduler, is_nested = _scheduler(study, base, queue), base.workers.num_workers > 1
+    scheduler, is_nested = _scheduler(study, base, queue), base.workers.most > 1
     searcher = _Searcher(queue, base, out, watch)
     with tempfile.TemporaryDirectory(prefix="rls-tune") as scratch, _one_message():
         tune.run(  # a Tuner would pickle what it calls back
@@ -93,7 +93,7 @@ def tune_trials(study: Study, queue: TrialQueue, out: str, base: Recipe, at_once
 
 
 def _resources(base: Recipe) -> dict[str, float]:
-    if base.workers.num_workers > 1:
+    if base.workers.most > 1:
         return {"CPU": NESTED_CPUS}
     gpus = {"GPU": 1.0} if base.workers.use_gpu == "yes" else {}
     return {"CPU": base.workers.cpus_per_worker, **gpus}
@@ -213,8 +213,8 @@ class _Searcher(Searcher):
         if trial is None:
             return Searcher.FINISHED
         workers = self._base.workers
-        trial.state, trial.num_workers = "running", workers.num_workers
-        trial.num_gpus = workers.num_workers if workers.use_gpu == "yes" else 0
+        trial.state, trial.num_workers = "running", workers.most
+        trial.num_gpus = workers.most if workers.use_gpu == "yes" else 0
         trial.write(self._out)
         self._watch(trial)
         run = storage.join(self._out, FOLDER, trial.name)
