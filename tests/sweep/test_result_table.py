@@ -16,7 +16,7 @@ STUDY = parse_study("question: q\nspace: {split.ratio: [10%, 50%], method.num_ar
 @pytest.fixture
 def trials():
     """Eight: means 0.2, 0.4, 0.6 (one seed only), and a stopped pair that is best so far."""
-    made = TrialQueue(STUDY, load_recipe("demo"), {}).check()
+    made = TrialQueue(STUDY, load_recipe("demo", ["train.steps=2000"]), {}).check()
     states = ["finished"] * 5 + ["failed"] + ["stopped"] * 2
     for trial, state, value in zip(made, states, (0.1, 0.3, 0.5, 0.3, 0.6, 0.9, 0.9, 0.8), strict=True):
         trial.state, trial.seconds, trial.num_workers, trial.num_gpus = state, 1800.0, 2, 2
