@@ -76,7 +76,7 @@ def shards(folder: Path) -> None:
 
 def killed(folder: Path, num_trials: int) -> Row:
     """A sweep killed half-way and continued, and what the run folders say of it."""
-    rates = [round(0.0002 * 1.9**place, 6) for place in range(num_trials)]
+    rates = [round(0.06 / 1.9**place, 6) for place in range(num_trials)]  # from good to bad: ASHA has what to stop
     asha = {"name": "asha", "grace_ratio": 0.25, "reduction": 2}
     command = _command(folder, "resumed", rates, {"steps": 24, "evaluate_every": 6}, scheduler=asha)
     out = folder / "resumed"
