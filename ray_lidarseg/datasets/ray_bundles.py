@@ -4,7 +4,7 @@ Images are never read: a ray needs calibration and an index map. Rays are made i
 augmentation, which then moves them with the points.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,7 +16,7 @@ from pyarrow import fs
 from ray_lidarseg import storage
 from ray_lidarseg.datasets.image_files import read_ids
 from ray_lidarseg.datasets.layers import LayerRows, layer_names, read_layer, segments_of
-from ray_lidarseg.datasets.shards import Catalog
+from ray_lidarseg.datasets.shards import Catalog, OpenShards
 from ray_lidarseg.datasets.world_images import CLASSES, label_file
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.geometry.camera import pixel_centres
@@ -26,6 +26,7 @@ from ray_lidarseg.sample import CameraImage, Keyframe, PointBatch, RayBatch, Sen
 from ray_lidarseg.types import IGNORE, POINT_SEGMENT, RAY_TRUTH
 
 NO_MASKS: Literal["none"] = "none"
+_CAMERA = ".cam_SE3_lidar"  # column of a camera in a shard
 _DRAWS_PER_RAY = 16  # pixels looked at for each ray wanted, so that small segments fill up, too (ours)
 
 
@@ -43,6 +44,7 @@ class RayRequest:
         to_points: Rays from each camera of a labelled scan to labelled points that it sees.
         reach_m: Where along the rays to begin and to stop looking; returns elsewhere are left out.
         point_segments: Also the extra ``POINT_SEGMENT`` of the points.
+        cameras: The only ones looked through, by name; empty: all.
         truth: Also the extra ``RAY_TRUTH``: the class of each pixel in a synthetic world with label images.
     """
 
@@ -54,6 +56,7 @@ class RayRequest:
     to_points: int
     reach_m: tuple[float, float]
     point_segments: bool = False
+    cameras: tuple[str, ...] = ()
     truth: bool = False
 
 
@@ -136,7 +139,7 @@ class RayReader:
         """
         generator = torch.Generator().manual_seed(seed)
         points, labels = scan.points.numpy(), scan.labels.numpy()
-        camera, segment = self._pairing(index, is_usable)
+        camera, segment = self._pairing(index, frame, is_usable)
         bundles = [self._beams(points, labels, generator)]
         if (labels != IGNORE).any():
             bundles += self._to_points(frame, points, labels, camera, segment, generator)
@@ -147,6 +150,40 @@ class RayReader:
             extras = {**extras, POINT_SEGMENT: torch.from_numpy(segment_id(camera, segment))}
         return replace(scan, rays=joined(bundles), extras=extras)
 
+    def with_image(
+        self, index: int, frame: Keyframe, scan: PointBatch, is_usable: Bool[np.ndarray, "P"], place: int, columns: int
+    ) -> tuple[PointBatch, Int64[np.ndarray, "R 2"]]:
+        """The scan with the rays of one whole image on a regular grid, row by row; for pictures, in no training.
+
+        Args:
+            index: The frame's entry in the catalog.
+            frame: Its cameras.
+            scan: Its usable points.
+            is_usable: [P] which points of the file those are.
+            place: Which of its cameras.
+            columns: Width of the grid, no more than that of the image, which gives the height.
+
+        Returns:
+            The scan, and column and row in the image of each ray.
+
+        Raises:
+            DataError: As for ``with_rays``.
+        """
+        image = frame.cameras[place]
+        _require_calibration(frame, image)
+        columns = min(columns, image.width_px)
+        rows = max(1, round(image.height_px * columns / image.width_px))
+        u, v = (
+            ((np.arange(count) + 0.5) * size / count).astype(np.int64)
+            for count, size in ((columns, image.width_px), (rows, image.height_px))
+        )
+        pixels = np.stack(np.meshgrid(u, v), axis=-1).reshape(-1, 2)
+        rays = self._through(image, place, pixels, self._maps(index, frame).get(image.name))
+        extras = scan.extras
+        if self.request.point_segments:
+            extras = {**extras, POINT_SEGMENT: torch.from_numpy(segment_id(*self._pairing(index, frame, is_usable)))}
+        return replace(scan, rays=rays, extras=extras), pixels
+
     def none(self, scan: PointBatch) -> PointBatch:
         """A batch without scans, with the rays and extras the others have."""
         rays = no_rays(scan.num_scans)
@@ -155,6 +192,11 @@ class RayReader:
             rays = replace(rays, extras={**rays.extras, RAY_TRUTH: nothing})
         extras = {**scan.extras, POINT_SEGMENT: nothing} if self.request.point_segments else scan.extras
         return replace(scan, rays=rays, extras=extras)
+
+    def _used(self, frame: Keyframe) -> list[tuple[int, CameraImage]]:
+        """Place and image of the cameras that are looked through."""
+        wanted = self.request.cameras
+        return [(place, image) for place, image in enumerate(frame.cameras) if not wanted or image.name in wanted]
 
     def _beams(self, points: np.ndarray, labels: np.ndarray, generator: torch.Generator) -> RayBatch:
         range_m = np.linalg.norm(points[:, :3], axis=1)
@@ -175,7 +217,7 @@ class RayReader:
         segment: np.ndarray,
         generator: torch.Generator,
     ) -> Iterator[RayBatch]:
-        for place, image in enumerate(frame.cameras):
+        for place, image in self._used(frame):
             seen = np.flatnonzero((camera == place) & (labels != IGNORE))
             seen = seen[_choose(len(seen), self.request.to_points, generator)]
             if len(seen):
@@ -187,16 +229,24 @@ class RayReader:
 
     def _pixels(self, index: int, frame: Keyframe, generator: torch.Generator) -> Iterator[RayBatch]:
         maps = self._maps(index, frame)
-        for place, image in enumerate(frame.cameras):
+        for place, image in self._used(frame):
             _require_calibration(frame, image)
             segments = maps.get(image.name)
             if self._masks is not None and segments is None:
                 continue  # the mask teacher failed on this frame or image
             pixels = self._draw(image, segments, generator)
-            ids = None if segments is None else segment_id(place, segments[pixels[:, 1], pixels[:, 0]])
-            centres = pixel_centres(pixels)
-            rays = pixel_rays(centres, image.intrinsics, image.cam_SE3_lidar, self.request.reach_m, place, ids)
-            yield self._with_truth(rays, image, pixels)
+            yield self._with_truth(self._through(image, place, pixels, segments), image, pixels)
+
+    def _through(
+        self,
+        image: CameraImage,
+        place: int,
+        pixels: Int64[np.ndarray, "R 2"],
+        segments: UInt16[np.ndarray, "H W"] | None,
+    ) -> RayBatch:
+        ids = None if segments is None else segment_id(place, segments[pixels[:, 1], pixels[:, 0]])
+        centres = pixel_centres(pixels)
+        return pixel_rays(centres, image.intrinsics, image.cam_SE3_lidar, self.request.reach_m, place, ids)
 
     def _draw(
         self, image: CameraImage, segments: UInt16[np.ndarray, "H W"] | None, generator: torch.Generator
@@ -232,8 +282,8 @@ class RayReader:
                 )
         return maps
 
-    def _pairing(self, index: int, is_usable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """[P] camera (-1 none) and segment (0 none) of the usable points."""
+    def _pairing(self, index: int, frame: Keyframe, is_usable: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """[P] camera (-1 none) and segment (0 none) of the usable points, as far as cameras are used."""
         frame_id, num_usable = self.catalog.frame_id[index], int(is_usable.sum())
         if self._pairs is None or frame_id not in self._pairs:
             return np.full(num_usable, -1, np.int8), np.zeros(num_usable, np.uint16)
@@ -245,7 +295,8 @@ class RayReader:
                 f"frame {frame_id} has {len(is_usable)} points, {self._pairs.layer.name} pairs {len(camera)} of them: "
                 "delete that layer and run `ray-lidarseg prepare` again"
             )
-        return camera[is_usable], segment[is_usable]
+        is_seen = np.isin(camera[is_usable], [place for place, _ in self._used(frame)])
+        return np.where(is_seen, camera[is_usable], -1), np.where(is_seen, segment[is_usable], 0)
 
     def _with_truth(
         self, rays: RayBatch, image: CameraImage | None = None, pixels: Int64[np.ndarray, "R 2"] | None = None
@@ -281,6 +332,28 @@ def require_segments(filesystem: fs.FileSystem, folder: str, catalog: Catalog, l
             f"{name} holds not one segment in {len(there)} frames: lower the thresholds of the mask teacher and "
             "prepare again, or set method.masks=none"
         )
+
+
+def require_cameras(filesystem: fs.FileSystem, folder: str, catalog: Catalog, cameras: Sequence[str]) -> None:
+    """Refuses a camera that no frame has.
+
+    Args:
+        filesystem: Where the prepared folder lies.
+        folder: The prepared folder.
+        catalog: Its frames.
+        cameras: Names, as in ``RayRequest.cameras``.
+
+    Raises:
+        DataError: There is no such camera; those there are are named.
+    """
+    shards, known = OpenShards(filesystem, folder), set[str]()
+    for shard in sorted(set(catalog.shard)):
+        if known.issuperset(cameras):
+            return
+        known |= {name.removesuffix(_CAMERA) for name in shards.columns(shard) if name.endswith(_CAMERA)}
+    if unknown := sorted(set(cameras) - known):
+        there = ", ".join(sorted(known)) or "none"
+        raise DataError(f"method.cameras names {', '.join(unknown)}, the frames of {folder} have the cameras: {there}")
 
 
 def by_segment(
@@ -330,5 +403,5 @@ def _require_calibration(frame: Keyframe, image: CameraImage) -> None:
     if not (image.intrinsics[0, 0] > 0 and image.intrinsics[1, 1] > 0 and np.isfinite(image.intrinsics).all()):
         raise DataError(
             f"frame {frame.frame_id}: {image.name} has no calibration (intrinsics {image.intrinsics.tolist()}), and "
-            "method nerf looks through its pixels: state it in the index, or leave that camera out"
+            "method nerf looks through its pixels: state it in the index, or name only other cameras in method.cameras"
         )

@@ -1,6 +1,7 @@
 """From a recipe to a method: the one place that knows which methods exist."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from ray_lidarseg.datasets.entries import entry_named
 from ray_lidarseg.errors import RecipeError
@@ -20,6 +21,8 @@ from ray_lidarseg.models.segmentor import Segmentor
 from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import SensorSpec
 
+Teaching = TypeVar("Teaching", bound=schema.WithTeacher)
+
 
 def build_method(recipe: schema.Recipe, sensor: SensorSpec, num_classes: int) -> Method:
     """The method ``recipe.method`` names around the model ``recipe.model`` names, weights from torch's generator.
@@ -30,7 +33,9 @@ def build_method(recipe: schema.Recipe, sensor: SensorSpec, num_classes: int) ->
     """
     student, method = _build_student(recipe, sensor, num_classes), recipe.method
     if isinstance(method, schema.WithTeacher):  # methods know no schedule: a memory in its shares becomes a decay here
-        method = method.model_copy(update={"ema_decay": method.decay_over(recipe.train.steps)})
+        method = _with_decay(method, recipe)
+    if isinstance(method, schema.NeRF) and method.mixing is not None:
+        method = method.model_copy(update={"mixing": _with_decay(method.mixing, recipe)})
     # most specific first: a section may extend the one after it
     if isinstance(method, schema.LaserMixPP):
         return LaserMixPP(student, method, sensor, recipe.data.evidence_dim)
@@ -51,6 +56,10 @@ def build_method(recipe: schema.Recipe, sensor: SensorSpec, num_classes: int) ->
     if isinstance(method, schema.Distill):
         return Distill(student, method, recipe.data.evidence_dim)
     return Supervised(student, method)
+
+
+def _with_decay(method: Teaching, recipe: schema.Recipe) -> Teaching:
+    return method.model_copy(update={"ema_decay": method.decay_over(recipe.train.steps)})
 
 
 def _build_student(recipe: schema.Recipe, sensor: SensorSpec, num_classes: int) -> Segmentor:

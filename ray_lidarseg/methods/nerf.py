@@ -16,9 +16,10 @@ from ray_lidarseg.losses.cross_entropy import cross_entropy
 from ray_lidarseg.losses.softmax import class_probabilities
 from ray_lidarseg.methods.method import Losses, Method
 from ray_lidarseg.methods.objective import agreement, ramp_up, segmentation_terms
-from ray_lidarseg.methods.pseudo_label import pseudo_labels
+from ray_lidarseg.methods.pseudo_label import PseudoLabeller
 from ray_lidarseg.methods.segment_labels import SegmentLabels, segment_labels, summary
 from ray_lidarseg.models.ema import EMATeacher
+from ray_lidarseg.models.inference import evaluating
 from ray_lidarseg.models.radiance import RadianceHead
 from ray_lidarseg.models.segmentor import Output, Segmentor
 from ray_lidarseg.recipe import schema
@@ -26,6 +27,8 @@ from ray_lidarseg.sample import PointBatch, RayBatch, SensorSpec
 from ray_lidarseg.types import POINT_SEGMENT, RAY_CAMERA, RAY_SEGMENT, RAY_TRUTH
 
 _SCAN_SHIFT = 40  # a scan's number stands above the 24 bits of ``segment_id``
+_RAYS_AT_ONCE = 2048  # of pictures: half a million places in space, about 0.3 GiB
+_PER_RAY = ("semantics", "depth_m", "opacity")
 
 
 class NeRF(Method):
@@ -72,8 +75,10 @@ class NeRF(Method):
         self.head = RadianceHead(student.cell_feature_dim, student.num_classes, *sizes) if self._renders else None
         ema: schema.NeRF | schema.LaserMix = recipe.mixing or recipe
         self.ema_decay = ema.ema_decay
+        warms_up = recipe.mixing is not None and recipe.mixing.ema_warm_up
         has_teacher = recipe.teacher == "ema" or recipe.mixing is not None
-        self.teacher = EMATeacher(student, ema.ema_decay, ema.ema_buffers) if has_teacher else None
+        self.teacher = EMATeacher(student, ema.ema_decay, ema.ema_buffers, warms_up) if has_teacher else None
+        self.labeller = PseudoLabeller(student.num_classes, recipe.mixing) if recipe.mixing else None
         self.teacher_head: RadianceHead | None = None
         if recipe.teacher == "ema" and self.head is not None:
             self.teacher_head = copy.deepcopy(self.head).requires_grad_(False)
@@ -103,7 +108,8 @@ class NeRF(Method):
         scores = student_u.point_logits if recipe.target == "projected" or seen_u is None else seen_u.semantics
         terms["segments"] = self._segment_weight(progress) * cross_entropy(scores, segments.of_members)
         if recipe.mixing is not None:
-            terms |= self._lasermix(recipe.mixing, labelled, unlabelled, student_l, student_u, teacher_u, generator)
+            seen_by = (student_l, student_u, teacher_u)
+            terms |= self._lasermix(recipe.mixing, labelled, unlabelled, *seen_by, progress, generator)
         return Losses(terms, self._stats(segments, seen_u, rays_u))
 
     def _judged(
@@ -165,25 +171,62 @@ class NeRF(Method):
         student_l: Output,
         student_u: Output,
         teacher_u: Output,
+        progress: float,
         generator: torch.Generator,
     ) -> dict[str, Float[Tensor, ""]]:
         """LaserMix's terms (CVPR 2023), as in ``methods/lasermix.py``: mixed scans, and agreement with the teacher."""
         terms: dict[str, Float[Tensor, ""]] = {}
-        pseudo_u = pseudo_labels(teacher_u.point_logits, recipe.confidence)
+        assert self.labeller is not None
+        weight = ramp_up(progress, recipe.ramp_up_ratio)
+        pseudo_u = self.labeller(teacher_u.point_logits, labelled.labels, progress)
         if recipe.mix_weight:
             x_l, x_u = (replace(scans, extras={}) for scans in (labelled, unlabelled.with_labels(pseudo_u)))
             mixed = mix_pairs(x_l, x_u, self.sensor, recipe.num_areas, generator)
-            terms |= segmentation_terms(self.student(mixed), recipe, "mix_", recipe.mix_weight)
+            terms |= segmentation_terms(self.student(mixed), recipe, "mix_", weight * recipe.mix_weight)
         if recipe.consistency_weight and self.teacher is not None:
             teacher_l = self.teacher(labelled, student_l.cells)
             both = agreement([student_l, student_u], [teacher_l, teacher_u])
-            terms["consistency"] = recipe.consistency_weight * both
+            terms["consistency"] = weight * recipe.consistency_weight * both
         return terms
+
+    @torch.no_grad()
+    def look(self, scans: PointBatch) -> tuple[Rendered, Int[Tensor, "R"]]:
+        """What all rays of scans see, and the pseudo-label each would be taught, IGNORE where none; for pictures.
+
+        The judge of pseudo-labels looks, with samples in the middle of their steps.
+
+        Args:
+            scans: With the rays of whole images, and ``POINT_SEGMENT`` where ``rays`` asks for it.
+
+        Raises:
+            RecipeError: Nothing was trained to render: target projected without any weight on rendered terms.
+        """
+        recipe, rays = self.recipe, _rays_of(scans)
+        model, head = self.student, self.head
+        if recipe.teacher == "ema" and self.teacher is not None:
+            model, head = self.teacher.model, self.teacher_head
+        if head is None:
+            raise RecipeError(
+                "this run has no head that renders: train it with method.target=rendered, or with a weight in "
+                "method.rendered_weight or method.depth_weight"
+            )
+        with evaluating(self):
+            output = model(scans)
+            field = head.field(output)
+            places = torch.arange(len(rays), device=scans.device).split(_RAYS_AT_ONCE)
+            parts = [render_packed(rays.select(place), field, recipe.step_m) for place in places]
+        columns = {name: torch.cat([getattr(part, name) for part in parts]) for name in _PER_RAY}
+        seen = Rendered(**columns, num_samples=sum(part.num_samples for part in parts))
+        if recipe.target == "rendered":
+            return seen, self._of_pixels(seen, rays).of_members
+        return seen, self._of_points(output, scans).of(_groups(rays.extras[RAY_SEGMENT], rays.scan_idx))
 
     def after_step(self, progress: float) -> None:
         """Moves the teacher, where there is one, and its head towards the student's."""
         if self.teacher is not None:
             self.teacher.update(self.student)
+        if self.labeller is not None:
+            self.labeller.after_step()
         if self.teacher_head is not None and self.head is not None:
             mine: list[Tensor] = list(self.teacher_head.parameters())
             theirs: list[Tensor] = list(self.head.parameters())
@@ -206,6 +249,7 @@ class NeRF(Method):
         recipe, renders = self.recipe, self._renders
         return RayRequest(
             masks=recipe.masks,
+            cameras=recipe.cameras,
             beams=recipe.beams if renders else 0,
             per_image=recipe.pixels_per_image if recipe.target == "rendered" or recipe.log_truth else 0,
             per_segment=recipe.pixels_per_segment,

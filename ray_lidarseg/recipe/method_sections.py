@@ -196,6 +196,7 @@ class NeRF(Supervised):
     name: Literal["nerf"] = "nerf"  # type: ignore[assignment]
     target: Literal["rendered", "projected"] = "rendered"  # paper: rendered; projected: points by their projection
     masks: str = "sam"  # paper: SAM; slic, files, none, or the name of a layer of `prepare`; train writes its full name
+    cameras: tuple[str, ...] = ()  # the only ones looked through, by name; empty: all. Ours, for studies of coverage
     teacher: Literal["none", "ema"] = "none"  # who makes pseudo-labels; the paper names no teacher
     ema_decay: Ratio = 0.99  # as LaserMix's teacher
     ema_buffers: Literal["average", "copy", "own"] = "average"  # ours
@@ -233,8 +234,8 @@ class NeRF(Supervised):
 
     @property
     def deployed(self) -> str:
-        """The teacher where there is one."""
-        return "student" if self.teacher == "none" else "teacher"
+        """The teacher where there is one: its own, or LaserMix's."""
+        return "student" if self.teacher == "none" and self.mixing is None else "teacher"
 
     @property
     def pairs_scans(self) -> bool:

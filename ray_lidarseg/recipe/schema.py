@@ -286,6 +286,7 @@ _LATER_KEYS = {
     ("method", "pseudo_rule"): "confidence",
     ("method", "pseudo_memory"): 0.99,
     ("method", "pseudo_portion"): 0.5,
+    ("method", "cameras"): [],
     ("method", "language_reliable"): False,
     ("method", "language_min_recall"): 0.05,
     ("method", "language_memory"): 0.99,

@@ -4,7 +4,7 @@ from ray_lidarseg import storage
 from ray_lidarseg.datasets import ontology_files
 from ray_lidarseg.datasets.entries import check_recipe, entry_named
 from ray_lidarseg.datasets.evidence import EvidenceReader, evidence_layers
-from ray_lidarseg.datasets.ray_bundles import NO_MASKS, require_segments, segment_layers
+from ray_lidarseg.datasets.ray_bundles import NO_MASKS, require_cameras, require_segments, segment_layers
 from ray_lidarseg.datasets.shards import read_catalog
 from ray_lidarseg.datasets.spec import OpenDataset
 from ray_lidarseg.errors import DataError, RecipeError
@@ -93,12 +93,17 @@ def complete_segments(recipe: Recipe) -> Recipe:
     """The recipe with the full names of the layers whose segments method nerf reads.
 
     Raises:
-        DataError: There is no such layer, several fit, or it holds none of the frames or not one segment.
+        DataError: There is no such layer, several fit, it holds none of the frames or not one segment, or no frame has
+            a camera that the recipe names.
     """
     method = recipe.method
-    if not isinstance(method, NeRF) or not recipe.data.prepared or method.masks == NO_MASKS:
+    if not isinstance(method, NeRF) or not recipe.data.prepared:
         return recipe
     filesystem, folder = storage.resolve(storage.absolute(recipe.data.prepared))
+    if method.cameras:
+        require_cameras(filesystem, folder, read_catalog(filesystem, folder), method.cameras)
+    if method.masks == NO_MASKS:
+        return recipe
     layers = segment_layers(filesystem, folder, method.masks)
     require_segments(filesystem, folder, read_catalog(filesystem, folder), layers)
     return override(recipe, {"method.masks": layers})

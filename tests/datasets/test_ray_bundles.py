@@ -145,6 +145,21 @@ def test_half_of_the_beams_go_to_labelled_points(tmp_path):
     assert (beams.labels == 1).sum() >= 4
 
 
+def test_cameras_that_are_left_out_give_no_rays_and_no_segments(tmp_path):
+    frames = with_layers(str(tmp_path))
+    request = replace(REQUEST, point_segments=True)
+    for camera, place, seen in (("CAM_A", 0, False), ("CAM_B", 1, True)):  # the second sees all points
+        only = replace(request, cameras=(camera,))
+        pixels = read(frames, only, labelled=False).rays.extras[RAY_CAMERA]
+        assert set(pixels.tolist()) == {LIDAR, place}
+        scan = read(frames, only)
+        assert (scan.rays.extras[RAY_CAMERA] == place).any() == seen
+        assert bool(scan.extras[POINT_SEGMENT].any()) == seen
+    both = read(frames, replace(request, cameras=("CAM_A", "CAM_B")), labelled=False)
+    assert torch.equal(both.rays.directions, read(frames, request, labelled=False).rays.directions)
+    assert torch.equal(both.extras[POINT_SEGMENT], read(frames, request, labelled=False).extras[POINT_SEGMENT])
+
+
 def test_hidden_truth_is_that_of_the_pixels(tmp_path):
     root = tmp_path / "world"
     (root / "label_images" / "CAM").mkdir(parents=True)

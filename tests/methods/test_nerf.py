@@ -258,6 +258,21 @@ def test_lasermix_on_top_mixes_points_and_renders_unmixed_scans(labelled, unlabe
     assert list(method.segmentors())[-1] == "teacher"
 
 
+def test_lasermix_on_top_keeps_its_own_rules(labelled, unlabelled):
+    """Its ramp, its memory in shares of the schedule, and its teacher is the one to deploy."""
+    settings = {"confidence": 0.0, "consistency_weight": 3.0, "ramp_up_ratio": 0.5, "ema_memory_ratio": 0.01}
+    method = build(mixing=settings)
+    plain = build(mixing={"confidence": 0.0, "consistency_weight": 3.0})
+    early, full = (made(labelled, unlabelled, 0.25, generator()).terms for made in (method, plain))
+    for name in ("mix_cross_entropy", "mix_lovasz", "consistency"):
+        torch.testing.assert_close(early[name], math.exp(-5 * 0.25) * full[name])
+    assert method.teacher.decay == pytest.approx(1 - 1 / 600)  # 60,000 steps by default
+    assert plain.teacher.decay == 0.99
+    assert method.deployed == "teacher"
+    assert method.deployed_model is method.teacher.model
+    assert build().deployed == "student"
+
+
 def test_the_head_is_for_training_only(labelled, unlabelled):
     """What is exported has no part of it, and says bit for bit what a supervised student of the same weights says."""
     method = build()

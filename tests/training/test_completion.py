@@ -1,3 +1,5 @@
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,8 @@ from ray_lidarseg.recipe.load import override
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.sample import Keyframe
 from ray_lidarseg.training import completion
-from tests.datasets.walls_with_masks import HEIGHT, WIDTH, with_layers
+from ray_lidarseg.training.trainer import train_alone
+from tests.datasets.walls_with_masks import HEIGHT, WIDTH, camera, keyframe, segments, with_layers
 
 LOCAL = fs.LocalFileSystem()
 PAIRS = Layer("pairs", {}, ("masks-0",))
@@ -122,3 +125,50 @@ def test_segments_that_are_not_there_are_refused_before_training(tmp_path: Path)
     with_layers(empty, maps={"CAM_A": np.zeros((HEIGHT, WIDTH), np.uint16)})
     with pytest.raises(DataError, match="holds not one segment in 2 frames"):
         completion.complete(nerf(empty))
+    others = str(tmp_path / "others")
+    with_layers(others)
+    shutil.rmtree(Path(others, "layers"))
+    shutil.copytree(tmp_path / "layers", Path(others, "layers"))
+    for shard in Path(others).glob("*.parquet"):
+        shard.unlink()
+    write_shard(LOCAL, others, [keyframe(7)])
+    write_catalog(LOCAL, others)
+    with pytest.raises(DataError, match=r"holds none of the 1 frames of .*run `ray-lidarseg prepare` again"):
+        completion.complete(nerf(others))
+
+
+@pytest.mark.parametrize("masks", ["sam", "none"])
+def test_a_camera_that_no_frame_has_is_refused_before_training(tmp_path: Path, masks: str) -> None:
+    with_layers(str(tmp_path))
+    wanted = override(nerf(str(tmp_path), masks), {"method.cameras": ["CAM_B", "CAM_FRONT"]})
+    with pytest.raises(
+        DataError, match=r"method\.cameras names CAM_FRONT, the frames of .* have the cameras: CAM_A, CAM_B"
+    ):
+        completion.complete(wanted)
+    assert completion.complete(override(wanted, {"method.cameras": ["CAM_B"]})).method.cameras == ("CAM_B",)
+
+
+def test_what_only_a_step_can_see_ends_training_with_one_sentence(tmp_path: Path) -> None:
+    """A map of another size, and a camera without calibration; one that is not looked through does no harm."""
+    small = {"model": {"name": "cylinder3d", "grid": [24, 24, 8], "width_factor": 0.125}, "method.beams": 8}
+    small |= {
+        "workers.num_workers": 1,
+        "train.steps": 1,
+        "train.labelled_per_step": 1,
+        "train.unlabelled_per_step": 4,
+        "split.ratio": 0.5,
+    }
+    sized, blind = str(tmp_path / "sized"), str(tmp_path / "blind")
+    with_layers(sized, 9, maps={"CAM_A": segments()[:, :-2], "CAM_B": segments()})
+    no_lens = replace(camera("CAM_A"), intrinsics=np.zeros((3, 3)))
+    frames = [replace(keyframe(number), cameras=(no_lens, camera("CAM_B"))) for number in range(2)]
+    write_shard(LOCAL, blind, frames)
+    write_catalog(LOCAL, blind)
+    for folder, masks, said in (
+        (sized, "sam", r"CAM_A: the image is 64 x 32 pixels, its segments in masks-.* are 62 x 32: delete that layer"),
+        (blind, "none", r"CAM_A has no calibration \(intrinsics .*name only other cameras in method\.cameras"),
+    ):
+        recipe = override(nerf(folder, masks), small)
+        with pytest.raises(DataError, match=said):
+            train_alone(recipe, f"{folder}-run")
+    train_alone(override(recipe, {"method.cameras": ["CAM_B"]}), f"{blind}-other")
