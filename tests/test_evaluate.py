@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from pyarrow import fs
@@ -11,15 +12,17 @@ from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.datasets.shards import read_catalog, write_catalog, write_shard
 from ray_lidarseg.errors import DataError, RunError, StorageError
 from ray_lidarseg.evaluate import clean as verb
-from ray_lidarseg.evaluate import evaluate
+from ray_lidarseg.evaluate import evaluate, rendered
 from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.metrics.scoring import Scores
 from ray_lidarseg.recipe.load import override
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.sample import Keyframe
 from ray_lidarseg.training import checkpoints, run_frames
+from ray_lidarseg.training.rendered_views import unpack_views
 from ray_lidarseg.training.run_folder import RunFolder
 from ray_lidarseg.training.run_frames import RunFrames
+from tests.datasets.walls_with_masks import with_layers
 
 LOCAL = fs.LocalFileSystem()
 TINY = {"name": "fidnet", "height_px": 8, "width_px": 64, "width_factor": 0.0625, "blocks": [1, 1, 1, 1]}
@@ -109,3 +112,56 @@ def test_the_result_is_written_before_it_is_printed(run: RunFolder, monkeypatch)
 
     monkeypatch.setattr(verb, "describe", describe)
     evaluate(run.uri)
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pool, without Ray."""
+
+    def results(positions, worker, arguments, batch, title):
+        made = worker(**arguments)
+        for position in positions:
+            (part,) = made(pa.table({"position": [position]})).to_pylist()
+            if part["error"]:
+                raise DataError(part["error"])
+            yield part
+
+    monkeypatch.setattr(rendered, "results", results)
+
+
+def nerf_run(folder: Path, masks: str = "none") -> tuple[RunFolder, Recipe, str]:
+    """An untrained one beside three frames with cameras and masks of SAM."""
+    prepared = with_layers(str(folder / "p")).folder
+    model = {"name": "cylinder3d", "grid": [24, 24, 8], "width_factor": 0.125}
+    changes = {"data.prepared": prepared, "model": model, "method.name": "nerf", "method.masks": masks}
+    recipe, made = override(Recipe(), changes), RunFolder(str(folder / "run"))
+    torch.manual_seed(0)
+    state = {"step": 2, "method": build_method(recipe, resolve_sensor(recipe.data), 16).state_dict()}
+    made.write("recipe.yaml", recipe.to_yaml().encode())
+    made.write(f"{checkpoints.FOLDER}/{checkpoints.folder_name(2)}/{checkpoints.FILE}", checkpoints.pack(state))
+    return made, recipe, prepared
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_run_of_method_nerf_gets_pictures_of_evenly_spaced_frames(tmp_path: Path) -> None:
+    made, recipe, prepared = nerf_run(tmp_path, "sam")
+    rendered.render_views(made, recipe, prepared, read_catalog(LOCAL, prepared), "val", 2)
+    views, step = unpack_views((tmp_path / "run/evaluation/rendered-val.npz").read_bytes(), "")
+    assert step == 2
+    assert [view.frame_id for view in views] == ["f0", "f1"]
+    assert set(np.unique(views[0].segments)) == {0, 3, 5}
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_what_cannot_be_rendered_is_said_and_fails_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    made, recipe, prepared = nerf_run(tmp_path, "slic")
+    rendered.render_views(made, recipe, prepared, read_catalog(LOCAL, prepared), "val", 2)
+    assert "no rendered views for the report" in (said := capsys.readouterr().out)
+    assert "has no layer of segments 'slic'" in said
+    assert not (tmp_path / "run/evaluation").exists()
+
+
+def test_runs_of_other_methods_are_not_rendered(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendered, "results", None)
+    prepared = run.recipe().data.prepared
+    rendered.render_views(run, run.recipe(), prepared, read_catalog(LOCAL, prepared), "val", 2)

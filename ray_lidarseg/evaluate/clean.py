@@ -12,6 +12,7 @@ from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.datasets.shards import Catalog, PreparedFrames
 from ray_lidarseg.errors import reason
 from ray_lidarseg.evaluate.language import other_words, score_language
+from ray_lidarseg.evaluate.rendered import render_views
 from ray_lidarseg.evaluate.score_tables import describe, numbers_of
 from ray_lidarseg.evaluate.scored_frames import FOLDER, choose, results
 from ray_lidarseg.methods.distill import Distill
@@ -31,7 +32,7 @@ def evaluate(
     options: InferenceOptions = PLAIN,
     words: str = "",
 ) -> dict[str, Any]:
-    """Scores a run's models and writes ``evaluation/<split>.json`` into its folder.
+    """Scores a run's models and writes ``evaluation/<split>.json`` into its folder; of method nerf pictures, too.
 
     A distilled network is scored by the words of its classes (zero-shot), and beside it the images alone, the surer of
     both at each point, and the structure of its features: see ``metrics.zero_shot``.
@@ -71,6 +72,8 @@ def evaluate(
         folder.write(f"{FOLDER}/{name}.json", json.dumps(result, indent=1).encode())
     finally:  # what took so long is seen, whatever became of the disk
         print(describe(result), flush=True)
+    if not options.name:
+        render_views(folder, recipe, place, catalog, split, step)
     return result
 
 

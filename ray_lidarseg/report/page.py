@@ -14,6 +14,7 @@ from ray_lidarseg.errors import DataError, LidarSegError
 from ray_lidarseg.report import curves, pictures, tables
 from ray_lidarseg.report.evidence_section import evidence_panels
 from ray_lidarseg.report.feature_plane import feature_planes
+from ray_lidarseg.report.rendered_section import rendered_galleries
 from ray_lidarseg.report.run_summary import RunView, best_of_recipes, read_runs
 from ray_lidarseg.report.scenes import NUM_FRAMES, Scene, predicted_scenes, validation_scenes
 from ray_lidarseg.report.section import Picture, Section, css, encoded_picture, flat_picture, legend
@@ -129,6 +130,7 @@ def _protocol_section(
             section.charts.append(encoded_picture(curves.png(figure), caption))
     scenes, section.notes = validation_scenes(pictured, num_frames)
     section.notes += unseen
+    section.rendered = rendered_galleries(pictured, section.notes)
     section.notes += list(dict.fromkeys(note for view in views for note in view.robustness.get("notes", ())))
     section.notes += [
         f"{what} show {len(some)} of {len(views)} runs: the best of each recipe; give fewer runs to see others"

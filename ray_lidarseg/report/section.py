@@ -29,6 +29,7 @@ class Section:
         rows: Result table; empty for predictions.
         charts: Full-width figures.
         frames: For each frame its title and the pictures side by side.
+        rendered: The same of what runs of method nerf render into camera images.
         wide: Full-width pictures below each other.
         legend: Class name and CSS colour.
         robustness: Table of mIoU under corruption.
@@ -43,6 +44,7 @@ class Section:
     rows: list[dict[str, Any]] = field(default_factory=list)
     charts: list[Picture] = field(default_factory=list)
     frames: list[tuple[str, list[Picture]]] = field(default_factory=list)
+    rendered: list[tuple[str, list[Picture]]] = field(default_factory=list)
     wide: list[Picture] = field(default_factory=list)
     legend: list[tuple[str, str]] = field(default_factory=list)
     robustness: list[dict[str, Any]] = field(default_factory=list)
