@@ -25,12 +25,14 @@ from ray_lidarseg.datasets.nuscenes import CLASSES as NUSCENES
 from ray_lidarseg.recipe.load import load_recipe, override
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.synthetic.nuscenes_writer import dataset_id
+from ray_lidarseg.synthetic.options import with_options
 from ray_lidarseg.synthetic.presets import preset_named
 from tests.bench.ledger import Ledger, Row, print_table
 
 MIN_SEEDS = 3  # below it a difference is no finding
 FIGURES, LOG = "figures.json", "log.txt"
 _ALONE = {"workers.num_workers": 1, "workers.cpus_per_worker": 1, "workers.loader_processes": 0}
+_OF_PSEUDO_LABELS = ("keep_ratio", "precision_ratio", "recall_ratio", "opacity_ratio")
 _LOG_LINES = 12  # of a run that failed
 _SETTINGS = {
     "OMP_NUM_THREADS": "1",
@@ -62,7 +64,7 @@ def prepared_folder(folder: Path) -> str:
     return str((folder / "prepared").resolve())
 
 
-def prepared_world(folder: Path, preset: str, seed: int) -> str:
+def prepared_world(folder: Path, preset: str, seed: int, options: Mapping[str, object] | None = None) -> str:
     """The prepared shards of a world below ``folder``, made where they are missing (this part runs on Ray)."""
     prepared = Path(prepared_folder(folder))
     if not (prepared / "catalog.parquet").exists():  # written last
@@ -72,16 +74,16 @@ def prepared_world(folder: Path, preset: str, seed: int) -> str:
         from ray_lidarseg.world import generate
 
         with connect():
-            generate(preset, str(folder / "world"), seed)
+            generate(preset, str(folder / "world"), seed, options)
             version = preset_named(preset).version
             index("nuscenes", str(folder / "world"), str(folder / "index.parquet"), version=version)
             prepare(str(folder / "index.parquet"), str(prepared))
     return str(prepared)
 
 
-def world_id(preset: str, seed: int) -> str:
+def world_id(preset: str, seed: int, options: Mapping[str, object] | None = None) -> str:
     """Names a world and the version of the generator that made it."""
-    return dataset_id(preset_named(preset), seed)
+    return dataset_id(with_options(preset_named(preset), options or {}), seed)
 
 
 def measure_all(
@@ -190,7 +192,11 @@ def _class_mean(rows: Sequence[Row], index: int) -> str:
 
 
 def _scores(lines: Sequence[Row], recipe: Recipe) -> Row:
-    """Of the last step: mIoU of every model, and of the one to deploy also the IoU of each class."""
+    """Of the last step: mIoU of every model, and of the one to deploy also the IoU of each class; its curve, and means.
+
+    ``curve`` holds step and mIoU by point of each evaluation; the means are those of what the method logged of its
+    pseudo-labels in the last third of the lines.
+    """
     evaluations = [line for line in lines if line["kind"] == "evaluate" and line["step"] == recipe.train.steps]
     figures = {
         f"{line['model']}_{level}_miou_ratio": line[f"{level}_miou_ratio"]
@@ -203,7 +209,21 @@ def _scores(lines: Sequence[Row], recipe: Recipe) -> Row:
         "miou_ratio": deployed["point_miou_ratio"],
         "cell_miou_ratio": deployed["cell_miou_ratio"],
         "iou_ratio": [None if value is None else round(value, 4) for value in deployed["point_iou_ratio"]],
+        "curve": [
+            [line["step"], round(line["point_miou_ratio"], 4)]
+            for line in lines
+            if line["kind"] == "evaluate"
+            and line["model"] == recipe.method.deployed
+            and line["point_miou_ratio"] is not None
+        ],
+        **_of_pseudo_labels([line for line in lines if line["kind"] == "train"]),
     }
+
+
+def _of_pseudo_labels(lines: Sequence[Row]) -> Row:
+    late = lines[2 * len(lines) // 3 :]
+    names = [name for name in (late[-1] if late else {}) if name.endswith(_OF_PSEUDO_LABELS)]
+    return {name: round(statistics.mean(line[name] for line in late), 4) for name in names}
 
 
 def _circumstances(manifest: Row, trainer) -> Row:
