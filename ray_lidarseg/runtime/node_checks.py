@@ -81,7 +81,7 @@ def check_nodes(folders: Sequence[str] = (), checkpoints: Sequence[str] = ()) ->
             storage.write_bytes(storage.join(folder, mark), b"seen")
             marked.append(folder)
         except (LidarSegError, OSError) as error:
-            checks.append(Check("driver", False, f"cannot write {redacted(folder)}: {error}"))
+            checks.append(Check("driver", False, redacted(str(error))))
     started = {node["NodeID"]: (time.time(), _task(node["NodeID"], marked, checkpoints, mark)) for node in nodes}
     mine = versions()
     for node in nodes:
@@ -109,7 +109,7 @@ def look(folders: Sequence[str], checkpoints: Sequence[str], mark: str) -> NodeR
                     f"{folder} is another folder here than for the driver: mount it on all nodes, or use s3://"
                 )
         except (LidarSegError, OSError) as error:
-            faults.append(f"cannot write {folder}: {error}")
+            faults.append(str(error))
     for uri in checkpoints:
         try:
             filesystem, path = storage.resolve(uri)
@@ -117,7 +117,7 @@ def look(folders: Sequence[str], checkpoints: Sequence[str], mark: str) -> NodeR
                 if not file.read(_HEAD_BYTES):
                     faults.append(f"{uri} is empty: copy it again")
         except (LidarSegError, OSError) as error:
-            faults.append(f"cannot read {uri}: {error}; put it where every node reads it, such as s3://")
+            faults.append(f"{error}; put it where every node reads it, such as s3://")
     free_gib = shutil.disk_usage(tempfile.gettempdir()).free / 2**30
     return NodeReport(
         socket.gethostname(),

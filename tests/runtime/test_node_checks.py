@@ -69,7 +69,7 @@ def test_storage_and_checkpoints_are_tried_where_the_task_runs(tmp_path: Path) -
         [str(other), str(tmp_path / "file/x")], [str(tmp_path / "absent"), str(tmp_path / "empty")], "mark"
     ).faults
     assert first == f"{other} is another folder here than for the driver: mount it on all nodes, or use s3://"
-    assert second.startswith(f"cannot write {tmp_path}/file/x: ")
+    assert second.startswith(f"cannot write {tmp_path}/file/x")
     assert third.startswith(f"cannot read {tmp_path}/absent: ")
     assert "put it where every node reads it" in third
     assert fourth == f"{tmp_path}/empty is empty: copy it again"
