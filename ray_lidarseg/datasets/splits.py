@@ -24,9 +24,9 @@ class LabelSplit:
     """A drawn split of the training frames.
 
     Attributes:
-        protocol: ``uniform``, ``scene``, ``slidr-skip`` or ``list``; ``none`` where no label is read.
+        protocol: ``uniform``, ``scene``, ``slidr-skip``, ``slidr-scenes`` or ``list``; ``none`` where no label is read.
         ratio: Share asked for; under ``list`` the share the list makes of the frames with labels.
-        seed: Seed of the draw; without effect under ``slidr-skip`` and ``list``.
+        seed: Seed of the draw; without effect under the ``slidr`` ones and ``list``.
         labelled: Sorted ids.
         unlabelled: Sorted ids of all other training frames, with or without labels; the labelled ones themselves where
             no other is left (the authors' fully labelled setting).
@@ -70,13 +70,14 @@ def make_split(catalog: Catalog, spec: schema.Split) -> LabelSplit:
     """Draws the labelled frames among the catalog's training frames that have labels.
 
     ``uniform`` draws floor(ratio N) of these N frames over all scenes (LaserMix); ``scene`` takes whole scenes in
-    random order until that many frames are reached; ``slidr-skip`` takes every round(1 / ratio)-th frame in order of
-    scene and time, starting with the first (SLidR); ``list`` takes the frames of ``spec.frames`` and ``spec.file``:
-    ids, aliases (nuScenes sample tokens, as in the public lists) or paths of SemanticKITTI scans
-    (``…/00/velodyne/000123.bin``). On whole nuScenes and SemanticKITTI a list is compared with the published ones: a
-    file named like one of them (``…_10pct.txt``) must be it, and a list as long as one but different is warned of.
-    A draw ranks ids by a seeded hash: it does not depend on the catalog's order, and smaller ratios are subsets of
-    larger ones (the published lists are not all nested).
+    random order until that many frames are reached; ``slidr-skip`` takes every round(1 / ratio)-th frame in order
+    of scene and time, starting with the first (SLidR on SemanticKITTI), ``slidr-scenes`` every round(1 / ratio)-th
+    scene whole, in order of their names (SLidR on nuScenes: 7 of 700 at 1 %, in the order of its table); ``list``
+    takes the frames of ``spec.frames`` and ``spec.file``: ids, aliases (nuScenes sample tokens, as in the public
+    lists) or paths of SemanticKITTI scans (``…/00/velodyne/000123.bin``). On whole nuScenes and SemanticKITTI a
+    list is compared with the published ones: a file named like one of them (``…_10pct.txt``) must be it, and a list
+    as long as one but different is warned of. A draw ranks ids by a seeded hash: it does not depend on the
+    catalog's order, and smaller ratios are subsets of larger ones (the published lists are not all nested).
 
     Args:
         catalog: All prepared frames; only those of split ``train`` count.
@@ -146,6 +147,9 @@ def _drawn(candidates: Catalog, spec: schema.Split, count: int) -> list[str]:
         return _shuffled(candidates.frame_id, spec.seed)[:count]
     if spec.protocol == "scene":
         return _whole_scenes(candidates, spec.seed, count)
+    if spec.protocol == "slidr-scenes":
+        chosen = set(sorted(set(candidates.scene))[:: round(1 / spec.ratio)])
+        return [name for name, scene in zip(candidates.frame_id, candidates.scene, strict=True) if scene in chosen]
     by_time = sorted(zip(candidates.scene, candidates.timestamp_us.tolist(), candidates.frame_id, strict=True))
     return [frame_id for _, _, frame_id in by_time[:: round(1 / spec.ratio)]]
 

@@ -42,7 +42,8 @@ def evaluate(
         prepared: Shards to score on; empty: those of the recipe, with its ``data.val_frames``.
         split: ``train``, ``val`` or ``test``; only its labelled frames count.
         which: Checkpoint: ``latest`` or a number of steps.
-        words: Of a distilled network: class embeddings (``.npz``) in place of those it was distilled with.
+        words: Of a distilled network: class embeddings (``.npz``) in place of those it was distilled with; the file is
+            then ``evaluation/words-<split>.json``.
         options: With any, the model to deploy alone is scored, into ``evaluation/<split>-<options>.json``.
 
     Returns:
@@ -67,7 +68,7 @@ def evaluate(
     result = {**_result(recipe, scores, split, step, options), "prepared": place}
     if isinstance(method, Distill) and not options.name:
         result |= {"words": words, **_language(folder.uri, recipe, place, catalog, step, said)}
-    name = "-".join(filter(None, (split, options.name)))
+    name = f"words-{split}" if words else "-".join(filter(None, (split, options.name)))
     try:
         folder.write(f"{FOLDER}/{name}.json", json.dumps(result, indent=1).encode())
     finally:  # what took so long is seen, whatever became of the disk

@@ -103,7 +103,7 @@ class Data(Section):
 class Split(Section):
     """Which training frames count as labelled."""
 
-    protocol: Literal["uniform", "scene", "slidr-skip", "list"] = "uniform"  # LaserMix: uniform over all frames
+    protocol: Literal["uniform", "scene", "slidr-skip", "slidr-scenes", "list"] = "uniform"  # LaserMix's
     ratio: Annotated[Ratio, BeforeValidator(share_of)] = 0.1  # LaserMix: 1, 10, 20, 50 %; also written 10% or 1/16
     seed: int = 0
     frames: tuple[str, ...] = ()  # protocol list: frame ids …

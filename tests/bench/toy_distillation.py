@@ -60,7 +60,11 @@ def main() -> int:
         for loss in LOSSES:
             for seed in args.seeds:
                 key = {"clusters": clusters, "loss": loss, "seed": seed, "steps": args.steps, "points": args.points}
-                rows.append(ledger.measure(key, lambda a=(clusters, loss, seed): train(*a, args.steps, args.points)))
+                key["plotted"] = bool(args.plot)
+                row = ledger.measure(
+                    key, lambda a=(clusters, loss, seed): train(*a, args.steps, args.points, bool(args.plot))
+                )
+                rows.append(row)
     names = ("U", "T", "G", "cosine")
     lines = []
     for clusters in _KAPPA:
@@ -104,8 +108,8 @@ def broken_claims(rows: list[Row]) -> list[str]:
     return problems
 
 
-def train(clusters: int, loss: str, seed: int, steps: int, count: int) -> Row:
-    """Structure before, during and after training, and where the points end."""
+def train(clusters: int, loss: str, seed: int, steps: int, count: int, for_plot: bool = True) -> Row:
+    """Structure after training; for a plot also during it, and where the points end."""
     torch.manual_seed(seed)
     targets, labels = cluster_points(clusters, count, seed)
     inputs = targets + _NOISE * torch.randn(count, 3)
@@ -128,8 +132,7 @@ def train(clusters: int, loss: str, seed: int, steps: int, count: int) -> Row:
         "cosine": 1 - alignment_gap(last, targets),
         "source_U": uniformity(targets),
         "source_T": tolerance(targets, labels),
-        "curve": curve,
-        "end": [[round(value, 3) for value in row] for row in last.tolist()],
+        **({"curve": curve, "end": [[round(value, 3) for value in row] for row in last.tolist()]} if for_plot else {}),
     }
 
 

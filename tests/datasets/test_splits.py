@@ -99,6 +99,38 @@ def test_slidr_skip_takes_every_kth_frame_in_time() -> None:
     assert split.labelled == ("f0000", "f0005", "f0010", "f0015")
 
 
+def numbered(scenes: int, frames: int) -> Catalog:
+    """Training scenes of one length, in an order that is not theirs."""
+    count = scenes * frames
+    order = np.random.default_rng(0).permutation(count)
+    return Catalog(
+        frame_id=tuple(f"f{i:05d}" for i in order),
+        dataset=("nuscenes",) * count,
+        scene=tuple(f"scene-{i // frames:04d}" for i in order),
+        split=("train",) * count,
+        timestamp_us=order * 1000,
+        shard=("shard-0.parquet",) * count,
+        row=order,
+        num_points=np.full(count, 5),
+        is_labelled=np.ones(count, bool),
+    )
+
+
+@pytest.mark.parametrize(("ratio", "scenes"), [(0.01, 7), (0.05, 35), (0.1, 70), (0.25, 175), (1.0, 700)])
+def test_slidr_scenes_are_those_of_its_code(ratio: float, scenes: int) -> None:
+    split = make_split(numbered(700, 2), Split(protocol="slidr-scenes", ratio=ratio, seed=3))
+    step = 700 // scenes
+    wanted = [f"f{2 * scene + frame:05d}" for scene in range(0, 700, step) for frame in range(2)]
+    assert list(split.labelled) == wanted
+    assert split == make_split(numbered(700, 2), Split(protocol="slidr-scenes", ratio=ratio, seed=3))
+
+
+def test_one_per_cent_of_semantickitti_is_every_hundredth_frame() -> None:
+    split = make_split(numbered(10, 1913), Split(protocol="slidr-skip", ratio=0.01))
+    assert len(split.labelled) == 192
+    assert split.labelled[:2] == ("f00000", "f00100")
+
+
 def test_the_digest_is_of_the_sorted_ids() -> None:
     expected = hashlib.sha256(b"a\nb\nc").hexdigest()[:16]
     assert split_digest(["c", "a", "b"]) == expected

@@ -46,6 +46,7 @@ def test_other_words_take_the_place_of_its_own(distilled, tmp_path):
     file = tmp_path / "words.npz"
     file.write_bytes(TextEmbeddings(swapped, WORDS.class_idx, WORDS.names).to_bytes())
     assert evaluate(distilled, words=str(file))["zero_shot"]["points"]["iou_ratio"][UPPER] < 0.2
+    assert json.loads(Path(distilled, "evaluation", "words-val.json").read_text())["words"] == str(file)
     narrow = TextEmbeddings(np.eye(DIM, 5, dtype=np.float32), WORDS.class_idx, WORDS.names)
     file.write_bytes(narrow.to_bytes())
     with pytest.raises(DataError, match=r"embeddings of length 5 of 16 classes, the network speaks 16 of 16"):
