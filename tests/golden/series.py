@@ -31,7 +31,7 @@ from ray_lidarseg.datasets.layers import (
 )
 from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.datasets.shards import PreparedFrames, write_catalog, write_shard
-from ray_lidarseg.datasets.splits import make_split
+from ray_lidarseg.datasets.splits import make_split, no_labels
 from ray_lidarseg.datasets.stream import TrainSteps
 from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.recipe.load import override
@@ -75,6 +75,7 @@ _METHODS: dict[str, Settings] = {
     "cutmix_seg": {**_TEACHER, **_CONFIDENT},
     "polarmix": {**_CONSISTENT, **_CONFIDENT},
     "nerf": {"method.masks": "none", "method.beams": 200, "method.step_m": 0.4, "method.warm_up_ratio": 0.0},
+    "distill": _EVIDENCE,
 }
 """Thresholds that a network of a few steps reaches for some of the points: else no pseudo-label would count."""
 
@@ -145,7 +146,9 @@ def _train(recipe: Recipe, frames: PreparedFrames, is_nudged: bool) -> Series:
         _nudge(method)
     loop = StepLoop(method, recipe, torch.device("cpu"), Ranks())
     reads = {"with_unlabelled": method.uses_unlabelled, "extras": method.extras, "rays": method.rays}
-    stream = TrainSteps(frames, make_split(frames.catalog, recipe.split), recipe, sensor, **reads)
+    reads["with_labelled"] = recipe.method.reads_labels
+    split = make_split(frames.catalog, recipe.split) if recipe.method.reads_labels else no_labels(frames.catalog)
+    stream = TrainSteps(frames, split, recipe, sensor, **reads)
     said = [loop.one_step(stream[step]) for step in range(NUM_STEPS)]
     return {name: [_digits(values[name]) for values in said] for name in said[0]}
 
