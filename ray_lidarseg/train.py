@@ -55,7 +55,6 @@ _RAY_SETTINGS = {
 }
 _START_ATTEMPTS = 5  # of Ray's controller; without a limit it waits for lost resources for ever
 _RESIZE_EVERY_S = 60.0  # Ray's own: how often an elastic run asks whether there is room for more workers
-_GRACE_S = 30.0  # ours: so long after a node's deadline the others may still write the checkpoint they began
 
 
 def train(recipe: Recipe, run: str, observer: UserCallback | None = None) -> RunFolder:
@@ -233,7 +232,7 @@ def _fit(plan: Plan, use_gpu: bool, observer: UserCallback | None) -> None:
                 controller_failure_limit=_START_ATTEMPTS,
                 max_preemption_failures=workers.max_preemptions,
                 relax_collectives_on_preemption=True,
-                preemption_grace_s=_GRACE_S,
+                preemption_grace_s=0.0,  # with more, the others meet a dead rank first, and that counts as a failure
             ),
             callbacks=[_OnFailure(), _WithoutList(), *([observer] if observer else [])],
             worker_runtime_env=cluster.worker_runtime_env(),

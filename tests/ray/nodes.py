@@ -49,8 +49,9 @@ class Nodes:
 
     def kill(self, word: str) -> int:
         """Kills a node and all its processes at once, one where a process has the word in its title; how many had."""
-        self.left -= 1
-        return int(self._ask(f"kill {word}"))
+        busy = int(self._ask(f"kill {word}"))
+        self.left -= min(1, busy)
+        return busy
 
     def restart(self) -> None:
         """Ends the whole cluster, its head too, and starts another one at another address."""
@@ -118,6 +119,9 @@ def _serve(count: int) -> None:
             cluster = started()
             continue
         busy = [node for node in cluster.worker_nodes if descendants(raylet(node), words[0])]
+        if not busy:
+            print("> 0", flush=True)
+            continue
         node = sorted(busy, key=raylet)[0]
         if action == "drain":
             reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
