@@ -69,13 +69,13 @@ def main() -> int:
     folder = args.folder.resolve()
     rows = []
     if args.frames:
-        index = _world(folder, args.world)
+        index = world_index(folder, args.world)
         few = repeated(index, folder / f"few-{args.world}-{args.frames}.parquet", args.frames)
         rows = [ledger.measure(_key(args, *way), lambda w=way: _throughput(args, few, folder, *w)) for way in args.ways]
         _print_throughput(rows)
     memory = []
     if args.memory_frames:
-        many = repeated(_world(folder, "tiny"), folder / "many.parquet", args.memory_frames, cameras=1)
+        many = repeated(world_index(folder, "tiny"), folder / "many.parquet", args.memory_frames, cameras=1)
         key = {"way": "memory", "workers": 2, "frames": args.memory_frames, "features": args.features}
         memory = [ledger.measure(key, lambda: _memory(args, many, folder))]
         _print_memory(memory[0])
@@ -100,7 +100,7 @@ def _arguments() -> argparse.Namespace:
     return args
 
 
-def _world(folder: Path, preset: str) -> Path:
+def world_index(folder: Path, preset: str) -> Path:
     """The index of a small world below the folder, made where it is missing (this part runs on Ray)."""
     file = folder / preset / "index.parquet"
     if not file.exists():
@@ -116,7 +116,7 @@ def _world(folder: Path, preset: str) -> Path:
     return file
 
 
-def repeated(index: Path, file: Path, count: int, cameras: int = 0) -> Path:
+def repeated(index: Path, file: Path, count: int, cameras: int = 0, split: str = "") -> Path:
     """Writes an index of ``count`` frames: those of another, again and again under other ids.
 
     Args:
@@ -124,13 +124,15 @@ def repeated(index: Path, file: Path, count: int, cameras: int = 0) -> Path:
         file: Where to.
         count: Frames.
         cameras: How many of each frame are kept; 0: all.
+        split: Of all of them; empty: their own.
     """
     frames = [Keyframe.from_row(row) for row in pq.read_table(index).to_pylist()]
     rows = []
     for number in range(count):
         frame = frames[number % len(frames)]
         name = f"{frame.frame_id}-{number // len(frames):04d}"
-        rows.append(replace(frame, frame_id=name, cameras=frame.cameras[: cameras or None]))
+        kept = frame.cameras[: cameras or None]
+        rows.append(replace(frame, frame_id=name, cameras=kept, split=split or frame.split))
     file.write_bytes(parquet_bytes(keyframe_table(rows), rows_per_group=1024))
     return file
 
