@@ -326,13 +326,19 @@ def _prototypes(verbs: Verbs) -> None:
 
 def _export(verbs: Verbs) -> None:
     def run(args: argparse.Namespace) -> None:
-        from ray_lidarseg.export import export
+        from ray_lidarseg.export import export, export_onnx
 
-        export(args.run_folder, args.out, args.teacher_licence, args.checkpoint)
+        if args.format == "onnx":
+            export_onnx(args.run_folder, args.out, args.checkpoint)
+        else:
+            export(args.run_folder, args.out, args.teacher_licence, args.checkpoint)
 
-    parser = _verb(verbs, "export", "a run's network as .safetensors, with a card of what it was made of", run)
+    parser = _verb(verbs, "export", "a run's network as .safetensors with a card of what it was made of, or ONNX", run)
     parser.add_argument("run_folder", metavar="RUN")
-    parser.add_argument("--out", required=True, help="folder for model.safetensors and README.md")
+    parser.add_argument("--out", required=True, help="folder for model.safetensors and README.md, or model.onnx")
+    parser.add_argument(
+        "--format", default="safetensors", choices=("safetensors", "onnx"), help="onnx: FIDNet only (%(default)s)"
+    )
     parser.add_argument("--teacher-licence", default="", help="of the image teacher's weights, for the card")
     parser.add_argument("--checkpoint", default="latest", help="latest, or a step (default: %(default)s)")
 

@@ -1,4 +1,4 @@
-"""The verb `export`: a run's network as a `.safetensors` file, with a card that says what it was made of.
+"""The verb `export`: a run's network as a `.safetensors` file, with a card of what it was made of, or as ONNX.
 
 The file holds the deployed network by the names of ``Segmentor.state_dict``, so that ``start.file`` reads it; of a
 distilled one the classifier, which never learned, is left out and the projection to the teacher's features kept.
@@ -7,19 +7,24 @@ distilled one the classifier, which never learned, is left out and the projectio
 import json
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ray_lidarseg import storage
 from ray_lidarseg.datasets.entries import dataset_of
 from ray_lidarseg.datasets.layers import read_layer
-from ray_lidarseg.errors import DataError, LidarSegError
+from ray_lidarseg.errors import DataError, LidarSegError, RunError
 from ray_lidarseg.foundation.weight_files import save_weights
 from ray_lidarseg.methods.distill import Distill
+from ray_lidarseg.models.fidnet import FIDNet
+from ray_lidarseg.models.onnx_export import largest_difference, to_onnx
 from ray_lidarseg.recipe.bad_input import read_json
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.training.run_folder import RunFolder, load_method
 
-WEIGHTS, CARD = "model.safetensors", "README.md"
+WEIGHTS, CARD, ONNX = "model.safetensors", "README.md", "model.onnx"
+MAX_DIFFERENCE = 1e-3
+"""Of a logit: float32 sums of thousands of products in another order differ by 1e-5. Ours."""
+
 _UNSTATED = "not stated: ask whoever gave you the teacher's weights before you pass this file on"
 
 
@@ -55,6 +60,39 @@ def export(run: str, out: str, teacher_licence: str = "", which: str | int = "la
     storage.write_bytes(storage.join(out, CARD), card.encode())
     print(f"{storage.join(out, WEIGHTS)}: {len(weights)} tensors after {step} steps; {CARD} beside it", flush=True)
     return card
+
+
+def export_onnx(run: str, out: str, which: str | int = "latest") -> None:
+    """Writes ``OUT/model.onnx`` of a FIDNet; ``models.onnx_export`` says what goes in and what comes out.
+
+    Args:
+        run: Run folder.
+        out: Folder.
+        which: Checkpoint: ``latest`` or a number of steps.
+
+    Raises:
+        RecipeError: The run's model is not FIDNet.
+        ResourceError: The packages of the extra ``onnx`` are not installed.
+        RunError: There is no run or checkpoint, or onnxruntime computes something else than the model.
+        StorageError: The folder cannot be written.
+    """
+    storage.check_writable(out)
+    method, recipe, step = load_method(run, which)
+    model = method.deployed_model
+    graph = to_onnx(model, dataset_of(recipe.data).taxonomy.class_names, recipe.data.use_intensity)
+    difference = largest_difference(graph, cast(FIDNet, model))
+    if not difference <= MAX_DIFFERENCE:
+        raise RunError(
+            f"onnxruntime's logits differ from the model's by up to {difference:.2g}, expected {MAX_DIFFERENCE:g}: "
+            "use the versions of onnx and onnxruntime that requirements.txt pins"
+        )
+    content = graph.SerializeToString()
+    storage.write_bytes(storage.join(out, ONNX), content)
+    print(
+        f"{storage.join(out, ONNX)}: {step} steps, {len(content) / 2**20:.1f} MiB, opset "
+        f"{graph.opset_import[0].version}; onnxruntime's logits are within {difference:.1e} of the model's",
+        flush=True,
+    )
 
 
 def _card(folder: RunFolder, recipe: Recipe, step: int, num_weights: int, teacher_licence: str) -> str:

@@ -102,7 +102,7 @@ class FIDNet(Segmentor):
         for stage in self.stages:
             image = stage(image)
             maps.append(image)
-        return torch.cat([view.images.gather(_upsample(feature_map, size)) for feature_map in maps], dim=1)
+        return torch.cat([view.images.gather(upsample(feature_map, size)) for feature_map in maps], dim=1)
 
 
 def channel_scale(sensor: SensorSpec) -> Float[Tensor, "5"]:
@@ -156,7 +156,7 @@ def _chain(channels: list[int], layer: Callable[[int, int], nn.Module]) -> nn.Se
     return nn.Sequential(*steps)
 
 
-class _Pointwise(nn.Conv2d):
+class Pointwise(nn.Conv2d):
     """A 1x1 convolution as a matrix product: with one thread torch's own takes a slow path in float32."""
 
     def forward(self, input: Float[Tensor, "B C_in H W"]) -> Float[Tensor, "B C_out _ _"]:
@@ -169,7 +169,7 @@ class _Pointwise(nn.Conv2d):
 
 def _conv(in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1) -> nn.Conv2d:
     if kernel == 1:
-        return _Pointwise(in_channels, out_channels, kernel, stride, bias=False)
+        return Pointwise(in_channels, out_channels, kernel, stride, bias=False)
     return nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
 
 
@@ -177,7 +177,8 @@ def _linear(in_channels: int, out_channels: int) -> RowLinear:
     return RowLinear(in_channels, out_channels, bias=False)
 
 
-def _upsample(image: Tensor, size: torch.Size) -> Tensor:
+def upsample(image: Float[Tensor, "B F _ _"], size: torch.Size) -> Float[Tensor, "B F H W"]:
+    """Bilinear, corner on corner; an image of that size as it is."""
     return (
         image if image.shape[2:] == size else functional.interpolate(image, size, mode="bilinear", align_corners=True)
     )

@@ -184,7 +184,8 @@ def _predicted(folder: str, summary: dict[str, Any], example: dict[str, Any]) ->
     _refuse_replaced(frame, read_log(folder).get(example["labels"]))
     confidence: dict[str, np.ndarray] = {}
     with suppress(LidarSegError):  # the labels say something without it, too
-        confidence["prediction"] = read_confidence(content, file, file_format)
+        values = read_confidence(content, file, file_format)
+        confidence |= {"prediction": values} if values.shape == labels.shape else {}
     return Scene(frame, resolve_sensor(data), taxonomy, {"prediction": labels}, confidence)
 
 

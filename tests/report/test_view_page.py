@@ -54,6 +54,7 @@ def said(tmp_path_factory) -> str:
     """Three labelled scans; the model says class 0 everywhere, and is the less certain the higher the number."""
     folder = tmp_path_factory.mktemp("said")
     frames = [keyframe(number) for number in range(3)]
+    frames[1] = replace(frames[1], cameras=())
     write_shard(fs.LocalFileSystem(), str(folder / "prepared"), frames)
     write_catalog(fs.LocalFileSystem(), str(folder / "prepared"))
     lines = []
@@ -144,7 +145,9 @@ def test_a_browser_without_network_draws_it_and_its_boxes_work(said, tmp_path):
         assert shown() == "0 of 300 points"
         assert page.evaluate(drawn, "canvas") == ["15,23,42"]
         page.click("text=all")
+        assert page.is_visible("#photo")
         page.select_option("#scan", "1")
+        assert not page.is_visible("#photo"), "that scan has no camera"
         assert shown() == "300 of 300 points"
         before = page.evaluate("document.getElementById('canvas').toDataURL()")
         page.mouse.move(300, 400)
