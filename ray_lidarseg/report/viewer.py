@@ -30,10 +30,11 @@ def cloud(scene: Scene, max_points: int = _MAX_POINTS, every_camera: bool = Fals
     Args:
         scene: A scan and what is said of it.
         max_points: More are drawn at random.
-        every_camera: All images, not the front one only.
+        every_camera: All images behind the front one, not that alone.
     """
     front = best_camera(scene.frame.cameras)
-    cameras = scene.frame.cameras if every_camera else [front] if front else []
+    others = [camera for camera in scene.frame.cameras if camera is not front] if every_camera else []
+    cameras = [front, *others] if front else []
     return labelled_cloud(scene.frame, scene.taxonomy, scene.said, max_points, scene.confidence, cameras)
 
 
