@@ -11,7 +11,7 @@ from typing import Any
 
 from ray_lidarseg import storage
 from ray_lidarseg.errors import LidarSegError, RecipeError, RunError
-from ray_lidarseg.recipe.bad_input import read_json, require
+from ray_lidarseg.recipe.bad_input import read_json, require, shown
 from ray_lidarseg.recipe.load import parse_recipe, settled
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.sweep.study import METRICS, Params, Study
@@ -109,7 +109,7 @@ def _parsed(content: bytes, origin: str) -> Trial:
     said = read_json(content, origin, RunError)
     require(said, _SHAPE, origin, RunError)
     if said["state"] not in ("waiting", "running", *OVER):
-        raise RunError(f"{origin}: no state {said['state']!r}: the file is not what this program writes")
+        raise RunError(f"{origin}: no state {shown(said['state'])}: the file is not what this program writes")
     recipe = parse_recipe(said["recipe"], origin=f"{origin}: its recipe")
     return Trial(**{**{key: said[key] for key in _SHAPE}, "recipe": recipe})
 
