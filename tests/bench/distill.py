@@ -27,7 +27,7 @@ from ray_lidarseg.datasets.nuscenes import CLASSES as NUSCENES
 from ray_lidarseg.prepare.requested_layers import Teachers
 from ray_lidarseg.recipe.load import override
 from ray_lidarseg.recipe.schema import Recipe
-from tests.bench.lasermix_pp import FEATURES, MASKS
+from tests.bench.lasermix_pp import DEFAULT_STEPS, FEATURES, MASKS
 from tests.bench.lasermix_pp import RECIPE as SHARED
 from tests.bench.ledger import Ledger, Row, parser, print_table
 from tests.bench.oracle_evidence import oracle_layer, write_oracle
@@ -248,7 +248,7 @@ def _arguments() -> Any:
     flags.add_argument("--rows", nargs="+", default=list(LOSSES), choices=LOSSES)
     flags.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     flags.add_argument("--ratio", type=float, default=0.01, help="share of labels to fine-tune on")
-    flags.add_argument("--steps", type=int, default=int(str(SHARED["train.steps"])), help="of each training")
+    flags.add_argument("--steps", type=int, default=DEFAULT_STEPS, help="of each training")
     flags.add_argument("--oracle", action="store_true", help="images seen by a teacher that is never wrong")
     flags.add_argument("--plot", type=Path, help="picture of structural gap against accuracy")
     flags.add_argument("--folder", type=Path, help="world and runs, kept (default: build/bench/WORLD-SEED)")
