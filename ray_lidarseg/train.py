@@ -41,6 +41,7 @@ from ray_lidarseg import storage
 from ray_lidarseg.errors import LidarSegError, RunError, StorageError
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.runtime import cluster
+from ray_lidarseg.runtime.gauges import TrainGauges
 from ray_lidarseg.runtime.resource_releaser import ResourceReleaser
 from ray_lidarseg.storage.lock import held
 from ray_lidarseg.training import checkpoints, completion
@@ -121,7 +122,7 @@ def work(config: dict[str, Any]) -> None:
     if not ranks.rank:
         print(f"training on {ranks.world_size} worker(s)", flush=True)
     tell: Evaluated = _tell if config["is_observed"] else lambda step, lines: None
-    Trainer(plan, ranks, get_device(), _Keeper(plan.run), _is_leaving, tell).run()
+    Trainer(plan, ranks, get_device(), _Keeper(plan.run), _is_leaving, tell, TrainGauges(plan.run)).run()
 
 
 def _tell(step: int, lines: list[dict[str, Any]]) -> None:

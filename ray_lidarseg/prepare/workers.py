@@ -33,6 +33,7 @@ from ray_lidarseg.foundation.teachers import as_objects
 from ray_lidarseg.prepare.decoding import results_table
 from ray_lidarseg.prepare.image_batches import Clock, each_image, read_image
 from ray_lidarseg.prepare.stage_report import Result
+from ray_lidarseg.runtime.gauges import ImageCounter
 from ray_lidarseg.runtime.pool import own_device
 from ray_lidarseg.sample import CameraImage, Keyframe
 from ray_lidarseg.storage.stamps import Stamp, recorded
@@ -101,6 +102,7 @@ class _ImageWorker(LayerWorker):
     """An actor that looks at images; subclasses say what to read, how to call the teacher and what to keep."""
 
     batch = 1
+    _seen: ImageCounter
 
     def _columns(self, places: Sequence[Mapping[str, Any]]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
         kept: dict[str, dict[str, Any]] = {}
@@ -132,6 +134,7 @@ class _ImageWorker(LayerWorker):
     def _recorded_call(self, inputs: list[dict[str, Any]]) -> list[Any]:
         with recorded() as files:  # masks of files are read by their teacher
             outputs = self._call(inputs)
+        self._seen.add(len(inputs))
         for given in inputs if files else ():
             self._files[given["frame_id"]].update(files)
         return outputs
@@ -164,7 +167,7 @@ class MaskWorker(_ImageWorker):
         super().__init__(out, layer, reads, threads)
         self.batch = getattr(settings, "image_batch", 1)
         self._with_prompts = getattr(settings, "prompts", "grid") == "lidar"
-        self._teacher = build_masks(settings, self.device)
+        self._teacher, self._seen = build_masks(settings, self.device), ImageCounter(settings.name)
 
     def _jobs(self, place: Mapping[str, Any]) -> list[tuple[CameraImage, Any]]:
         frame = self._keyframe(place, with_points=self._with_prompts)
@@ -192,7 +195,7 @@ class FeatureWorker(_ImageWorker):
     def __init__(self, out: str, layer: str, reads: str, threads: int, settings: FeatureSettings):
         super().__init__(out, layer, reads, threads)
         self.batch = settings.image_batch
-        self._teacher = build_features(settings, self.device)
+        self._teacher, self._seen = build_features(settings, self.device), ImageCounter(settings.name)
 
     def _jobs(self, place: Mapping[str, Any]) -> list[tuple[CameraImage, Any]]:
         row = self._masks_row(place)

@@ -107,6 +107,7 @@ class Trainer:
         keep: Stores a checkpoint, called on every rank; left out, it is written to the run folder.
         is_leaving: Whether this process knows that its machine is about to be taken away.
         evaluated: Told after every evaluation.
+        observe: Sees each line of metrics, on rank 0.
 
     Attributes:
         loop: The method with its optimiser, at some step.
@@ -120,6 +121,7 @@ class Trainer:
         keep: Keep | None = None,
         is_leaving: Callable[[], bool] = lambda: False,
         evaluated: Evaluated = lambda step, lines: None,
+        observe: Callable[[dict[str, Any]], None] = lambda line: None,
     ):
         recipe = plan.recipe
         if recipe.workers.mkl_as_on_intel:
@@ -127,7 +129,7 @@ class Trainer:
         self.plan, self.ranks = plan, ranks
         self._folder = RunFolder(plan.run)
         self._keep, self._is_leaving = keep or self._write, is_leaving
-        self._evaluated = evaluated
+        self._evaluated, self._observe = evaluated, observe
         self._sensor = resolve_sensor(recipe.data)
         num_classes = dataset_of(recipe.data).taxonomy.num_classes
         filesystem, path = storage.resolve(plan.prepared)
@@ -228,6 +230,7 @@ class Trainer:
         warning = self._health.take(line)
         if self._tracker is not None:
             self._tracker.record(line)
+            self._observe(line)
             if warning:
                 self._tracker.record({"kind": "warn", "step": line["step"], "warning": warning})
 
