@@ -244,7 +244,7 @@ class Workers(Section):
     cpus_per_worker: Positive = 1.0
     loader_processes: Annotated[int, Field(ge=0)] = 0  # DataLoader processes inside each worker; 0: in the step loop
     max_failures: Annotated[int, Field(ge=-1)] = 3  # worker-group restarts before the run gives up; -1: never
-    max_preemptions: Annotated[int, Field(ge=-1)] = -1  # Ray's budget of announced node losses; it may count one as a failure all the same (see train)
+    max_preemptions: Annotated[int, Field(ge=-1)] = -1  # Ray's budget of announced losses; it may count failures too
     mkl_as_on_intel: bool = False  # overrides what MKL thinks of other processors; `doctor` says what that brings
 
     @property
