@@ -103,12 +103,4 @@ def exchange(a: PointBatch, b: PointBatch, leaves_a: Bool[Tensor, "P"], leaves_b
 
 
 def _is_even(batch: PointBatch, edges_rad: Sequence[Float[Tensor, "_"]], num_sectors: int) -> Bool[Tensor, "P"]:
-    area = [
-        areas(points, edges, num_sectors)
-        for points, edges in zip(batch.points.split(_scan_sizes(batch)), edges_rad, strict=True)
-    ]
-    return torch.cat([*area, batch.scan_idx[:0]]) % 2 == 0
-
-
-def _scan_sizes(batch: PointBatch) -> list[int]:
-    return torch.bincount(batch.scan_idx, minlength=batch.num_scans).tolist()
+    return areas(batch.points, batch.scan_idx, edges_rad, num_sectors) % 2 == 0

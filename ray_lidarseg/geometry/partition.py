@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ray_lidarseg.geometry.spherical import azimuths, inclinations
 from ray_lidarseg.sample import SensorSpec
@@ -34,21 +35,31 @@ def band_edges(num_areas: int, sensor: SensorSpec) -> Float[Tensor, "E"]:
     return torch.linspace(up, down, num_areas + 1)
 
 
-def bands(inclination_rad: Float[Tensor, "P"], edges_rad: Float[Tensor, "E"]) -> Int[Tensor, "P"]:
+def bands(
+    inclination_rad: Float[Tensor, "P"], scan_idx: Int[Tensor, "P"], edges_rad: Sequence[Float[Tensor, "_"]]
+) -> Int[Tensor, "P"]:
     """Band of each inclination: band i, 0 at the top, holds ``edges[i + 1] < φ <= edges[i]``.
 
     Inclinations outside the field of view belong to the nearest band, as if clamped to
-    (``fov_down + 1e-5``, ``fov_up - 1e-5``) first, so no point is ever lost.
+    (``fov_down + 1e-5``, ``fov_up - 1e-5``) first, so no point is ever lost. No scan is cut out of the batch: to know
+    how long it is, the host would have to wait for a GPU.
 
     Args:
         inclination_rad: [P] radians.
-        edges_rad: [n + 1] descending, from ``band_edges``.
+        scan_idx: [P] scan of each, in [0, B).
+        edges_rad: For each of the B scans, [n + 1] descending, from ``band_edges``; n may differ.
 
     Returns:
         [P] int64 in [0, n).
     """
-    inner_edges = edges_rad[1:-1].to(inclination_rad)
-    return torch.bucketize(-inclination_rad, -inner_edges, right=True)
+    widest = max((len(edges) for edges in edges_rad), default=2)
+    inner = [pad(edges[1:-1], (0, widest - len(edges)), value=-math.inf) for edges in edges_rad]
+    band = torch.zeros_like(scan_idx)
+    if inner:
+        columns = torch.stack(inner, 1).to(inclination_rad.dtype).to(inclination_rad.device, non_blocking=True)
+        for edge in columns:
+            band += inclination_rad <= edge[scan_idx]
+    return band
 
 
 def sectors(azimuth_rad: Float[Tensor, "P"], num_sectors: int) -> Int[Tensor, "P"]:
@@ -57,18 +68,24 @@ def sectors(azimuth_rad: Float[Tensor, "P"], num_sectors: int) -> Int[Tensor, "P
     return (turn_ratio * num_sectors).long().clamp(0, num_sectors - 1)
 
 
-def areas(points: Float[Tensor, "P D"], edges_rad: Float[Tensor, "E"], num_sectors: int = 1) -> Int[Tensor, "P"]:
+def areas(
+    points: Float[Tensor, "P D"],
+    scan_idx: Int[Tensor, "P"],
+    edges_rad: Sequence[Float[Tensor, "_"]],
+    num_sectors: int = 1,
+) -> Int[Tensor, "P"]:
     """Band plus sector of each point: neighbouring areas differ by one, so even and odd areas form a chequerboard.
 
     Args:
         points: [P, D], x, y, z in metres first.
-        edges_rad: [n + 1] descending, from ``band_edges``.
+        scan_idx: [P] scan of each point.
+        edges_rad: For each scan, [n + 1] descending, from ``band_edges``.
         num_sectors: Azimuth sectors; 1 is LaserMix as published, more are its (kα, mφ) ablation.
 
     Returns:
         [P] int64 in [0, n + num_sectors - 1).
     """
-    band = bands(inclinations(points), edges_rad)
+    band = bands(inclinations(points), scan_idx, edges_rad)
     return band if num_sectors == 1 else band + sectors(azimuths(points), num_sectors)
 
 

@@ -2,7 +2,8 @@
 
 A voxel's address is one int64, ``scan << 48 | x << 32 | y << 16 | z``, so sorting, uniqueness and neighbour search are
 one-dimensional integer operations (``torch.unique(dim=0)`` is twenty times slower). Everything here is deterministic,
-also on a GPU: sums go segment by segment, never through atomics.
+also on a GPU: sums of floats go segment by segment, never through atomics. The host waits for a GPU only where it must
+know how many voxels there are: ``unique``, ``bincount`` and boolean indexing wait, sorting and counting need not.
 """
 
 import math
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
 from ray_lidarseg.types import IGNORE
@@ -25,9 +26,10 @@ def pack_coords(coords: Int[Tensor, "V 4"]) -> Int[Tensor, "V"]:
     """Addresses of (scan, x, y, z) rows; ascending addresses are lexicographic rows.
 
     Raises:
-        ValueError: A coordinate is outside [0, 65535], or a scan index outside [0, 32767].
+        ValueError: A coordinate is outside [0, 65535], or a scan index outside [0, 32767]. Only coordinates in the
+            host's memory are looked at: to ask a GPU is to wait for it, and the cells of a grid fit by construction.
     """
-    if len(coords):
+    if len(coords) and coords.device.type == "cpu":
         low, high = (row.tolist() for row in coords.aminmax(dim=0))
         if min(low) < 0 or max(high[1:]) > MAX_COORDINATE or high[0] >= MAX_SCANS:
             raise ValueError(
@@ -77,7 +79,7 @@ class CartesianGrid:
 
     def positions(self, points: Float[Tensor, "P _"]) -> Float[Tensor, "P 3"]:
         """Where each point lies, in cells from the lower corner; not clamped."""
-        return (points[:, :3] - _row(self.origin_m, points)) / self.voxel_size_m
+        return (points[:, :3] - row_like(self.origin_m, points)) / self.voxel_size_m
 
     def cells(self, points: Float[Tensor, "P _"]) -> Int[Tensor, "P 3"]:
         """Cell of each point; a point outside the grid gets the nearest border cell."""
@@ -131,7 +133,7 @@ class CylinderGrid:
     def positions(self, points: Float[Tensor, "P _"]) -> Float[Tensor, "P 3"]:
         """Where each point lies, in cells (radius, azimuth, height) from the lower corner; not clamped."""
         polar = self.polar(points)
-        return (polar - _row(self.origin, polar)) / _row(self.step, polar)
+        return (polar - row_like(self.origin, polar)) / row_like(self.step, polar)
 
     def cells(self, points: Float[Tensor, "P _"]) -> Int[Tensor, "P 3"]:
         """Cell (radius, azimuth, height) of each point; a point outside the grid gets the nearest border cell."""
@@ -139,22 +141,23 @@ class CylinderGrid:
 
     def centres(self, cells: Int[Tensor, "P 3"]) -> Float32[Tensor, "P 3"]:
         """Centre (radius, azimuth, height) of each cell: metres, radians, metres."""
-        step, origin = torch.tensor([self.step, self.origin], device=cells.device)
+        step, origin = (_kept_row(values, torch.float32, cells.device) for values in (self.step, self.origin))
         return (cells + 0.5) * step + origin
 
 
-def _row(values: tuple[float, ...], like: Tensor) -> Tensor:
+def row_like(values: tuple[float | int, ...], like: Tensor) -> Tensor:
+    """A constant of the type and on the device of a tensor."""
     return _kept_row(values, like.dtype, like.device)
 
 
 @lru_cache(maxsize=64)
-def _kept_row(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+def _kept_row(values: tuple[float | int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """A constant that is brought to the device once: each time anew, the host would wait for the device."""
     return torch.tensor(values, dtype=dtype, device=device)
 
 
 def _clamp(position: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    limit = position.new_tensor(shape) - 1
+    limit = row_like(tuple(cells - 1 for cells in shape), position)
     return torch.minimum(position.floor().clamp_min(0), limit).to(torch.int32)
 
 
@@ -187,18 +190,19 @@ class Voxels:
         if not len(self):
             return values[:0]
         ordered = values.index_select(0, self.point_order)
-        return torch.segment_reduce(ordered, "max", lengths=self.starts.diff())
+        return torch.segment_reduce(ordered, "max", lengths=self.starts.diff(), unsafe=True)  # they are right
 
     def vote(self, labels: Int[Tensor, "P"]) -> Int[Tensor, "V"]:
         """Most frequent label of each voxel's points.
 
         IGNORE never wins over a known label; a voxel without a known label is IGNORE; a tie goes to the lower id.
         """
-        known = labels != IGNORE
-        # one number for voxel and label, so that one unique counts every label of every voxel
-        ballots, counts = torch.unique(self.point_cell[known] * _LABEL_RANGE + labels[known], return_counts=True)
+        # one number for voxel and label, so that sorting brings equal votes of a voxel together
+        ballots, _ = (self.point_cell * _LABEL_RANGE + labels).sort()
+        run = _is_new(ballots).cumsum(0) - 1
+        counts = torch.zeros_like(ballots).index_add_(0, run, (ballots % _LABEL_RANGE != IGNORE).long())[run]
         # and one for count and label, the lower label higher, so that the largest is the winner and breaks the tie
-        score = counts * _LABEL_RANGE + (IGNORE - ballots % _LABEL_RANGE)
+        score = torch.where(counts > 0, counts * _LABEL_RANGE + (IGNORE - ballots % _LABEL_RANGE), 0)
         best = torch.zeros_like(self.keys).scatter_reduce_(0, ballots // _LABEL_RANGE, score, "amax")
         return IGNORE - best % _LABEL_RANGE
 
@@ -207,15 +211,31 @@ def find_voxels(cells: Int[Tensor, "P 3"], scan_idx: Int[Tensor, "P"]) -> Voxels
     """The unique cells of a batch and which points each holds.
 
     Raises:
-        ValueError: A cell or scan index does not fit its 16 or 15 bits.
+        ValueError: A cell or scan index in the host's memory does not fit its 16 or 15 bits.
     """
     # one address a point: sorting it brings the points of a cell together, and cells into the order of addresses
     packed = pack_coords(torch.cat([scan_idx.to(cells.dtype).unsqueeze(1), cells], 1))
     ordered, point_order = packed.sort(stable=True)
-    keys, cell_of_ordered, counts = torch.unique_consecutive(ordered, return_inverse=True, return_counts=True)
+    is_first = _is_new(ordered)
+    cell_of_ordered = is_first.cumsum(0) - 1
+    num_cells = int(cell_of_ordered[-1]) + 1 if len(ordered) else 0
+    firsts = is_first.nonzero_static(size=num_cells).flatten()
     point_cell = torch.empty_like(packed).scatter_(0, point_order, cell_of_ordered)
-    starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    return Voxels(keys, point_cell, point_order, starts)
+    starts = torch.nn.functional.pad(firsts, (0, 1), value=len(ordered))
+    return Voxels(ordered[firsts], point_cell, point_order, starts)
+
+
+def _is_new(ordered: Int[Tensor, "N"]) -> Bool[Tensor, "N"]:
+    """Whether each number of an ascending list is another than the one before it."""
+    found = torch.ones_like(ordered, dtype=torch.bool)
+    found[1:] = ordered[1:] != ordered[:-1]
+    return found
+
+
+def segments(rows: Int[Tensor, "N"], num_rows: int) -> tuple[Int[Tensor, "N"], Int[Tensor, "E"]]:
+    """Places ordered by what row they name, in their own order within a row, and where each of the rows begins."""
+    counts = rows.new_zeros(num_rows + 1).index_add_(0, rows + 1, torch.ones_like(rows))
+    return rows.argsort(stable=True), counts.cumsum(0)
 
 
 def segment_sum(

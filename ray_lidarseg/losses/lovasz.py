@@ -27,21 +27,26 @@ def lovasz_softmax(logits: Float[Tensor, "V C"], targets: Int[Tensor, "V"]) -> F
     once and classes present only, as in the LaserMix authors' code.
     """
     is_used = targets != IGNORE
-    probability = class_probabilities(logits[is_used]).t().contiguous()  # [C, V]: one row to sort per class
-    is_target = targets[is_used] == torch.arange(logits.shape[1], device=targets.device)[:, None]
+    if logits.device.type == "cpu" and logits.dtype != torch.float64:  # saves sorting them; a GPU would be waited for
+        logits, targets, is_used = logits[is_used], targets[is_used], is_used[is_used]
+    probability = class_probabilities(logits).t().contiguous()  # [C, V]: one row to sort per class
+    is_target = targets == torch.arange(logits.shape[1], device=targets.device)[:, None]
     is_present = is_target.any(dim=1)
-    weights = _jaccard_steps(probability.detach(), is_target) * is_present[:, None]
+    weights = _jaccard_steps(probability.detach(), is_target, is_used) * is_present[:, None]
     # errors · weights, where errors are 1 - p or p: one product of all cells and classes that a gradient passes through
     at_targets = torch.where(is_target, weights, 0).sum()
     total = at_targets + (probability * torch.where(is_target, -weights, weights)).sum()
     return total / is_present.sum().clamp(min=1)
 
 
-def _jaccard_steps(probability: Float[Tensor, "C V"], is_target: Bool[Tensor, "C V"]) -> Float[Tensor, "C V"]:
-    """``J_k - J_(k-1)`` of each cell, k its place among the errors of its row in descending order."""
+def _jaccard_steps(
+    probability: Float[Tensor, "C V"], is_target: Bool[Tensor, "C V"], is_used: Bool[Tensor, "V"]
+) -> Float[Tensor, "C V"]:
+    """``J_k - J_(k-1)`` of each cell, k its place among the errors of its row in descending order; 0 where not used."""
     errors = torch.where(is_target, 1 - probability, probability)
     if errors.device.type == "cpu" and errors.dtype == torch.float32:
         return _jaccard_steps_by_class(errors, is_target)
+    errors = torch.where(is_used, errors, -1)  # behind all others, whose steps they do not change then
     order = errors.argsort(dim=1, descending=True)
     num_wrong_targets = is_target.gather(1, order).cumsum(dim=1, dtype=errors.dtype)
     num_targets = is_target.sum(dim=1, keepdim=True)
@@ -49,7 +54,7 @@ def _jaccard_steps(probability: Float[Tensor, "C V"], is_target: Bool[Tensor, "C
     union = num_targets + num_wrong - num_wrong_targets
     jaccard_loss = 1 - (num_targets - num_wrong_targets) / union
     steps = jaccard_loss.diff(dim=1, prepend=torch.zeros_like(jaccard_loss[:, :1]))
-    return torch.zeros_like(errors).scatter_(1, order, steps)
+    return torch.where(is_used, torch.zeros_like(errors).scatter_(1, order, steps), 0)
 
 
 _CELL_BITS = 31  # of a sorting key below the error's; a cell's number fits

@@ -29,7 +29,7 @@ from ray_lidarseg.sample import PointBatch
 from ray_lidarseg.sparse.backend import SparseBackend
 from ray_lidarseg.sparse.build import load_backend
 from ray_lidarseg.sparse.geometry import VoxelGeometry
-from ray_lidarseg.sparse.modules import SparseConv3d, VoxelNorm
+from ray_lidarseg.sparse.modules import SparseConv3d, VoxelNorm, prepare
 from ray_lidarseg.sparse.products import RowLinear
 from ray_lidarseg.sparse.volume import Volume
 
@@ -121,6 +121,7 @@ class Cylinder3D(Segmentor):
         polar = self.grid.polar(batch.points)
         inputs = torch.cat([polar - centres, polar, batch.points[:, :2], batch.points[:, 3:]], 1)
         geometry = VoxelGeometry(voxels.keys, self.grid.shape, COARSENINGS)
+        prepare(self, geometry)
         targets = batch.labels if self.refinement else None
         seen, volume = CylinderInput(geometry, voxels, inputs), Volume(voxels.keys, self.grid, batch.num_scans)
         return Cells(voxels.point_cell, voxels.vote(batch.labels), seen, targets, volume)

@@ -21,8 +21,8 @@ from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch, SensorSpec
 from ray_lidarseg.sparse.backend import SparseBackend
 from ray_lidarseg.sparse.build import load_backend
-from ray_lidarseg.sparse.geometry import VoxelGeometry
-from ray_lidarseg.sparse.modules import SparseConv3d, VoxelNorm
+from ray_lidarseg.sparse.geometry import HALVING, VoxelGeometry
+from ray_lidarseg.sparse.modules import SparseConv3d, VoxelNorm, prepare
 from ray_lidarseg.sparse.products import RowLinear
 from ray_lidarseg.sparse.volume import Volume
 
@@ -35,6 +35,7 @@ _BLOCKS = {
     34: ((2, 3, 4, 6), (2, 2, 2, 2)),
 }
 NUM_LEVELS = len(_ENCODER)
+HALVINGS = (HALVING,) * NUM_LEVELS
 
 _HEIGHT_SCALE_M = 2.0
 """Heights are divided by about the mounting height of a roof LiDAR (ours); x and y by the sensor's range."""
@@ -105,7 +106,8 @@ class MinkUNet(Segmentor):
         """See ``Segmentor.represent``; a voxel's target is its points' majority."""
         voxels = find_voxels(self.grid.cells(batch.points), batch.scan_idx)
         features = voxels.mean(batch.points) * self.input_scale
-        geometry = VoxelGeometry(voxels.keys, self.grid.shape)
+        geometry = VoxelGeometry(voxels.keys, self.grid.shape, HALVINGS)
+        prepare(self.network, geometry)
         volume = Volume(voxels.keys, self.grid, batch.num_scans)
         return Cells(voxels.point_cell, voxels.vote(batch.labels), VoxelInput(geometry, features), volume=volume)
 

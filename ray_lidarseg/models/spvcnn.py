@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ray_lidarseg.geometry.voxelize import CartesianGrid, Voxels, find_voxels
-from ray_lidarseg.models.minkunet import NUM_LEVELS, SparseUNet, input_scale, voxel_grid
+from ray_lidarseg.geometry.voxelize import CartesianGrid, Voxels, find_voxels, row_like, segments
+from ray_lidarseg.models.minkunet import HALVINGS, NUM_LEVELS, SparseUNet, input_scale, voxel_grid
 from ray_lidarseg.models.segmentor import Cells, Output, Segmentor
 from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch, SensorSpec
@@ -29,7 +29,7 @@ from ray_lidarseg.sparse.backend import SparseBackend
 from ray_lidarseg.sparse.build import load_backend
 from ray_lidarseg.sparse.geometry import VoxelGeometry
 from ray_lidarseg.sparse.interpolation import Corners, trilinear
-from ray_lidarseg.sparse.modules import VoxelNorm
+from ray_lidarseg.sparse.modules import VoxelNorm, prepare
 from ray_lidarseg.sparse.products import RowLinear
 from ray_lidarseg.sparse.volume import Volume
 
@@ -102,9 +102,10 @@ class SPVCNN(Segmentor):
     def represent(self, batch: PointBatch) -> Cells:
         """See ``Segmentor.represent``; a voxel's target is its points' majority."""
         voxels = find_voxels(self.grid.cells(batch.points), batch.scan_idx)
-        geometry = VoxelGeometry(voxels.keys, self.grid.shape)
+        geometry = VoxelGeometry(voxels.keys, self.grid.shape, HALVINGS)
+        prepare(self.network, geometry)
         positions = self.grid.positions(batch.points)
-        positions = torch.minimum(positions.clamp_min(0), positions.new_tensor(self.grid.shape))
+        positions = torch.minimum(positions.clamp_min(0), row_like(self.grid.shape, positions))
         exchanges = {
             level: Exchange(
                 _at_level(voxels, geometry, level), trilinear(geometry, level, positions, batch.scan_idx).normalised()
@@ -160,9 +161,7 @@ def _at_level(voxels: Voxels, geometry: VoxelGeometry, level: int) -> Voxels:
     point_cell = voxels.point_cell
     for finer in range(level):
         point_cell = geometry.parents(finer)[point_cell]
-    counts = torch.bincount(point_cell, minlength=geometry.num_voxels(level))
-    starts = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    return Voxels(geometry.level_keys(level), point_cell, point_cell.argsort(stable=True), starts)
+    return Voxels(geometry.level_keys(level), point_cell, *segments(point_cell, geometry.num_voxels(level)))
 
 
 def _point_layer(channels_in: int, channels_out: int) -> nn.Sequential:

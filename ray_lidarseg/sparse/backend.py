@@ -1,11 +1,12 @@
 """What every sparse-convolution backend offers."""
 
+from collections.abc import Iterable
 from typing import Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
-from ray_lidarseg.sparse.geometry import VoxelGeometry
+from ray_lidarseg.sparse.geometry import Request, VoxelGeometry
 from ray_lidarseg.sparse.kernel_map import Kernel
 
 Kind = Literal["submanifold", "down", "up"]
@@ -21,6 +22,10 @@ class SparseBackend(Protocol):
     """
 
     name: str
+
+    def prepare(self, geometry: VoxelGeometry, wanted: Iterable[Request]) -> None:
+        """Builds what convolutions of these kinds, levels and kernels will need, all at once."""
+        ...
 
     def conv(
         self,

@@ -1,7 +1,8 @@
 """The voxels of one batch at every resolution, and the kernel maps between them, each built once and kept."""
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 from jaxtyping import Int
@@ -11,12 +12,14 @@ from ray_lidarseg.geometry.voxelize import MAX_COORDINATE, pack_coords, unpack_c
 from ray_lidarseg.sparse.kernel_map import (
     Kernel,
     KernelMap,
+    Search,
     Stride,
-    halving_map,
+    built,
+    halving_search,
     parent_keys,
     reach,
-    strided_map,
-    submanifold_map,
+    strided_search,
+    submanifold_search,
     touched_keys,
 )
 
@@ -33,6 +36,9 @@ class Coarsening:
     stride: Stride = (2, 2, 2)
     kernel: Kernel = (2, 2, 2)
 
+
+Request = tuple[str, int, Kernel]
+"""Which map: its kind, the (finer) level, the kernel."""
 
 HALVING = Coarsening()
 """Cells twice as wide in every axis, occupied where a finer voxel lies inside."""
@@ -54,15 +60,15 @@ class VoxelGeometry:
         """Takes addresses as ``geometry.voxelize.find_voxels`` gives them.
 
         Raises:
-            ValueError: The addresses are not ascending and unique.
+            ValueError: The addresses are in the host's memory, and not ascending and unique.
         """
-        if not bool((keys.diff() > 0).all()):
+        if keys.device.type == "cpu" and not bool((keys.diff() > 0).all()):
             raise ValueError("voxel addresses must be unique and ascending; pass Voxels.keys, or sort them first")
         self.keys = keys
         self.shape = shape
         self.coarsenings = coarsenings
         self._levels: list[tuple[Tensor, Tensor]] = []
-        self._maps: dict[tuple[str, int, Kernel], KernelMap] = {}
+        self._maps: dict[Request, KernelMap] = {}
 
     @staticmethod
     def of_coords(coords: Int[Tensor, "V 4"], coarsenings: tuple[Coarsening, ...] = ()) -> "VoxelGeometry":
@@ -109,33 +115,55 @@ class VoxelGeometry:
 
     def submanifold(self, level: int, kernel: Kernel = (3, 3, 3)) -> KernelMap:
         """The map from a level to itself."""
-
-        def build() -> KernelMap:
-            self._check_reach(kernel, level)
-            return submanifold_map(self.level_keys(level), kernel)
-
-        return self._once("submanifold", level, kernel, build)
+        return self._map("submanifold", level, kernel)
 
     def down(self, level: int, kernel: Kernel = HALVING.kernel) -> KernelMap:
         """The strided map from a level to the next coarser one."""
-
-        def build() -> KernelMap:
-            fine, (coarse, parent), step = self.level_keys(level), self._coarser(level + 1), self.coarsening(level)
-            if step == HALVING and kernel == HALVING.kernel:
-                return halving_map(fine, coarse, parent)
-            self._check_reach(kernel, level)
-            return strided_map(fine, coarse, kernel, step.stride)
-
-        return self._once("down", level, kernel, build)
+        return self._map("down", level, kernel)
 
     def up(self, level: int, kernel: Kernel = HALVING.kernel) -> KernelMap:
         """The transposed map, from the next coarser level to this one."""
-        return self._once("up", level, kernel, lambda: self.down(level, kernel).transposed())
+        return self._map("up", level, kernel)
+
+    def prepare(self, wanted: Iterable[Request]) -> None:
+        """Builds maps before they are asked for, so that the host waits for their sizes once and not for each.
+
+        Args:
+            wanted: (``submanifold``, ``down`` or ``up``, level, kernel) of each.
+        """
+        searches = {}
+        for kind, level, kernel in wanted:
+            key: Request = ("down" if kind == "up" else kind, level, kernel)
+            if key not in self._maps and key not in searches:
+                searches[key] = self._search(*key)
+        self._maps.update(zip(searches, built(list(searches.values())), strict=True))
+
+    def _map(self, kind: str, level: int, kernel: Kernel) -> KernelMap:
+        key: Request = (kind, level, kernel)
+        if key not in self._maps:
+            self.prepare([key])
+            if kind == "up":
+                self._maps[key] = self._maps["down", level, kernel].transposed()
+        return self._maps[key]
+
+    def _search(self, kind: str, level: int, kernel: Kernel) -> Search:
+        if kind == "submanifold":
+            self._check_reach(kernel, level)
+            return submanifold_search(self.level_keys(level), kernel)
+        fine, (coarse, parent), step = self.level_keys(level), self._coarser(level + 1), self.coarsening(level)
+        if step == HALVING and kernel == HALVING.kernel:
+            return halving_search(fine, coarse, parent)
+        self._check_reach(kernel, level)
+        return strided_search(fine, coarse, kernel, step.stride)
 
     def _coarser(self, level: int) -> tuple[Tensor, Tensor]:
         while len(self._levels) < level:
-            finer = self._levels[-1][0] if self._levels else self.keys
-            self._levels.append(self._coarsen(finer, len(self._levels)))
+            finest = len(self._levels)
+            steps = [self.coarsening(fine) for fine in range(finest, max(level, len(self.coarsenings)))]
+            if self.keys.device.type != "cpu" and steps[0] == HALVING:
+                self._levels += _halved(self.level_keys(finest), len(list(takewhile(HALVING.__eq__, steps))))
+            else:
+                self._levels.append(self._coarsen(self.level_keys(finest), finest))
         return self._levels[level - 1]
 
     def _coarsen(self, finer: Tensor, level: int) -> tuple[Tensor, Tensor]:
@@ -145,12 +173,6 @@ class VoxelGeometry:
         self._check_reach(step.kernel, level)
         return touched_keys(finer, step.kernel, step.stride, self.level_shape(level + 1)), finer.new_zeros(0)
 
-    def _once(self, kind: str, level: int, kernel: Kernel, build: Callable[[], KernelMap]) -> KernelMap:
-        key = (kind, level, kernel)
-        if key not in self._maps:
-            self._maps[key] = build()
-        return self._maps[key]
-
     def _check_reach(self, kernel: Kernel, level: int) -> None:
         """A neighbour outside the grid must not borrow a bit from the next field and so meet a real voxel."""
         side = max(self.level_shape(level))
@@ -159,3 +181,22 @@ class VoxelGeometry:
                 f"a grid of {side} cells and kernel {kernel} exceed {MAX_COORDINATE + 1} addresses an axis: "
                 "use larger voxels or a shorter range"
             )
+
+
+def _halved(keys: Tensor, num_levels: int) -> list[tuple[Tensor, Tensor]]:
+    """Several levels that halve, each with the row there of every voxel one level finer; the host waits once for all.
+
+    Every level is sorted out of the finest, not out of the one before, whose size nobody knows yet.
+    """
+    chains = [keys]
+    for _ in range(num_levels):
+        chains.append(parent_keys(chains[-1]))
+    ordered = torch.stack(chains[1:]).sort(dim=1).values
+    is_first = torch.ones_like(ordered, dtype=torch.bool)
+    is_first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    levels, finer = [], keys
+    for row, chosen, size in zip(ordered, is_first, is_first.sum(1).tolist(), strict=True):
+        coarser = row[chosen.nonzero_static(size=size).flatten()]
+        levels.append((coarser, torch.searchsorted(coarser, parent_keys(finer))))
+        finer = coarser
+    return levels

@@ -1,7 +1,6 @@
 """Features of voxels at places between their centres."""
 
 from dataclasses import dataclass
-from itertools import product
 
 import torch
 from jaxtyping import Float, Int
@@ -51,10 +50,8 @@ def trilinear(
     low = place.floor()
     x, y, z = low.to(torch.int64).unbind(1)
     base = (scan_idx << 3 * FIELD_BITS) + (x << 2 * FIELD_BITS) + (y << FIELD_BITS) + z  # a field of -1 finds no voxel
-    found = find_offsets(geometry.level_keys(level), base, (2, 2, 2), 8)
+    hit, rows = find_offsets(geometry.level_keys(level), base, (2, 2, 2), 4)
     sides = torch.stack([1 - (place - low), place - low])
-    weights = [
-        sides[i, :, 0] * sides[j, :, 1] * sides[k, :, 2] * hit
-        for (i, j, k), (hit, _) in zip(product((0, 1), repeat=3), found, strict=True)
-    ]
-    return Corners(torch.stack([row for _, row in found], 1), torch.stack(weights, 1))
+    along_x, along_y, along_z = sides.unbind(2)
+    weights = (along_x[:, None, None] * along_y[:, None] * along_z).flatten(0, 2) * hit
+    return Corners(rows.T.contiguous(), weights.T.contiguous())

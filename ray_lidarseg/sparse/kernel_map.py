@@ -6,19 +6,23 @@ Offsets of a kernel of size (kx, ky, kz) are numbered x-major, z fastest; an odd
 Addresses are ascending int64 (``geometry.voxelize``), so an offset is one integer added to an address, and the voxels
 at z - 1, z, z + 1 of a column are neighbours in the list: a 3 x 3 x 3 submanifold map needs four binary searches, the
 rest is a walk and point symmetry.
+
+How many pairs there are only the search knows, and a host that asks a GPU waits for it. So a ``Search`` comes first and
+``built`` asks once for all maps of a batch; on a GPU all columns are searched in one launch.
 """
 
 import math
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from itertools import accumulate, pairwise, product
 from typing import Literal
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ray_lidarseg.geometry.voxelize import FIELD_BITS, pack_coords, unpack_coords
+from ray_lidarseg.geometry.voxelize import FIELD_BITS, pack_coords, row_like, segments, unpack_coords
 from ray_lidarseg.sparse.products import BLOCK_ROWS, padded_rows
 
 Kernel = tuple[int, int, int]
@@ -30,6 +34,7 @@ TILE_BYTES = 1 << 26
 
 _SPATIAL_BITS = 3 * FIELD_BITS
 _SPATIAL_MASK = (1 << _SPATIAL_BITS) - 1
+_NOWHERE = (1 << 63) - 1
 _HALVED_MASK = sum(((1 << FIELD_BITS - 1) - 1) << shift for shift in (0, FIELD_BITS, 2 * FIELD_BITS))
 
 
@@ -46,6 +51,8 @@ class KernelMap:
         dst: [N] output row of each pair.
         bounds: K + 1 places where each offset's pairs begin, on the host.
         center: Offset under which row i meets row i for every i; it has no pairs. None where there is none.
+        counts: Pairs of each offset, on the device; of a map with a centre those before it, as the others mirror them.
+        adjoint: The map this one was transposed from; both share what is sorted by row.
     """
 
     num_in: int
@@ -54,6 +61,8 @@ class KernelMap:
     dst: Int[Tensor, "N"]
     bounds: tuple[int, ...]
     center: int | None
+    counts: Int[Tensor, "_"]
+    adjoint: "KernelMap | None" = field(default=None, repr=False, compare=False)
 
     @property
     def num_offsets(self) -> int:
@@ -87,21 +96,53 @@ class KernelMap:
     @cached_property
     def ends(self) -> Int[Tensor, "K"]:
         """int32 end of each offset's pairs, on the device: what ``grouped_mm`` takes."""
-        return torch.tensor(self.bounds[1:], dtype=torch.int32, device=self.src.device)
+        return self._all_counts.cumsum(0, dtype=torch.int32)
+
+    @property
+    def _all_counts(self) -> Int[Tensor, "K"]:
+        if self.center is None:
+            return self.counts
+        return torch.cat([self.counts, self.counts.new_zeros(1), self.counts.flip(0)])
+
+    @cached_property
+    def output_table(self) -> Int[Tensor, "V K"]:
+        """int32 input row of each output row under each offset; ``num_in`` where there is none."""
+        if self.adjoint is not None:
+            return self.adjoint.input_table
+        table = self._table(self.dst, self.src, self.num_out, self.num_in)
+        if self.center is not None:
+            table[:, self.center] = torch.arange(self.num_out, device=table.device)
+        return table
+
+    @cached_property
+    def input_table(self) -> Int[Tensor, "V K"]:
+        """int32 output row of each input row under each offset; ``num_out`` where there is none."""
+        if self.adjoint is not None:
+            return self.adjoint.output_table
+        if self.center is not None:  # pair (k, i, j) has the twin (K - 1 - k, j, i)
+            return self.output_table.flip(1)
+        return self._table(self.src, self.dst, self.num_in, self.num_out)
+
+    def _table(self, rows: Tensor, entries: Tensor, num_rows: int, nothing: int) -> Tensor:
+        offsets = torch.arange(self.num_offsets, device=rows.device)
+        offset = offsets.repeat_interleave(self._all_counts, output_size=len(rows))
+        table = torch.full((num_rows, self.num_offsets), nothing, dtype=torch.int32, device=rows.device)
+        table.view(-1)[rows * self.num_offsets + offset] = entries.to(torch.int32)
+        return table
 
     @cached_property
     def by_output(self) -> tuple[Int[Tensor, "N"], Int[Tensor, "E"]]:
         """Pairs ordered by output row, and where each row's pairs begin."""
-        return _segments(self.dst, self.num_out)
+        return segments(self.dst, self.num_out) if self.adjoint is None else self.adjoint.by_input
 
     @cached_property
     def by_input(self) -> tuple[Int[Tensor, "N"], Int[Tensor, "E"]]:
         """Pairs ordered by input row, and where each row's pairs begin."""
-        return _segments(self.src, self.num_in)
+        return segments(self.src, self.num_in) if self.adjoint is None else self.adjoint.by_output
 
     def transposed(self) -> "KernelMap":
         """The adjoint map: outputs become inputs, offsets keep their numbers."""
-        return KernelMap(self.num_out, self.num_in, self.dst, self.src, self.bounds, self.center)
+        return KernelMap(self.num_out, self.num_in, self.dst, self.src, self.bounds, self.center, self.counts, self)
 
 
 @dataclass(frozen=True)
@@ -202,9 +243,28 @@ def _cuts(near: Tensor, bounds: tuple[int, ...], edges: list[int]) -> list[list[
     ]
 
 
-def _segments(rows: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
-    counts = torch.bincount(rows, minlength=num_rows)
-    return rows.argsort(stable=True), torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+@dataclass(frozen=True)
+class Search:
+    """A map that was found, but not how large it is.
+
+    Attributes:
+        counts: Pairs of each offset, on the device; see ``KernelMap.counts``.
+        finish: Takes these counts on the host.
+    """
+
+    counts: Int[Tensor, "_"]
+    finish: Callable[[list[int]], KernelMap]
+
+
+def built(searches: Sequence[Search]) -> list[KernelMap]:
+    """The maps of several searches; the host waits once for the sizes of all."""
+    counts = torch.cat([search.counts for search in searches]).tolist() if searches else []
+    maps, start = [], 0
+    for search in searches:
+        end = start + len(search.counts)
+        maps.append(search.finish(counts[start:end]))
+        start = end
+    return maps
 
 
 def parent_keys(keys: Int[Tensor, "V"]) -> Int[Tensor, "V"]:
@@ -213,6 +273,11 @@ def parent_keys(keys: Int[Tensor, "V"]) -> Int[Tensor, "V"]:
 
 
 def submanifold_map(keys: Int[Tensor, "V"], kernel: Kernel) -> KernelMap:
+    """The map of ``submanifold_search``, for one alone."""
+    return built([submanifold_search(keys, kernel)])[0]
+
+
+def submanifold_search(keys: Int[Tensor, "V"], kernel: Kernel) -> Search:
     """The map whose outputs are its inputs.
 
     Args:
@@ -226,42 +291,41 @@ def submanifold_map(keys: Int[Tensor, "V"], kernel: Kernel) -> KernelMap:
         raise ValueError(f"a submanifold convolution needs odd kernel sizes, got {kernel}")
     # offset k and its mirror find the same pairs the other way round: half of them is searched, half is read backwards
     half = math.prod(kernel) // 2
-    own_column = half - kernel[2] // 2
-    found = find_offsets(keys, keys, kernel, own_column) + _below(keys, kernel[2] // 2)
-    rows, near = _pairs(found)
-    return _assemble(keys, near + rows[::-1], rows + near[::-1], half, len(keys))
+    whole = find_offsets(keys, keys, kernel, half // kernel[2])
+    hit, place = (torch.cat(both) for both in zip(whole, _below(keys, kernel[2] // 2), strict=True))
+    counts = hit.sum(1)
+
+    def finish(sizes: list[int]) -> KernelMap:
+        rows, near = _pairs(hit, place, sum(sizes))
+        src = torch.cat([near, *rows.split(sizes)[::-1]])
+        dst = torch.cat([rows, *near.split(sizes)[::-1]])
+        # the centre's own offset has no pairs: its weight multiplies all rows as they lie
+        bounds = (0, *accumulate([*sizes, 0, *sizes[::-1]]))
+        return KernelMap(len(keys), len(keys), src, dst, bounds, half, counts)
+
+    return Search(counts, finish)
 
 
-def _below(keys: Tensor, count: int) -> list[tuple[Tensor, Tensor]]:
+def _below(keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The neighbours at z - count … z - 1: no search, they are the rows just before."""
-    found: list[tuple[Tensor, Tensor]] = []
+    hit = torch.empty(count, len(keys), dtype=torch.bool, device=keys.device)
+    row = torch.empty(count, len(keys), dtype=torch.int64, device=keys.device)
     place = torch.arange(len(keys), device=keys.device)
     for distance in range(1, count + 1):
         # keys ascend, so a neighbour further down in z can only be the row before the last one found
-        below = (place - 1).clamp_min(0)
-        hit = keys[below] == keys - distance
-        found.insert(0, (hit, below))
-        place = place - hit.to(place.dtype)
-    return found
+        torch.clamp_min(place - 1, 0, out=row[-distance])
+        torch.eq(keys[row[-distance]], keys - distance, out=hit[-distance])
+        place = place - hit[-distance].long()
+    return hit, row
 
 
-def _pairs(found: list[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
+def _pairs(hit: Tensor, place: Tensor, num_pairs: int) -> tuple[Tensor, Tensor]:
     """Rows of the centres that have the neighbour, and the neighbours' rows, by offset."""
-    rows = [hit.nonzero().flatten() for hit, _ in found]
-    return rows, [place[chosen] for chosen, (_, place) in zip(rows, found, strict=True)]
+    found = hit.view(-1).nonzero_static(size=num_pairs).view(-1)
+    return found % max(hit.shape[1], 1), place.view(-1)[found]
 
 
-def _assemble(keys: Tensor, src: list[Tensor], dst: list[Tensor], center: int | None, num_out: int) -> KernelMap:
-    # the centre's own offset has no pairs: its weight multiplies all rows as they lie
-    counts = [len(rows) for rows in src]
-    if center is not None:
-        counts.insert(center, 0)
-    bounds = [0, *accumulate(counts)]
-    none = torch.zeros(0, dtype=torch.int64, device=keys.device)
-    return KernelMap(len(keys), num_out, torch.cat([none, *src]), torch.cat([none, *dst]), tuple(bounds), center)
-
-
-def halving_map(keys: Int[Tensor, "V"], coarse: Int[Tensor, "U"], parent: Int[Tensor, "V"]) -> KernelMap:
+def halving_search(keys: Int[Tensor, "V"], coarse: Int[Tensor, "U"], parent: Int[Tensor, "V"]) -> Search:
     """Kernel 2, stride 2: every fine voxel meets its parent, under the offset that its lowest bits spell.
 
     Args:
@@ -270,15 +334,19 @@ def halving_map(keys: Int[Tensor, "V"], coarse: Int[Tensor, "U"], parent: Int[Te
         parent: Row in ``coarse`` of each fine voxel.
     """
     x, y, z = (keys >> shift & 1 for shift in (2 * FIELD_BITS, FIELD_BITS, 0))
-    offset = 4 * x + 2 * y + z
-    order = (offset * len(keys) + torch.arange(len(keys), device=keys.device)).argsort()
-    bounds = [0, *torch.bincount(offset, minlength=8).cumsum(0).tolist()]
-    return KernelMap(len(keys), len(coarse), order, parent[order], tuple(bounds), None)
+    order, starts = segments(4 * x + 2 * y + z, 8)
+    counts = starts.diff()
+
+    def finish(sizes: list[int]) -> KernelMap:
+        bounds = (0, *accumulate(sizes))
+        return KernelMap(len(keys), len(coarse), order, parent[order], bounds, None, counts)
+
+    return Search(counts, finish)
 
 
-def strided_map(
+def strided_search(
     keys: Int[Tensor, "V"], coarse: Int[Tensor, "U"], kernel: Kernel, stride: Stride = (2, 2, 2)
-) -> KernelMap:
+) -> Search:
     """Any kernel and stride: output o gathers the inputs at stride · o + offset; outputs are the given coarse voxels.
 
     Args:
@@ -288,9 +356,15 @@ def strided_map(
         stride: Of each axis, 1 or more.
     """
     coords = unpack_coords(coarse).to(torch.int64)
-    anchors = pack_coords(coords * coords.new_tensor([1, *stride]))
-    dst, src = _pairs(find_offsets(keys, anchors, kernel, math.prod(kernel)))
-    return _assemble(keys, src, dst, None, len(coarse))
+    anchors = pack_coords(coords * row_like((1, *stride), coords))
+    hit, place = find_offsets(keys, anchors, kernel, kernel[0] * kernel[1])
+    counts = hit.sum(1)
+
+    def finish(sizes: list[int]) -> KernelMap:
+        dst, src = _pairs(hit, place, sum(sizes))
+        return KernelMap(len(keys), len(coarse), src, dst, (0, *accumulate(sizes)), None, counts)
+
+    return Search(counts, finish)
 
 
 def touched_keys(
@@ -309,18 +383,28 @@ def touched_keys(
     Returns:
         Ascending unique addresses.
     """
-    coords = unpack_coords(keys).to(torch.int64)
-    for axis, (size, step, cells) in enumerate(zip(kernel, stride, shape, strict=True), start=1):
+    fields = unpack_coords(keys).to(torch.int64).unbind(1)
+    candidates = (fields[0] << _SPATIAL_BITS).unsqueeze(0)
+    is_cell = torch.ones_like(candidates, dtype=torch.bool)
+    for axis, (size, step, cells) in enumerate(zip(kernel, stride, shape, strict=True)):
+        # o reaches x where start <= x - step · o < start + size: the topmost such o, and those below it
         start = -(size // 2) if size % 2 else 0
-        reached = [_with_column(coords, axis, coords[:, axis] - offset) for offset in range(start, start + size)]
-        coords = torch.cat([rows[rows[:, axis] % step == 0] for rows in reached])
-        coords = _with_column(coords, axis, coords[:, axis] // step)
-        coords = coords[(coords[:, axis] >= 0) & (coords[:, axis] < cells)]
-    return pack_coords(coords).unique()
+        above = fields[1 + axis] - start
+        below = row_like(tuple(range(-(-size // step))), keys)[:, None]
+        cell = above.div(step, rounding_mode="floor") - below
+        is_reached = (above - cell * step < size) & (cell >= 0) & (cell < cells)
+        shifted = cell << (2 - axis) * FIELD_BITS
+        candidates = (candidates.unsqueeze(1) + shifted).flatten(0, 1)
+        is_cell = (is_cell.unsqueeze(1) & is_reached).flatten(0, 1)
+    return _distinct(torch.where(is_cell, candidates, _NOWHERE).flatten())
 
 
-def _with_column(rows: Tensor, column: int, values: Tensor) -> Tensor:
-    return torch.cat([rows[:, :column], values.unsqueeze(1), rows[:, column + 1 :]], 1)
+def _distinct(keys: Tensor) -> Tensor:
+    """The numbers of a list that are not ``_NOWHERE``, ascending, each once; the host waits for how many they are."""
+    ordered, _ = keys.sort()
+    is_first = ordered != _NOWHERE
+    is_first[1:] &= ordered[1:] != ordered[:-1]
+    return ordered[is_first.nonzero_static(size=int(is_first.sum())).flatten()]
 
 
 def reach(kernel: Kernel) -> int:
@@ -335,20 +419,34 @@ def offsets_of(kernel: Kernel) -> list[tuple[int, int, int]]:
     return list(product(x, y, z))
 
 
-def find_offsets(keys: Tensor, centers: Tensor, kernel: Kernel, num_offsets: int) -> list[tuple[Tensor, Tensor]]:
-    """For the first offsets, whole columns: whether each centre's neighbour exists, and its row in ``keys``."""
-    if not len(keys):
-        nothing = torch.zeros(len(centers), dtype=torch.int64, device=keys.device)
-        return [(nothing.bool(), nothing)] * num_offsets
-    found: list[tuple[Tensor, Tensor]] = []
-    for start in range(0, num_offsets, kernel[2]):
-        column = [
-            (dx << 2 * FIELD_BITS) + (dy << FIELD_BITS) + dz for dx, dy, dz in offsets_of(kernel)[start:][: kernel[2]]
-        ]
-        place = torch.searchsorted(keys, centers + column[0])
-        for step in column:
-            place = place.clamp_max(len(keys) - 1)
-            hit = keys[place] == centers + step
-            found.append((hit, place))
-            place = place + hit.to(place.dtype)
-    return found
+def find_offsets(
+    keys: Int[Tensor, "V"], centers: Int[Tensor, "M"], kernel: Kernel, num_columns: int
+) -> tuple[Bool[Tensor, "N M"], Int[Tensor, "N M"]]:
+    """For the offsets of the first columns in z: whether each centre's neighbour exists, and its row in ``keys``."""
+    depth = kernel[2]
+    hit = torch.zeros(num_columns, depth, len(centers), dtype=torch.bool, device=keys.device)
+    place = torch.zeros(num_columns, depth, len(centers), dtype=torch.int64, device=keys.device)
+    if len(keys) and num_columns:
+        steps = _column_steps(kernel, keys.device)[:num_columns, None]
+        # on a CPU a column at a time stays in the cache
+        at_once = 1 if keys.device.type == "cpu" else num_columns
+        for first in range(0, num_columns, at_once):
+            part = slice(first, first + at_once)
+            _walk(keys, centers + steps[part], hit[part], place[part])
+    return hit.flatten(0, 1), place.flatten(0, 1)
+
+
+def _walk(keys: Tensor, wanted: Tensor, hit: Tensor, place: Tensor) -> None:
+    """One search for the lowest cell of each column; those above are the rows behind it."""
+    row = torch.searchsorted(keys, wanted)
+    for height in range(hit.shape[1]):
+        torch.clamp_max(row, len(keys) - 1, out=place[:, height])
+        torch.eq(keys[place[:, height]], wanted + height, out=hit[:, height])
+        row = place[:, height] + hit[:, height]
+
+
+@lru_cache(maxsize=64)
+def _column_steps(kernel: Kernel, device: torch.device) -> Int[Tensor, "N"]:
+    """By how much an address grows to the lowest cell of each column."""
+    steps = [(dx << 2 * FIELD_BITS) + (dy << FIELD_BITS) + dz for dx, dy, dz in offsets_of(kernel)]
+    return torch.tensor(steps[:: kernel[2]], device=device)

@@ -48,6 +48,13 @@ class SparseConv3d(nn.Module):
         return f"{channels_in}, {channels_out}, kernel={self.kernel}, {self.kind}, level={self.level}"
 
 
+def prepare(network: nn.Module, geometry: VoxelGeometry) -> None:
+    """Builds, all at once, what the sparse convolutions of a network will need on these voxels."""
+    layers = [module for module in network.modules() if isinstance(module, SparseConv3d)]
+    wanted = dict.fromkeys((layer.kind, layer.level, layer.kernel) for layer in layers)
+    layers[0].backend.prepare(geometry, wanted)
+
+
 class VoxelNorm(nn.BatchNorm1d):
     """Batch normalisation over voxels; fewer than two voxels have no variance and take the running one."""
 

@@ -2,17 +2,20 @@
 
     out[dst] += x[src] @ weight[k]    for every pair (src, dst) of offset k
 
-Three forms of the same sum:
+Four forms of the same sum:
 
 ``blocked``: a few thousand rows at a time are gathered into a scratch buffer that stays in the processor's cache and
 multiplied; the products are summed by output row at the end. Sizes of blocks are few (``sparse.products``). The default
 on a CPU, where fresh temporaries cost more than the arithmetic and scattered additions three times as much as one sum.
 ``gathered``: gather all pairs, one product per offset, one sum per output row. No atomics: repeatable on a GPU.
 ``grouped``: the same with all products in one ``grouped_mm`` launch. The default on a GPU that has the kernel.
+``unfolded``: the neighbours of each output row side by side, zeros where there is none, and one product: three launches
+where ``gathered`` has one per offset, for several times the arithmetic. The default on other GPUs at coarse levels,
+where few rows keep a GPU waiting for its next launch.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
@@ -21,11 +24,16 @@ from torch import Tensor
 
 from ray_lidarseg.geometry.voxelize import segment_sum
 from ray_lidarseg.sparse.backend import Kind
-from ray_lidarseg.sparse.geometry import VoxelGeometry
+from ray_lidarseg.sparse.geometry import Request, VoxelGeometry
 from ray_lidarseg.sparse.kernel_map import TILE_BYTES, Kernel, KernelMap, Side, Tile
 from ray_lidarseg.sparse.products import BLOCK_ROWS, add_transposed_times, fast, scratch, times
 
-Form = Literal["blocked", "gathered", "grouped"]
+Form = Literal["blocked", "gathered", "grouped", "unfolded"]
+
+UNFOLDED_BYTES = 1 << 27
+"""Neighbours of all rows up to which they are unfolded. Ours, on paper: writing and reading them at 3 TB/s and three to
+five times the products then take what the host needs for 28 launches of 10 µs each; ``tests.gpu.acceptance`` measures
+both forms where there is a GPU."""
 
 _GROUPED_ALIGNMENT_BYTES = 16  # torch.nn.functional.grouped_mm: rows must be multiples of this
 
@@ -41,6 +49,10 @@ class TorchBackend:
 
     def __init__(self, form: Form | None = None) -> None:
         self.form = form
+
+    def prepare(self, geometry: VoxelGeometry, wanted: Iterable[Request]) -> None:
+        """See ``SparseBackend.prepare``: kernel maps."""
+        geometry.prepare(wanted)
 
     def conv(
         self,
@@ -71,15 +83,17 @@ def convolve(
             f"the kernel map has {pairs.num_in} input rows and {pairs.num_offsets} offsets, "
             f"got x {tuple(x.shape)} and weight {tuple(weight.shape)}: was x computed at another level?"
         )
-    result: Tensor = _Convolution.apply(x.contiguous(), weight, pairs, form or _best_form(x))
+    result: Tensor = _Convolution.apply(x.contiguous(), weight, pairs, form or _best_form(x, pairs))
     return result
 
 
-def _best_form(x: Tensor) -> Form:
+def _best_form(x: Tensor, pairs: KernelMap) -> Form:
     if x.device.type != "cuda":
         return "blocked"
-    has_kernel = x.dtype == torch.bfloat16 and torch.cuda.get_device_capability(x.device) >= (9, 0)
-    return "grouped" if has_kernel else "gathered"  # grouped_mm itself loops, with host syncs, for all else
+    if x.dtype == torch.bfloat16 and torch.cuda.get_device_capability(x.device) >= (9, 0):
+        return "grouped"  # grouped_mm itself loops, with host syncs, for all else
+    num_bytes = pairs.num_out * pairs.num_offsets * x.shape[1] * x.element_size()
+    return "unfolded" if num_bytes <= UNFOLDED_BYTES else "gathered"
 
 
 class _Convolution(torch.autograd.Function):
@@ -96,21 +110,15 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, weight = ctx.saved_tensors
         grad = grads[0].contiguous()
-        gradients = _gradients_blocked if ctx.form == "blocked" else _gradients_gathered
-        return *gradients(x, weight, grad, ctx.pairs, ctx.form, ctx.needs_input_grad), None, None
+        return *_GRADIENTS[ctx.form](x, weight, grad, ctx.pairs, ctx.form, ctx.needs_input_grad), None, None
 
 
 def _apply(x: Tensor, weight: Tensor, pairs: KernelMap, form: Form) -> Tensor:
     if form == "blocked":
         return _apply_blocked(x, weight, pairs)
-    return _apply_gathered(x, weight, pairs, form, pairs.src, pairs.by_output)
-
-
-def _apply_gathered(
-    x: Tensor, weight: Tensor, pairs: KernelMap, form: Form, rows: Tensor, segments: tuple[Tensor, Tensor]
-) -> Tensor:
-    """Row s of the result is the sum over the pairs of segment s of their row of ``x`` times their offset's matrix."""
-    out = segment_sum(_PRODUCTS[form](x.index_select(0, rows), weight, pairs), *segments)
+    if form == "unfolded":
+        return _unfolded(x, pairs.output_table) @ weight.flatten(0, 1)
+    out = segment_sum(_PRODUCTS[form](x.index_select(0, pairs.src), weight, pairs), *pairs.by_output)
     return out if pairs.center is None else out.addmm_(x, weight[pairs.center])
 
 
@@ -187,15 +195,34 @@ def _central_gradients(
 def _gradients_gathered(
     x: Tensor, weight: Tensor, grad: Tensor, pairs: KernelMap, form: Form, wanted: tuple[bool, ...]
 ) -> tuple[Tensor | None, Tensor | None]:
-    grad_x = None
+    """Both gradients take the output's gradient at the pairs, which is gathered once."""
+    grad_x = grad_weight = None
+    errors = grad.index_select(0, pairs.dst)
     if wanted[0]:
-        grad_x = _apply_gathered(grad, weight.mT, pairs, form, pairs.dst, pairs.by_input)
-    if not wanted[1]:
-        return grad_x, None
-    rows, errors = x.index_select(0, pairs.src), grad.index_select(0, pairs.dst)
-    grad_weight = _WEIGHT_GRADIENTS[form](rows, errors, pairs)
-    if pairs.center is not None:
-        torch.mm(x.mT, grad, out=grad_weight[pairs.center])
+        grad_x = segment_sum(_PRODUCTS[form](errors, weight.mT, pairs), *pairs.by_input)
+        if pairs.center is not None:
+            grad_x.addmm_(grad, weight[pairs.center].mT)
+    if wanted[1]:
+        grad_weight = _WEIGHT_GRADIENTS[form](x.index_select(0, pairs.src), errors, pairs)
+        if pairs.center is not None:
+            torch.mm(x.mT, grad, out=grad_weight[pairs.center])
+    return grad_x, grad_weight
+
+
+def _unfolded(x: Tensor, table: Tensor) -> Tensor:
+    """[N, K · C] for each row of the table its rows of ``x`` side by side, zeros where it names the one behind."""
+    padded = torch.nn.functional.pad(x, (0, 0, 0, 1))
+    return padded.index_select(0, table.flatten()).view(len(table), table.shape[1] * x.shape[1])
+
+
+def _gradients_unfolded(
+    x: Tensor, weight: Tensor, grad: Tensor, pairs: KernelMap, form: Form, wanted: tuple[bool, ...]
+) -> tuple[Tensor | None, Tensor | None]:
+    grad_x = grad_weight = None
+    if wanted[0]:
+        grad_x = _unfolded(grad, pairs.input_table) @ weight.mT.flatten(0, 1)
+    if wanted[1]:
+        grad_weight = (_unfolded(x, pairs.output_table).mT @ grad).view_as(weight)
     return grad_x, grad_weight
 
 
@@ -244,4 +271,10 @@ _PRODUCTS: dict[str, Callable[[Tensor, Tensor, KernelMap], Tensor]] = {
 _WEIGHT_GRADIENTS: dict[str, Callable[[Tensor, Tensor, KernelMap], Tensor]] = {
     "gathered": _looped_weight_gradient,
     "grouped": _grouped_weight_gradient,
+}
+_GRADIENTS: dict[str, Callable[..., tuple[Tensor | None, Tensor | None]]] = {
+    "blocked": _gradients_blocked,
+    "gathered": _gradients_gathered,
+    "grouped": _gradients_gathered,
+    "unfolded": _gradients_unfolded,
 }

@@ -4,6 +4,7 @@ torchsparse is on no package index. Its defaults lose voxels on odd extents and 
 this adapter moves the voxels to the corner of a tight grid of even extents and passes that grid along.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from ray_lidarseg.errors import ResourceError
 from ray_lidarseg.sparse.backend import Kind
-from ray_lidarseg.sparse.geometry import HALVING, VoxelGeometry
+from ray_lidarseg.sparse.geometry import HALVING, Request, VoxelGeometry
 from ray_lidarseg.sparse.kernel_map import Kernel
 from ray_lidarseg.sparse.layout import to_torchsparse
 
@@ -51,6 +52,9 @@ class TorchsparseBackend:
 
     def __init__(self) -> None:
         _import_torchsparse()
+
+    def prepare(self, geometry: VoxelGeometry, wanted: Iterable[Request]) -> None:
+        """See ``SparseBackend.prepare``: torchsparse builds its own maps as it meets them."""
 
     def conv(
         self,

@@ -50,7 +50,7 @@ def test_both_mixed_scans_are_a_permutation_of_both_scans(num_a, num_b, num_area
     for mixed, parity_of_a in ((first, 0), (second, 1)):
         assert_every_column_follows_its_point(mixed)
         comes_from_b = (mixed.extras["id"] >= num_a).long()
-        assert torch.equal(areas(mixed.points, edges, num_sectors) % 2, comes_from_b ^ parity_of_a)
+        assert torch.equal(areas(mixed.points, mixed.scan_idx, [edges], num_sectors) % 2, comes_from_b ^ parity_of_a)
 
 
 @settings(deadline=None, max_examples=20)

@@ -6,10 +6,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_lidarseg.geometry.partition import areas, band_edges, bands, draw_num_areas, sectors
+from ray_lidarseg.geometry import partition
+from ray_lidarseg.geometry.partition import areas, band_edges, draw_num_areas, sectors
 from ray_lidarseg.sample import SensorSpec
 
 NUSCENES = SensorSpec(32, math.radians(10.0), math.radians(-30.0), 1.0, 50.0, 1 / 255)
+
+
+def bands(inclination: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
+    return partition.bands(inclination, torch.zeros(len(inclination), dtype=torch.int64), [edges])
 
 
 def slow_band(phi: float, edges: list[float]) -> int:
@@ -38,6 +43,13 @@ def test_bands_agree_with_the_published_rule(num_areas, inclination):
     edges = band_edges(num_areas, NUSCENES)
     found = bands(torch.tensor(inclination, dtype=torch.float32), edges)
     assert found.tolist() == [slow_band(phi, edges.tolist()) for phi in inclination]
+
+
+def test_every_scan_has_its_own_edges_and_number_of_bands():
+    inclination, scan_idx = torch.tensor([0.1, -0.4, 0.1, -0.4, 0.1]), torch.tensor([0, 0, 1, 1, 2])
+    edges = [band_edges(1, NUSCENES), torch.tensor([0.3, 0.2, 0.0, -0.5]), torch.tensor([0.3, 0.0, -0.5])]
+    assert partition.bands(inclination, scan_idx, edges).tolist() == [0, 0, 1, 2, 0]
+    assert partition.bands(inclination[:0], scan_idx[:0], []).tolist() == []
 
 
 @pytest.mark.parametrize("num_areas", range(1, 9))
@@ -69,9 +81,9 @@ def test_sectors_by_hand():
 def test_areas_form_a_chequerboard():
     high_left, high_right = [1.0, 1.0, 0.1, 0.0], [1.0, -1.0, 0.1, 0.0]
     low_left, low_right = [1.0, 1.0, -0.6, 0.0], [1.0, -1.0, -0.6, 0.0]
-    points = torch.tensor([high_left, high_right, low_left, low_right])
-    assert (areas(points, band_edges(2, NUSCENES), num_sectors=2) % 2).tolist() == [1, 0, 0, 1]
-    assert areas(points, band_edges(2, NUSCENES)).tolist() == [0, 0, 1, 1]
+    points, scan_idx = torch.tensor([high_left, high_right, low_left, low_right]), torch.zeros(4, dtype=torch.int64)
+    assert (areas(points, scan_idx, [band_edges(2, NUSCENES)], num_sectors=2) % 2).tolist() == [1, 0, 0, 1]
+    assert areas(points, scan_idx, [band_edges(2, NUSCENES)]).tolist() == [0, 0, 1, 1]
 
 
 def test_draws_are_uniform_and_repeatable():

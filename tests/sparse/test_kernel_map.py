@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 from ray_lidarseg.geometry.voxelize import pack_coords
 from ray_lidarseg.sparse.geometry import VoxelGeometry
 from ray_lidarseg.sparse.kernel_map import (
-    halving_map,
+    built,
+    halving_search,
     offsets_of,
     parent_keys,
     reach,
-    strided_map,
+    strided_search,
     submanifold_map,
     touched_keys,
 )
@@ -81,9 +82,9 @@ def test_down_maps_are_what_brute_force_finds(kernel, coords):
     coarse, parent = torch.unique(parent_keys(keys), return_inverse=True)
     assert torch.equal(coarse, _keys(outputs))
     expected = _brute_force(coords, outputs, kernel, (2, 2, 2))
-    assert _pairs(strided_map(keys, coarse, kernel)) == expected
+    assert _pairs(built([strided_search(keys, coarse, kernel)])[0]) == expected
     if kernel == (2, 2, 2):
-        assert _pairs(halving_map(keys, coarse, parent)) == expected
+        assert _pairs(built([halving_search(keys, coarse, parent)])[0]) == expected
         assert len(expected) == len(coords)  # every voxel has one parent
 
 
@@ -99,7 +100,7 @@ def test_touched_cells_and_their_pairs_are_what_brute_force_finds(kernel, stride
     reached = {everywhere[out] for _, _, out in _brute_force(coords, everywhere, kernel, stride)}
     coarse = touched_keys(_keys(coords), kernel, stride, shape)
     assert torch.equal(coarse, _keys(reached))
-    assert _pairs(strided_map(_keys(coords), coarse, kernel, stride)) == _brute_force(
+    assert _pairs(built([strided_search(_keys(coords), coarse, kernel, stride)])[0]) == _brute_force(
         coords, sorted(reached), kernel, stride
     )
 

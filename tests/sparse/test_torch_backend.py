@@ -22,7 +22,7 @@ CASES = [
     ("up", (2, 2, 2)),
     ("up", (3, 3, 3)),
 ]
-FORMS = ["blocked", "gathered"]
+FORMS = ["blocked", "gathered", "unfolded"]
 
 
 def _geometry(num_voxels: int, shape: tuple[int, int, int], seed: int = 0) -> VoxelGeometry:
