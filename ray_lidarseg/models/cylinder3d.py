@@ -69,8 +69,10 @@ def build_cylinder3d(
     Raises:
         ResourceError: The sparse backend cannot run here, or cannot coarsen height and radius differently.
     """
-    if backend != "torch":
-        raise ResourceError(f"model cylinder3d keeps other voxels than {backend} does: set sparse.backend=torch")
+    if backend == "torchsparse":
+        raise ResourceError(
+            f"model cylinder3d keeps other voxels than {backend} does: set sparse.backend=torch or spconv"
+        )
     grid = CylinderGrid(recipe.radius_m, recipe.height_m or height_m, recipe.grid)
     return Cylinder3D(grid, num_classes, recipe.width_factor, recipe.point_refinement, load_backend(backend))
 

@@ -119,12 +119,14 @@ def _products() -> str:
 
 
 def _sparse_backends() -> str:
-    load_backend("torch")
-    try:
-        load_backend("torchsparse")
-    except ResourceError as error:
-        return f"torch ({error})"
-    return "torch, torchsparse"
+    found = []
+    for name in ("torch", "spconv", "spconv-triton", "torchsparse"):
+        try:
+            load_backend(name)
+            found.append(name)
+        except ResourceError as error:
+            found.append(f"no {name} ({error})")
+    return "; ".join(found)
 
 
 def _ray() -> str:

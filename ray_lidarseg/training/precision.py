@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from ray_lidarseg.recipe.schema import Recipe
+from ray_lidarseg.sparse.build import computes_bfloat16
 from ray_lidarseg.sparse.products import bf16_gain
 
 AS_ACCURATE = ("fidnet", "minkunet", "spvcnn", "cylinder3d")
@@ -16,8 +17,9 @@ _LEAST_CHANNELS = 48  # in narrower networks those passes, not the products, are
 def precision(recipe: Recipe, device: torch.device, method: nn.Module) -> torch.dtype | None:
     """The type autocast computes in; None is float32, as with ``train.amp`` off.
 
-    ``bf16`` is that on any device. ``auto`` is bf16, or else fp16, on CUDA. On a CPU it is bf16 where this process
-    measures products as wide as the model's to be clearly faster in it and the model is known to be as accurate in it.
+    ``bf16`` is that on any device. ``auto`` is bf16 on CUDA, or fp16 where the GPU or the sparse backend has no bf16.
+    On a CPU it is bf16 where this process measures products as wide as the model's to be clearly faster in it and the
+    model is known to be as accurate in it.
 
     Args:
         recipe: Its ``train.amp`` and ``model``.
@@ -30,6 +32,9 @@ def precision(recipe: Recipe, device: torch.device, method: nn.Module) -> torch.
     if amp == "bf16":
         return torch.bfloat16
     if device.type == "cuda":
+        is_sparse = recipe.model.name in ("minkunet", "spvcnn", "cylinder3d")
+        if is_sparse and not computes_bfloat16(recipe.sparse.backend):
+            return torch.float16
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     if device.type != "cpu" or recipe.model.name not in AS_ACCURATE:
         return None

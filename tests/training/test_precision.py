@@ -31,6 +31,22 @@ def test_a_word_of_the_recipe_decides_on_any_device():
     assert precision(_recipe("bf16"), CPU, NARROW) == precision(_recipe("bf16"), CUDA, NARROW) == torch.bfloat16
 
 
+@pytest.mark.parametrize(
+    ("model", "backend", "has_bf16", "chosen"),
+    [
+        ("minkunet", "torch", True, torch.bfloat16),
+        ("minkunet", "torch", False, torch.float16),
+        ("minkunet", "spconv", True, torch.float16),
+        ("cylinder3d", "spconv-triton", True, torch.float16),
+        ("fidnet", "spconv", True, torch.bfloat16),  # has no sparse convolution
+    ],
+)
+def test_a_gpu_computes_in_what_it_and_the_backend_have(model, backend, has_bf16, chosen, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
+    recipe = override(_recipe(model=model), {"sparse.backend": backend})
+    assert precision(recipe, CUDA, WIDE) == chosen
+
+
 def test_a_cpu_computes_in_bf16_where_that_is_clearly_faster_and_as_accurate(gain):
     assert precision(_recipe(), CPU, WIDE) == torch.bfloat16
     assert precision(_recipe(model="image_unet"), CPU, WIDE) is None
