@@ -423,9 +423,9 @@ def find_offsets(
     keys: Int[Tensor, "V"], centers: Int[Tensor, "M"], kernel: Kernel, num_columns: int
 ) -> tuple[Bool[Tensor, "N M"], Int[Tensor, "N M"]]:
     """For the offsets of the first columns in z: whether each centre's neighbour exists, and its row in ``keys``."""
-    depth = kernel[2]
-    hit = torch.zeros(num_columns, depth, len(centers), dtype=torch.bool, device=keys.device)
-    place = torch.zeros(num_columns, depth, len(centers), dtype=torch.int64, device=keys.device)
+    make = torch.empty if len(keys) else torch.zeros
+    size = num_columns, kernel[2], len(centers)
+    hit, place = (make(size, dtype=dtype, device=keys.device) for dtype in (torch.bool, torch.int64))
     if len(keys) and num_columns:
         steps = _column_steps(kernel, keys.device)[:num_columns, None]
         # on a CPU a column at a time stays in the cache
