@@ -28,7 +28,7 @@ def load_backend(name: str) -> SparseBackend:
         from ray_lidarseg.sparse.torchsparse_backend import TorchsparseBackend
 
         return TorchsparseBackend()
-    if name == "spconv" or name == "spconv-triton":
+    if name in ("spconv", "spconv-triton"):
         from ray_lidarseg.sparse.spconv_backend import SpconvBackend
 
         return SpconvBackend(name)

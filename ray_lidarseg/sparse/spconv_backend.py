@@ -11,7 +11,7 @@ has them, so rows are brought there and back.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -25,7 +25,6 @@ from ray_lidarseg.sparse.geometry import HALVING, Request, VoxelGeometry
 from ray_lidarseg.sparse.kernel_map import Kernel
 from ray_lidarseg.sparse.layout import to_spconv
 
-Name = Literal["spconv", "spconv-triton"]
 _HOW_TO_INSTALL = {
     "spconv": "pip install spconv-cu126 (or spconv, which is for CPUs and computes forward only)",
     "spconv-triton": "pip install spconv-triton, for a machine with a GPU",
@@ -57,14 +56,14 @@ class SpconvBackend:
     """See ``SparseBackend``.
 
     Args:
-        name: Which of the two packages.
+        name: Which of the two packages: ``spconv`` or ``spconv-triton``.
 
     Raises:
         ResourceError: It cannot be imported.
     """
 
-    def __init__(self, name: Name = "spconv") -> None:
-        self.name: str = name
+    def __init__(self, name: str = "spconv") -> None:
+        self.name = name
         _package(name)
 
     def prepare(self, geometry: VoxelGeometry, wanted: Iterable[Request]) -> None:
