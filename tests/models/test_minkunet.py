@@ -119,4 +119,4 @@ def test_voxels_too_small_for_the_range_are_refused():
 
 def test_an_unknown_backend_is_refused():
     with pytest.raises(ResourceError, match="no sparse backend"):
-        build_minkunet(NARROW, SENSOR, num_classes=3, backend="spconv")
+        build_minkunet(NARROW, SENSOR, num_classes=3, backend="minkowski")
