@@ -108,6 +108,7 @@ def pretending() -> Iterator[Counts]:
         (torch.cuda, "_lazy_init", lambda: None),
         (torch, "tensor", partial(_tensor, torch.tensor)),
         (torch.Tensor, "new_tensor", _new_tensor),
+        (torch._C, "_InferenceMode", lambda mode: torch.no_grad()),  # of tensors with another inside torch has no views
         # optimisers and clipping do all tensors at once on a GPU
         *((module, "_foreach_supported_types", [OnDevice]) for module in (_foreach_utils, optimizer)),
         *(
