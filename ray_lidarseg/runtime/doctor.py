@@ -14,7 +14,7 @@ import torch
 from ray_lidarseg import storage
 from ray_lidarseg.errors import LidarSegError, ResourceError
 from ray_lidarseg.runtime import cluster
-from ray_lidarseg.sparse.build import load_backend
+from ray_lidarseg.sparse.build import BACKENDS, load_backend
 from ray_lidarseg.sparse.products import measured
 from ray_lidarseg.training.environment import hardware, versions
 
@@ -120,7 +120,7 @@ def _products() -> str:
 
 def _sparse_backends() -> str:
     found = []
-    for name in ("torch", "spconv", "spconv-triton", "torchsparse"):
+    for name in BACKENDS:
         try:
             load_backend(name)
             found.append(name)

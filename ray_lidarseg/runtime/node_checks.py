@@ -14,7 +14,7 @@ from ray_lidarseg import storage
 from ray_lidarseg.errors import LidarSegError, redacted
 from ray_lidarseg.runtime import cluster
 from ray_lidarseg.runtime.doctor import LEAST_FREE_GIB, Check, show
-from ray_lidarseg.sparse.build import load_backend
+from ray_lidarseg.sparse.build import BACKENDS, load_backend
 from ray_lidarseg.training.environment import hardware, versions
 
 _PATIENCE_S = 120.0  # ours: a node that never ran anything imports torch first
@@ -197,7 +197,7 @@ def _named(gpus: Sequence[str]) -> str:
 
 def _backends() -> list[str]:
     found = []
-    for name in ("torch", "torchsparse"):
+    for name in BACKENDS:
         try:
             load_backend(name)
             found.append(name)

@@ -7,6 +7,7 @@ import torch
 from ray_lidarseg.errors import ResourceError
 from ray_lidarseg.sparse.backend import SparseBackend
 
+BACKENDS = ("torch", "spconv", "spconv-triton", "torchsparse")
 _BY_SPEED = ("spconv-triton", "spconv", "torch")
 """On a GPU, by what their authors and others published; ``tests.gpu.acceptance`` measures it. On a CPU only ``torch``
 trains, and is as fast forward (tests/bench/README.md). torchsparse, unmaintained, is nobody's choice but the user's."""
@@ -32,9 +33,7 @@ def load_backend(name: str) -> SparseBackend:
         from ray_lidarseg.sparse.spconv_backend import SpconvBackend
 
         return SpconvBackend(name)
-    raise ResourceError(
-        f"no sparse backend {name!r}: sparse.backend is torch, spconv, spconv-triton, torchsparse or auto"
-    )
+    raise ResourceError(f"no sparse backend {name!r}: sparse.backend is {', '.join(BACKENDS)} or auto")
 
 
 @cache
