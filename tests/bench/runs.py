@@ -208,6 +208,7 @@ def _scores(lines: Sequence[Row], recipe: Recipe) -> Row:
         **figures,
         "miou_ratio": deployed["point_miou_ratio"],
         "cell_miou_ratio": deployed["cell_miou_ratio"],
+        "unlabelled_miou_ratio": _on_unlabelled(lines, recipe.method.deployed),
         "iou_ratio": [None if value is None else round(value, 4) for value in deployed["point_iou_ratio"]],
         "curve": [
             [line["step"], round(line["point_miou_ratio"], 4)]
@@ -224,6 +225,12 @@ def _of_pseudo_labels(lines: Sequence[Row]) -> Row:
     late = lines[2 * len(lines) // 3 :]
     names = [name for name in (late[-1] if late else {}) if name.endswith(_OF_PSEUDO_LABELS)]
     return {name: round(statistics.mean(line[name] for line in late), 4) for name in names}
+
+
+def _on_unlabelled(lines: Sequence[Row], model: str) -> float | None:
+    """Point mIoU on the training scans without labels at the last diagnosis; None where there was none."""
+    found = [line[f"{model}_unlabelled_miou_ratio"] for line in lines if line["kind"] == "diagnose"]
+    return found[-1] if found else None
 
 
 def _circumstances(manifest: Row, trainer) -> Row:

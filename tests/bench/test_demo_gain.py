@@ -37,6 +37,11 @@ def test_what_is_no_gain_fails(lasermix, plus):
     assert not verdict(table)[0]
 
 
+def test_training_scans_without_labels_are_a_table_of_their_own():
+    table = table_of([{**row, "unlabelled_miou_ratio": row["miou_ratio"] / 2} for row in BASE], "unlabelled_miou_ratio")
+    assert table["supervised", 0.5] == {0: 15.0, 1: 16.0, 2: 17.0}
+
+
 def test_two_seeds_prove_nothing():
     few = rows("supervised", 1.0, 30, 31) + rows("lasermix", 1.0, 40, 41)
     assert not verdict(table_of(few))[0]
