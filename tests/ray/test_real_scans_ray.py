@@ -56,7 +56,8 @@ def test_every_backbone_learns_from_labelled_and_unlabelled_real_scans(backbone,
     lines = run.metrics()
     steps = [line for line in lines if line["kind"] == "train"]
     assert [line["step"] for line in steps] == [1, 2]
-    assert all(line["loss_mix_cross_entropy"] > 0 and line["loss_consistency"] > 0 for line in steps)
+    assert all(line["loss_mix_cross_entropy"] > 0 for line in steps)
+    assert steps[-1]["loss_consistency"] > 0  # a teacher with batch statistics of its own begins as the student's equal
     assert all(0 < line["pseudo_keep_ratio"] <= 1 for line in steps)
     assert steps[-1]["skipped_steps"] == 0
     scores = {line["model"]: line["point_miou_ratio"] for line in lines if line["kind"] == "evaluate"}
