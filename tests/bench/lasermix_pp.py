@@ -16,11 +16,9 @@ An ablation reports: it fails (rc 1) only where a figure is missing or not finit
 more than the larger standard deviation of both rows, and in how many seeds it gains at all.
 """
 
-import math
-import os
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,16 +27,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import yaml
 
 from ray_lidarseg.datasets.nuscenes import CLASSES as NUSCENES
 from ray_lidarseg.datasets.shards import CATALOG_NAME
 from ray_lidarseg.prepare.requested_layers import Teachers
 from ray_lidarseg.recipe.load import override, with_method
 from ray_lidarseg.recipe.schema import Recipe
-from tests.bench.ledger import Ledger, Row, commit, parser, print_table
+from tests.bench.ladder import Table, conclude, flags_of, part_sentences, print_ladder, table_of, with_overrides
+from tests.bench.ledger import Ledger, commit
 from tests.bench.oracle_evidence import oracle_layer, write_oracle
-from tests.bench.runs import MIN_SEEDS, Job, mean_std, measure_all, prepared_world, print_classes, std, world_id
+from tests.bench.runs import Job, measure_all, prepared_world, world_id
 
 RECIPE: dict[str, object] = {
     "method.name": "lasermix_pp",
@@ -160,9 +158,6 @@ TUNING = "tuning"
 """Folder, beside the prepared one, of what ``--tune`` trains and scores on."""
 _EVERY = 6
 
-Table = Mapping[tuple[str, float], Mapping[int, float]]
-"""mIoU in percent by row and ratio, then seed."""
-
 
 def main() -> int:
     args = _arguments()
@@ -172,17 +167,8 @@ def main() -> int:
         measure_all(ledger, jobs, args.jobs, partial(_prepare, args))
     rows = [row for job in jobs if (row := ledger.find(job.key))]
     table = table_of(rows)
-    _print(table, rows, args)
-    if problems := missing_figures(table, args):
-        print(f"FAILED: no finite figure of {', '.join(problems)}")
-        return 1
-    if args.quick:
-        print(f"{len(rows)} runs of a few steps, {args.world} world: all finite, too short for a verdict: ok")
-        return 0
-    for ratio in args.ratios:
-        print(f"{ratio:.0%} labels: {verdict(table, ratio) or 'no two rows to compare'}")
-    print(f"{rows[0]['world']}, point mIoU, {len(args.seeds)} seeds, {len(rows)} runs, all finite: ok")
-    return 0
+    print_ladder(args, rows, table, {name: rung.title for name, rung in RUNGS.items()})
+    return conclude(args, rows, table, partial(verdict, table))
 
 
 def recipe(prepared: str, evidence: str, name: str, ratio: float, seed: int, overrides: Mapping[str, Any]) -> Recipe:
@@ -207,40 +193,10 @@ def recipe(prepared: str, evidence: str, name: str, ratio: float, seed: int, ove
     return override(with_method(shared, rung.method), {**switches, **rhythm, **layers})
 
 
-def table_of(rows: Sequence[Row]) -> Table:
-    """mIoU in percent from rows of the ledger."""
-    table: dict[tuple[str, float], dict[int, float]] = {}
-    for row in rows:
-        table.setdefault((row["row"], row["ratio"]), {})[row["seed"]] = 100 * row["miou_ratio"]
-    return table
-
-
-def missing_figures(table: Table, args: Any) -> list[str]:
-    """Runs that were asked for and have no finite figure, in words."""
-    wanted = ((name, ratio, seed) for ratio in args.ratios for seed in args.seeds for name in args.rows)
-    return [
-        f"{name} at {ratio:.0%}, seed {seed}"
-        for name, ratio, seed in wanted
-        if not math.isfinite(table.get((name, ratio), {}).get(seed, math.nan))
-    ]
-
-
 def verdict(table: Table, ratio: float) -> str:
-    """Each part's mean gain in points, and whether it exceeds the larger standard deviation of the two rows.
-
-    Fewer than ``MIN_SEEDS`` seeds that both rows have say nothing.
-    """
-    said = []
-    for part, name, base in PARTS:
-        ours = table.get((name, ratio))
-        theirs = labels_only(table, ratio) if base == "sup-only" else table.get((base, ratio))
-        if ours and theirs:
-            gain, spread, num_better = gain_of(ours, theirs)
-            meaning = "helps" if gain > spread else "hurts" if gain < -spread else "within the spread"
-            if len(ours.keys() & theirs.keys()) < MIN_SEEDS:
-                meaning = "too few seeds to say"
-            said.append(f"{part} {gain:+.1f} (spread {spread:.1f}, better in {num_better} of {len(ours)}): {meaning}")
-    return "; ".join(said)
+    """What each part is worth at a ratio; labels only count at their best length."""
+    of_row = lambda name: labels_only(table, ratio) if name == "sup-only" else table.get((name, ratio))  # noqa: E731
+    return "; ".join(part_sentences(PARTS, of_row))
 
 
 def labels_only(table: Table, ratio: float) -> Mapping[int, float] | None:
@@ -249,30 +205,12 @@ def labels_only(table: Table, ratio: float) -> Mapping[int, float] | None:
     return max(lengths, key=lambda values: statistics.mean(values.values()), default=None)
 
 
-def gain_of(ours: Mapping[int, float], theirs: Mapping[int, float]) -> tuple[float, float, int]:
-    """Difference of the means, the larger standard deviation, and the number of seeds that are better."""
-    gain = statistics.mean(ours.values()) - statistics.mean(theirs.values())
-    num_better = sum(value > theirs.get(seed, math.inf) for seed, value in ours.items())
-    return gain, max(std(ours.values()), std(theirs.values())), num_better
-
-
 def _arguments() -> Any:
-    flags = parser(__doc__.splitlines()[0])
-    flags.add_argument("--world", default="bench", help="world preset")
-    flags.add_argument("--world-seed", type=int, default=0)
-    flags.add_argument("--rows", nargs="+", default=LADDER, choices=RUNGS, help="rows of the table")
-    flags.add_argument("--ratios", nargs="+", type=float, default=[0.01, 0.1])
-    flags.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    flags.add_argument("--set", nargs="*", default=[], dest="overrides", help="KEY=VALUE of the recipe, for all rows")
+    flags = flags_of(__doc__.splitlines()[0], tuple(RUNGS), LADDER)
     flags.add_argument("--tune", action="store_true", help="score on held-out training scenes, to choose settings by")
     flags.add_argument("--masks", default=MASKS, choices=("slic", "sam"), help="segments of the images")
     flags.add_argument("--teacher", nargs="*", default=[], help="KIND.KEY=VALUE, as `prepare --set` takes it")
-    flags.add_argument("--jobs", type=int, default=max((os.cpu_count() or 2) // 2, 2), help="runs at a time")
-    flags.add_argument("--folder", type=Path, help="world and runs, kept (default: build/bench/WORLD-SEED)")
-    flags.add_argument("--classes", action="store_true", help="a table of the classes' IoU at each ratio, too")
-    flags.add_argument("--show", action="store_true", help="print what the file holds, train nothing")
-    args = flags.parse_args()
-    args.overrides = {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in args.overrides)}
+    args = with_overrides(flags.parse_args())
     if args.quick:
         args.world, args.ratios, args.seeds = "tiny", [0.2], [0]
         args.rows = ["lasermix", "all"] if args.rows is LADDER else args.rows  # of one method each
@@ -341,32 +279,6 @@ def hold_out(prepared: Path, folder: Path) -> None:
     split = pc.if_else(pc.is_in(table["scene"], pa.array(held)), "val", pc.if_else(is_train, "train", "unused"))
     position = table.schema.get_field_index("split")
     pq.write_table(table.set_column(position, table.schema.field("split"), split), folder / CATALOG_NAME)
-
-
-def _print(table: Table, rows: Sequence[Row], args: Any) -> None:
-    seeds = [f"{ratio:.0%} seed {seed}" for ratio in args.ratios for seed in args.seeds]
-    print_table(
-        ["method", *(f"{ratio:.0%} labels" for ratio in args.ratios), *seeds],
-        [
-            [RUNGS[name].title, *(_mean(table.get((name, ratio), {})) for ratio in args.ratios)]
-            + [_figure(table.get((name, ratio), {}).get(seed)) for ratio in args.ratios for seed in args.seeds]
-            for name in args.rows
-        ],
-    )
-    for ratio in args.ratios if args.classes else ():
-        of_ratio = [row for row in rows if row["ratio"] == ratio]
-        print_classes({name: [row for row in of_ratio if row["row"] == name] for name in args.rows})
-    if rows:
-        commits = ", ".join(sorted({row["commit"] for row in rows}))
-        print(f"\n{rows[0]['model']}, {rows[0]['steps']} steps, {commits}, {rows[0]['hardware']}")
-
-
-def _mean(values: Mapping[int, float]) -> str:
-    return f"{mean_std(values.values())} (n={len(values)})" if values else "-"
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
 
 
 if __name__ == "__main__":

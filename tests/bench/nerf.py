@@ -17,7 +17,6 @@ beside SLIC; both at the first seed alone, so they choose settings and prove not
 An ablation reports: it fails (rc 1) only where a figure is missing or not finite.
 """
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,14 +24,12 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ray_lidarseg.prepare.requested_layers import Teachers
 from ray_lidarseg.recipe.load import load_recipe, override, with_method
 from ray_lidarseg.recipe.schema import Recipe
-from tests.bench.lasermix_pp import Table, gain_of, missing_figures, table_of
-from tests.bench.ledger import Ledger, Row, commit, parser, print_table
-from tests.bench.runs import MIN_SEEDS, Job, mean_std, measure_all, prepared_world, print_classes, world_id
+from tests.bench.ladder import Table, conclude, flags_of, part_sentences, print_ladder, table_of, with_overrides
+from tests.bench.ledger import Ledger, Row, commit, print_table
+from tests.bench.runs import Job, mean_std, measure_all, prepared_world, world_id
 
 BASE_RECIPE = "cylinder3d-world"
 RHYTHM: dict[str, object] = {"train.keep_checkpoints": 1, "train.amp": "bf16", "workers.num_workers": 1}
@@ -133,17 +130,7 @@ def main() -> int:
     rows = [row for job in jobs if (row := ledger.find(job.key))]
     table = table_of(rows)
     _print(table, rows, args)
-    if problems := missing_figures(table, args):
-        print(f"FAILED: no finite figure of {', '.join(problems)}")
-        return 1
-    if args.quick:
-        print(f"{len(rows)} runs of a few steps, {args.world} world: all finite, too short for a verdict: ok")
-        return 0
-    for ratio in args.ratios:
-        said = [verdict(table, ratio), flatness([row for row in rows if row["ratio"] == ratio])]
-        print(f"{ratio:.0%} labels: {'; '.join(filter(None, said)) or 'no two rows to compare'}")
-    print(f"{rows[0]['world']}, point mIoU, {len(args.seeds)} seeds, {len(rows)} runs, all finite: ok")
-    return 0
+    return conclude(args, rows, table, partial(verdict, table, rows))
 
 
 def recipe(prepared: str, masks: Mapping[str, str], name: str, ratio: float, seed: int, overrides: Mapping) -> Recipe:
@@ -169,18 +156,10 @@ def recipe(prepared: str, masks: Mapping[str, str], name: str, ratio: float, see
     return override(with_method(shared, rung.method), switches)
 
 
-def verdict(table: Table, ratio: float) -> str:
-    """Each part's mean gain in points, and whether it exceeds the larger standard deviation of the two rows."""
-    said = []
-    for part, name, base in PARTS:
-        ours, theirs = table.get((name, ratio)), table.get((base, ratio))
-        if ours and theirs:
-            gain, spread, num_better = gain_of(ours, theirs)
-            meaning = "helps" if gain > spread else "hurts" if gain < -spread else "within the spread"
-            if len(ours.keys() & theirs.keys()) < MIN_SEEDS:
-                meaning = "too few seeds to say"
-            said.append(f"{part} {gain:+.1f} (spread {spread:.1f}, better in {num_better} of {len(ours)}): {meaning}")
-    return "; ".join(said)
+def verdict(table: Table, rows: Sequence[Row], ratio: float) -> str:
+    """What each part is worth at a ratio, and whether labels only were used up."""
+    parts = part_sentences(PARTS, lambda name: table.get((name, ratio)))
+    return "; ".join(filter(None, (*parts, flatness([row for row in rows if row["ratio"] == ratio]))))
 
 
 def flatness(rows: Sequence[Row]) -> str:
@@ -194,22 +173,11 @@ def flatness(rows: Sequence[Row]) -> str:
 
 
 def _arguments() -> Any:
-    flags = parser(__doc__.splitlines()[0])
-    flags.add_argument("--world", default="bench", help="world preset")
-    flags.add_argument("--world-seed", type=int, default=0)
-    flags.add_argument("--rows", nargs="+", default=LADDER, choices=RUNGS, help="rows of the table")
-    flags.add_argument("--ratios", nargs="+", type=float, default=[0.01, 0.1])
-    flags.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    flags.add_argument("--set", nargs="*", default=[], dest="overrides", help="KEY=VALUE of the recipe, for all rows")
+    flags = flags_of(__doc__.splitlines()[0], tuple(RUNGS), LADDER)
     flags.add_argument("--masks", default="slic", choices=("slic", "sam"), help="segments of all rows but `sam`")
     flags.add_argument("--entropies", action="store_true", help="sweep the entropy threshold, first seed alone")
     flags.add_argument("--compare-masks", action="store_true", help="SAM beside SLIC, first seed alone")
-    flags.add_argument("--jobs", type=int, default=max((os.cpu_count() or 2) // 2, 2), help="runs at a time")
-    flags.add_argument("--folder", type=Path, help="world and runs, kept (default: build/bench/WORLD-SEED-labelled)")
-    flags.add_argument("--classes", action="store_true", help="a table of the classes' IoU at each ratio, too")
-    flags.add_argument("--show", action="store_true", help="print what the file holds, train nothing")
-    args = flags.parse_args()
-    args.overrides = {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in args.overrides)}
+    args = with_overrides(flags.parse_args())
     if args.entropies or args.compare_masks:
         args.rows = [f"entropy-{value:g}" for value in ENTROPIES] if args.entropies else []
         args.rows += ["rendered", "sam"] if args.compare_masks else []
@@ -253,15 +221,7 @@ def _prepare(args: Any) -> None:
 
 
 def _print(table: Table, rows: Sequence[Row], args: Any) -> None:
-    seeds = [(ratio, seed) for ratio in args.ratios for seed in args.seeds]
-    print_table(
-        ["method", *(f"{ratio:.0%} labels" for ratio in args.ratios), *(f"{r:.0%} seed {s}" for r, s in seeds)],
-        [
-            [RUNGS[name].title, *(_mean(table.get((name, ratio), {})) for ratio in args.ratios)]
-            + [_mean({s: value}) if (value := table.get((name, r), {}).get(s)) is not None else "-" for r, s in seeds]
-            for name in args.rows
-        ],
-    )
+    print_ladder(args, rows, table, {name: rung.title for name, rung in RUNGS.items()})
     for ratio in args.ratios:
         of_ratio = [row for row in rows if row["ratio"] == ratio]
         judged = {name: own for name in args.rows if (own := [row for row in of_ratio if row["row"] == name])}
@@ -275,17 +235,6 @@ def _print(table: Table, rows: Sequence[Row], args: Any) -> None:
                     for name, own in judged.items()
                 ],
             )
-        if args.classes:
-            print_classes({name: [row for row in of_ratio if row["row"] == name] for name in args.rows})
-    if rows:
-        commits = ", ".join(sorted({row["commit"] for row in rows}))
-        print(f"\n{rows[0]['model']}, {commits}, {rows[0]['hardware']}")
-
-
-def _mean(values: Mapping[int, float]) -> str:
-    if not values:
-        return "-"
-    return f"{mean_std(values.values())} (n={len(values)})" if len(values) > 1 else f"{next(iter(values.values())):.1f}"
 
 
 def _share(rows: Sequence[Row], key: str) -> str:

@@ -12,6 +12,7 @@ from ray_lidarseg.recipe.load import with_method
 from ray_lidarseg.sample import Keyframe
 from ray_lidarseg.training.run_folder import differing_keys
 from tests.bench import lasermix_pp as ablation
+from tests.bench.ladder import gain_of
 from tests.bench.lasermix_pp import DISTILLATION, LADDER, LANGUAGE, PARTS, RUNGS
 
 SWITCHES = {f"method.{name}" for name in ("distillation_weight", "language_weight", "multimodal_mix_weight")}
@@ -120,7 +121,7 @@ def test_runs_of_a_row_differ_in_labels_and_seed_only():
 
 def test_a_gain_counts_beyond_the_larger_spread():
     table = {("lasermix", 0.1): {0: 40.0, 1: 42.0, 2: 41.0}, ("language", 0.1): {0: 42.0, 1: 43.0, 2: 42.5}}
-    gain, spread, num_better = ablation.gain_of(table["language", 0.1], table["lasermix", 0.1])
+    gain, spread, num_better = gain_of(table["language", 0.1], table["lasermix", 0.1])
     assert (gain, spread, num_better) == (1.5, pytest.approx(1.0), 3)
     assert ablation.verdict(table, 0.1) == "language +1.5 (spread 1.0, better in 3 of 3): helps"
     table["language", 0.1] = {0: 41.0, 1: 42.0, 2: 42.0}

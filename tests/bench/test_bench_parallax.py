@@ -1,5 +1,8 @@
 """The benchmark of targets on a tiny world: counts that must hold whatever is measured, and the table's arithmetic."""
 
+import json
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,7 @@ import torch
 from ray_lidarseg.synthetic.options import with_options
 from ray_lidarseg.synthetic.presets import PRESETS
 from ray_lidarseg.types import IGNORE
+from tests.bench import parallax
 from tests.bench.parallax import COUNTS, NUM_CLASSES, TARGETS, cells, class_scores, interval, of_frame, ratios, view_of
 
 
@@ -57,3 +61,17 @@ def test_the_table_is_means_over_scenes_and_the_gain_is_of_the_same_scenes():
     assert said[-2:] == ["+10.0 ± 0.0", "+5.0 ± 0.0"]  # 4 of 40 labelled, of 80 known, in each scene
     # two scenes, 0.5 and 0.7: t(0.975, 1) = 12.706, deviation 0.1414, half width 127.06 points
     assert interval(np.array([0.5, 0.7])) == "60.0 ± 127.1"
+
+
+def test_a_table_in_the_making_is_shown_without_measuring(tmp_path, monkeypatch, capsys):
+    counted = dict(zip(COUNTS, (10, 5, 40, 20, 80), strict=True))
+    figures = {f"{target}_{count}": value for target in TARGETS for count, value in counted.items()}
+    key = {"setting": "as mounted", "value": 0.0, "quality": 1.0, "frames": len(parallax.FRAMES)}
+    file = tmp_path / "rows.json"
+    file.write_text(json.dumps([{**key, "seed": seed, **figures} for seed in parallax.SEEDS[:3]]))
+    monkeypatch.setattr(sys, "argv", ["parallax", "--json", str(file), "--show"])
+    monkeypatch.setattr(parallax, "of_scene", lambda *_: pytest.fail("it measures"))
+    assert parallax.main() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert lines[1].split()[:4] == ["as", "mounted", "100%", "3"]
