@@ -25,6 +25,7 @@ def main(rank: int, port: int, folder: str, recipes: list[str]) -> None:
             parameters = {name: value.detach() for name, value in trainer.loop.method.named_parameters()}
             torch.save(parameters, f"{folder}/{recipe.name}-{world}-{rank}.pt")
         dist.destroy_process_group()
+    os._exit(0)  # no interpreter end: a thread of gloo that DDP started may ask it for the lock then, and aborts
 
 
 if __name__ == "__main__":
