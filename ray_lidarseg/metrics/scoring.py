@@ -1,19 +1,21 @@
 """Scores of a segmentor on labelled key-frames, by point and by cell, from exact counts that merge."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 
+from ray_lidarseg.datasets.points import usable
 from ray_lidarseg.metrics.calibration import Calibration
 from ray_lidarseg.metrics.confusion import Confusion
 from ray_lidarseg.metrics.range_confusion import RangeConfusion
 from ray_lidarseg.models.inference import ScanLabels, label_frames
 from ray_lidarseg.models.segmentor import Segmentor
-from ray_lidarseg.sample import Keyframe, SensorSpec
+from ray_lidarseg.sample import ImageSensor, Keyframe, SensorSpec
+from ray_lidarseg.types import IGNORE
 
 
 @dataclass
@@ -103,10 +105,26 @@ def score(
         batch: Scans in one forward.
     """
     scores = Scores.empty(num_classes)
-    for group in _groups(frames, batch):
+    counted = (_counted(frame, sensor, use_intensity) for frame in frames)
+    for group in _groups(counted, batch):
         for frame, result in zip(group, label_frames(segmentor, group, sensor, use_intensity, device), strict=True):
             scores.add(frame, result)
     return scores
+
+
+def _counted(frame: Keyframe, sensor: SensorSpec, use_intensity: bool) -> Keyframe:
+    """The frame without the points that no model sees and no score counts: a quarter of the time of a small network.
+
+    They are returns off the own car by the thousand, and each would look for its nearest neighbour.
+    """
+    if isinstance(sensor, ImageSensor) or len(frame.labels) != len(frame.points):
+        return frame
+    is_kept = usable(frame.points, sensor, use_intensity)
+    is_kept |= frame.labels != IGNORE
+    if is_kept.all() or not is_kept.any():
+        return frame
+    points, ring = np.compress(is_kept, frame.points, axis=0), frame.ring[is_kept] if len(frame.ring) else frame.ring
+    return replace(frame, points=points, labels=frame.labels[is_kept], ring=ring)
 
 
 def _groups(frames: Iterable[Keyframe], size: int) -> Iterator[list[Keyframe]]:

@@ -1,10 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torchmetrics.classification import MulticlassJaccardIndex
 
+from ray_lidarseg.metrics import scoring
 from ray_lidarseg.metrics.scoring import Scores, score
+from ray_lidarseg.models.inference import label_frames
 from ray_lidarseg.models.segmentor import Cells, Output, Segmentor
 from ray_lidarseg.sample import Keyframe, PointBatch, SensorSpec
 from ray_lidarseg.types import IGNORE
@@ -98,3 +102,23 @@ def test_mean_iou_equals_torchmetrics():
         oracle.update(said, torch.from_numpy(frame.labels.astype(np.int64)))
     iou = score(ByIntensity(), frames, SENSOR, CLASSES, batch=3).point.iou()
     torch.testing.assert_close(iou, oracle.compute().double(), rtol=1e-6, atol=1e-6)
+
+
+def test_returns_that_no_model_sees_and_no_score_counts_are_left_out_before(monkeypatch):
+    frame = frame_of([0, 1, 2, 1, 2, 0], [0, IGNORE, 2, 1, IGNORE, 0])
+    points = frame.points.copy()
+    points[[1, 3], 0], points[4] = 0.5, np.nan  # off the own car: one with a label; and a broken one
+    frame, seen = replace(frame, points=points, ring=np.arange(6, dtype=np.uint8)), []
+
+    def watched(segmentor, frames, *others):
+        seen.extend(frames)
+        return label_frames(segmentor, frames, *others)
+
+    monkeypatch.setattr(scoring, "label_frames", watched)
+    scores = score(ByIntensity(), [frame], SENSOR, CLASSES)
+    assert [(len(one.points), one.labels.tolist(), one.ring.tolist()) for one in seen] == [
+        (4, [0, 2, 1, 0], [0, 2, 3, 5])
+    ]
+    whole = Scores.empty(CLASSES)
+    whole.add(frame, label_frames(ByIntensity(), [frame], SENSOR)[0])
+    assert scores.to_json() == whole.to_json()
