@@ -154,6 +154,8 @@ PARTS = (
 _PART_KEYS = tuple(_parts(language_balanced=True, language_centred=True, language_temperature=0.0))
 """Keys that only LaserMix++ has: part of what tells its rows apart, and of no other's."""
 
+RUNS = "runs"
+"""Folder, beside the prepared one, of all runs, in one of each commit."""
 TUNING = "tuning"
 """Folder, beside the prepared one, of what ``--tune`` trains and scores on."""
 _EVERY = 6
@@ -232,9 +234,14 @@ def _job(args: Any, name: str, ratio: float, seed: int) -> Job:
     key |= {"evidence": wanted.data.evidence, "overrides": _text(shared)}
     if RUNGS[name].reads_evidence:
         key |= {"parts": parts_of(wanted)}
-    folder = args.folder / "runs" / commit() / f"{name}-{ratio:g}-{seed}-{wanted.fingerprint}"
+    folder = run_folder(args.folder / RUNS / commit(), name, ratio, seed, wanted)
     module = "tests.bench.never_wrong" if RUNGS[name].is_never_wrong else Job.module
     return Job(key, wanted, folder, module)
+
+
+def run_folder(runs: Path, name: str, ratio: float, seed: int, wanted: Recipe) -> Path:
+    """Where the run of a row is, in the folder of a commit's runs: benchmarks that want the same runs share them."""
+    return runs / f"{name}-{ratio:g}-{seed}-{wanted.fingerprint}"
 
 
 def parts_of(wanted: Recipe) -> str:

@@ -1,12 +1,14 @@
 """One run of the robustness benchmark: trained, then scored clean, under every corruption and with inference options.
 
-`python -m tests.bench.robust_run RECIPE FOLDER`; frames scored so far lie in FOLDER/scored.json, so that a stopped run
-goes on. How many validation frames: ROBUST_FRAMES, evenly spread; 0: all.
+`python -m tests.bench.robust_run RECIPE FOLDER`; FOLDER/run is a link to the run folder, which `tests.bench.runs` has
+trained already or trains here, and which is only read after that. Frames scored so far lie in FOLDER/scored.json, so
+that a stopped run goes on. How many validation frames: ROBUST_FRAMES, evenly spread; 0: all.
 """
 
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,20 +28,27 @@ from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.sample import Keyframe
 from ray_lidarseg.training.run_folder import load_method
 from tests.bench.ledger import Row
-from tests.bench.runs import FIGURES, train_here
+from tests.bench.runs import FIGURES, figures_of, train_here
 
-TRAINED, SCORED, FRAMES = "trained.json", "scored.json", "ROBUST_FRAMES"
+RUN, SCORED, FRAMES = "run", "scored.json", "ROBUST_FRAMES"
 OPTIONS = {"knn": lambda model: KNNVote(model), "tta4": lambda model: Combined([model], num_views=4)}
 _SAVE_EVERY = 10  # frames
 
 
 def main(wanted: str, folder: Path) -> None:
-    recipe = load_recipe(wanted)
-    trained = folder / TRAINED
-    known = json.loads(trained.read_text()) if trained.exists() else {}
-    row = known if known.get("fingerprint") == recipe.fingerprint else train_here(recipe, folder, TRAINED)
-    scores = scored(recipe, folder, int(os.environ.get(FRAMES, 0)))
+    recipe, run = load_recipe(wanted), (folder / RUN).resolve()
+    row = figures_of(run, recipe) or train_here(recipe, run)
+    began = time.process_time()
+    scores = scored(recipe, run, folder / SCORED, int(os.environ.get(FRAMES, 0)))
+    row |= {"trained_commit": run.parent.name, "scoring_cpu_s": round(time.process_time() - began, 1)}
     storage.write_bytes(str(folder / FIGURES), json.dumps({**row, **figures(scores)}, indent=1).encode())
+
+
+def link(folder: Path, run: Path) -> None:
+    """Makes ``run``, which need not be there yet, the one that is scored in ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RUN).unlink(missing_ok=True)
+    (folder / RUN).symlink_to(run.resolve())
 
 
 def figures(scores: dict[str, Scores]) -> Row:
@@ -58,14 +67,13 @@ def figures(scores: dict[str, Scores]) -> Row:
     }
 
 
-def scored(recipe: Recipe, folder: Path, num_frames: int) -> dict[str, Scores]:
-    """The counts of all forms over the validation frames, from where a stopped process left them."""
-    method, _, _ = load_method(str(folder))
+def scored(recipe: Recipe, run: Path, file: Path, num_frames: int) -> dict[str, Scores]:
+    """The counts of all forms over the validation frames, from where a stopped process left them in ``file``."""
+    method, _, _ = load_method(str(run))
     model, sensor, dataset = method.deployed_model, resolve_sensor(recipe.data), dataset_of(recipe.data)
     filesystem, path = storage.resolve(recipe.data.prepared)
     frames = PreparedFrames(filesystem, path, read_catalog(filesystem, path).of_split("val"))
     chosen = _spread(len(frames), num_frames)
-    file = folder / SCORED
     content = json.loads(file.read_text()) if file.exists() else {}
     if content.get("chosen") != chosen:
         content = {"chosen": chosen, "done": 0, "counts": {}}

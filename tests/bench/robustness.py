@@ -1,11 +1,14 @@
 """Are LaserMix and LaserMix++ more robust than labels only? mIoU clean, mCE and mRR on the world `bench`, three seeds.
 
 `python -m tests.bench.robustness --json FILE [--rows …] [--seeds …] [--ratio 0.1] [--frames 60] [--faults …]
-[--jobs 2] [--quick]`
+[--runs FOLDER] [--jobs 2] [--show] [--quick]`
 
-Recipes are those of `tests.bench.lasermix_pp`. Errors are relative to labels only, the mean over its seeds on the same
-frames: its own mCE is 100. Frames are evenly spread over the validation scenes. `--faults missing_camera/heavy …` adds
-LaserMix++ trained beside cameras that fail so: how much of its gain depends on them.
+Runs are those of `tests.bench.lasermix_pp` in the same folder: what that has trained at this commit is only scored,
+and the other way round. ``--runs build/bench/WORLD-SEED/runs/COMMIT`` scores those of another commit or checkout, as
+far as they have ended, and trains none; a row names the commit of its training (``trained_commit``). Errors are
+relative to labels only, the mean over its seeds on the same frames: its own mCE is 100. Frames are evenly spread over
+the validation scenes. `--faults missing_camera/heavy …` adds LaserMix++ trained beside cameras that fail so: how much
+of its gain depends on them.
 
 A stopped run goes on where it was: trainings by checkpoint, scores by frame, rows by the JSON file. It fails (rc 1)
 only where a figure is missing or not finite; its last lines say what exceeds the larger deviation of both rows.
@@ -30,10 +33,10 @@ from ray_lidarseg.datasets.shards import keyframe_table, parquet_bytes
 from ray_lidarseg.metrics.robustness import Baseline, robustness
 from ray_lidarseg.prepare.requested_layers import Teachers
 from ray_lidarseg.sample import Keyframe
-from tests.bench.lasermix_pp import FEATURES, MASKS, RUNGS, recipe
+from tests.bench.lasermix_pp import FEATURES, MASKS, RUNGS, RUNS, recipe, run_folder
 from tests.bench.ledger import Ledger, Row, commit, parser, print_table
-from tests.bench.robust_run import FRAMES, OPTIONS
-from tests.bench.runs import MIN_SEEDS, Job, mean_std, measure_all, prepared_world, std, world_id
+from tests.bench.robust_run import FRAMES, OPTIONS, link
+from tests.bench.runs import MIN_SEEDS, Job, figures_of, mean_std, measure_all, prepared_world, std, world_id
 
 BASE = "sup-only"
 ROWS = (BASE, "lasermix", "all")
@@ -46,17 +49,20 @@ Table = Mapping[str, Mapping[int, Mapping[str, float]]]
 def main() -> int:
     args = _arguments()
     os.environ[FRAMES] = str(args.frames)
-    jobs = [_job(args, row, seed) for seed in args.seeds for row in args.rows]
-    rows = measure_all(Ledger(args.json), jobs, args.jobs, partial(_prepare, args))
+    ledger, jobs = Ledger(args.json), [_job(args, row, seed) for seed in args.seeds for row in args.rows]
+    jobs = [job for job in jobs if ledger.find(job.key) or _can_measure(args, job)]
+    rows = measure_all(ledger, jobs, args.jobs, partial(_prepare, args, jobs))
     table = table_of(rows)
-    _print(table, rows)
-    if problems := [f"{row}, seed {seed}" for row, seed in _wanted(args) if not _is_finite(table[row][seed])]:
+    if rows:
+        _print(table, rows)
+    if not args.quick:
+        print("\n".join(verdict(table, row) for row in args.rows if row != BASE and {row, BASE} <= table.keys()))
+    if problems := [f"{row}, seed {seed}" for row, seed in _wanted(args) if not _is_finite(table, row, seed)]:
         print(f"FAILED: no finite figure of {', '.join(problems)}")
         return 1
     if args.quick:
         print(f"{len(rows)} runs of a few steps, {args.world} world: all finite, too short for a verdict: ok")
         return 0
-    print("\n".join(verdict(table, row) for row in args.rows if row != BASE))
     print(f"{rows[0]['world']}, {args.ratio:.0%} labels, {len(args.seeds)} seeds, {len(rows)} runs, all finite: ok")
     return 0
 
@@ -64,8 +70,8 @@ def main() -> int:
 def table_of(rows: Sequence[Row]) -> Table:
     """All figures in percent; errors relative to the mean over the seeds of labels only."""
     base = [row["corrupted_miou_ratio"] for row in rows if row["row"] == BASE]
-    means = {name: statistics.fmean(statistics.fmean(one[name]) for one in base) for name in CORRUPTIONS}
-    baseline = Baseline(BASE, "", "", means)
+    means = {name: statistics.fmean(statistics.fmean(one[name]) for one in base) for name in CORRUPTIONS if base}
+    baseline = Baseline(BASE, "", "", means) if base else None
     table: dict[str, dict[int, dict[str, float]]] = {}
     for row in rows:
         table.setdefault(row["row"], {})[row["seed"]] = _figures(row, baseline)
@@ -111,7 +117,7 @@ def _faulty(frame: Keyframe, fault: str, severity: str, folder: str) -> Keyframe
     return replace(frame, cameras=tuple(cameras))
 
 
-def _figures(row: Row, baseline: Baseline) -> dict[str, float]:
+def _figures(row: Row, baseline: Baseline | None) -> dict[str, float]:
     found = robustness(row["clean_miou_ratio"], row["corrupted_miou_ratio"], baseline)
     means = {name: statistics.fmean(values) for name, values in row["corrupted_miou_ratio"].items()}
     mean = lambda value: math.nan if value is None else value  # noqa: E731
@@ -128,7 +134,9 @@ def _arguments() -> Any:
     flags.add_argument("--ratio", type=float, default=0.1, help="share of labelled training frames")
     flags.add_argument("--frames", type=int, default=60, help="validation frames scored in 25 forms; 0: all")
     flags.add_argument("--faults", nargs="*", default=[], metavar="FAULT/SEVERITY", help=", ".join(CAMERA_FAULTS))
+    flags.add_argument("--runs", type=Path, help="runs of a commit that lasermix_pp has trained; others are left out")
     flags.add_argument("--jobs", type=int, default=2, help="runs at a time")
+    flags.add_argument("--show", action="store_true", help="print what the file holds, train and score nothing")
     flags.add_argument("--folder", type=Path, help="world and runs, kept (default: build/bench/WORLD-SEED)")
     args = flags.parse_args()
     for fault in args.faults:
@@ -148,8 +156,9 @@ def _wanted(args: Any) -> list[tuple[str, int]]:
     return [(row, seed) for row in args.rows for seed in args.seeds]
 
 
-def _is_finite(figures: Mapping[str, float]) -> bool:
-    return all(map(math.isfinite, figures.values()))
+def _is_finite(table: Table, row: str, seed: int) -> bool:
+    figures = table.get(row, {}).get(seed, {})
+    return bool(figures) and all(map(math.isfinite, figures.values()))
 
 
 def _place(args: Any, row: str) -> str:
@@ -164,23 +173,39 @@ def _job(args: Any, row: str, seed: int) -> Job:
     key = {"world": world_id(args.world, args.world_seed), "row": row, "ratio": args.ratio, "seed": seed}
     key |= {"steps": wanted.train.steps, "width_px": wanted.model.width_px, "scored_frames": args.frames}
     key |= {"corruptions_version": VERSION}
-    folder = args.folder / "robust" / commit() / f"{row.replace('/', '-')}-{args.ratio:g}-{seed}-{wanted.fingerprint}"
-    return Job(key, wanted, folder, "tests.bench.robust_run")
+    run = run_folder(_runs(args), row.replace("/", "-"), args.ratio, seed, wanted)
+    return Job(key, wanted, args.folder / "robust" / run.parent.name / run.name, "tests.bench.robust_run")
 
 
-def _prepare(args: Any) -> None:
-    """World, shards and layers, as far as they are missing; once more for each fault of the cameras."""
+def _runs(args: Any) -> Path:
+    return args.runs or args.folder / RUNS / commit()
+
+
+def _can_measure(args: Any, job: Job) -> bool:
+    if args.show:
+        return False
+    return not args.runs or figures_of(_runs(args) / job.folder.name, job.recipe) is not None
+
+
+def _prepare(args: Any, jobs: Sequence[Job]) -> None:
+    """What the jobs score, and unless it is there: world, shards and layers, again for each fault of the cameras."""
     from ray_lidarseg.prepare import prepare
+    from ray_lidarseg.runtime.cluster import connect
 
-    prepared = prepared_world(args.folder, args.world, args.world_seed)
-    index = str(args.folder / "index.parquet")
-    if "all" in args.rows:
-        prepare(index, prepared, teachers=args.teachers)
-    for fault in args.faults:
-        place = _place(args, f"all+{fault}")
-        if not Path(f"{place}.parquet").exists():
-            faulty_index(index, f"{place}.parquet", *fault.split("/"))
-        prepare(f"{place}.parquet", place, teachers=args.teachers)
+    for job in jobs:
+        link(job.folder, _runs(args) / job.folder.name)
+    if args.runs:
+        return
+    with connect():  # once for all
+        prepared = prepared_world(args.folder, args.world, args.world_seed)
+        index = str(args.folder / "index.parquet")
+        if "all" in args.rows:
+            prepare(index, prepared, teachers=args.teachers)
+        for fault in args.faults:
+            place = _place(args, f"all+{fault}")
+            if not Path(f"{place}.parquet").exists():
+                faulty_index(index, f"{place}.parquet", *fault.split("/"))
+            prepare(f"{place}.parquet", place, teachers=args.teachers)
 
 
 def _print(table: Table, rows: Sequence[Row]) -> None:
@@ -192,8 +217,13 @@ def _print(table: Table, rows: Sequence[Row]) -> None:
             for row, seeds in table.items()
         ],
     )
-    commits = ", ".join(sorted({row["commit"] for row in rows}))
-    print(f"\n{rows[0]['frames']} frames, {rows[0]['steps']} steps, {commits}, {rows[0]['hardware']}")
+    scored, trained = (
+        ", ".join(sorted({row.get(name, row["commit"]) for row in rows})) for name in ("commit", "trained_commit")
+    )
+    print(
+        f"\n{rows[0]['frames']} frames, {rows[0]['steps']} steps, trained at {trained}, scored at {scored}, "
+        f"{rows[0]['hardware']}"
+    )
 
 
 if __name__ == "__main__":

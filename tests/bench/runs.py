@@ -75,8 +75,8 @@ def prepared_world(folder: Path, preset: str, seed: int, options: Mapping[str, o
 
         with connect():
             generate(preset, str(folder / "world"), seed, options)
-            version = preset_named(preset).version
-            index("nuscenes", str(folder / "world"), str(folder / "index.parquet"), version=version)
+            made = preset_named(preset)
+            index(made.layout, str(folder / "world"), str(folder / "index.parquet"), version=made.version)
             prepare(str(folder / "index.parquet"), str(prepared))
     return str(prepared)
 
@@ -125,29 +125,38 @@ def in_child(recipe: Recipe, folder: Path, module: str = Job.module) -> Row:
     Raises:
         RuntimeError: The child failed; the end of its log is in the message.
     """
-    file = folder / FIGURES
-    figures = json.loads(file.read_text()) if file.exists() else {}
-    if figures.get("fingerprint") == recipe.fingerprint:
-        return figures
+    if known := figures_of(folder, recipe):
+        return known
     folder.mkdir(parents=True, exist_ok=True)
     wanted = folder / "wanted.yaml"
     wanted.write_text(recipe.to_yaml())
+    child(module, wanted, folder)
+    return json.loads((folder / FIGURES).read_text())
+
+
+def child(module: str, wanted: Path, folder: Path) -> None:
+    """Runs `python -m MODULE WANTED FOLDER` with one thread; what it says goes to a log in the folder.
+
+    Raises:
+        RuntimeError: It failed; the end of its log is in the message.
+    """
     command = [sys.executable, "-m", module, str(wanted), str(folder)]
     with open(folder / LOG, "a") as log:
         code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **_SETTINGS}).returncode
     if code:
         end = "\n".join((folder / LOG).read_text().splitlines()[-_LOG_LINES:])
         raise RuntimeError(f"the run in {folder} ended with {code}; its log ends:\n{end}")
-    return json.loads(file.read_text())
 
 
-def train_here(recipe: Recipe, folder: Path, figures: str = FIGURES) -> Row:
+def figures_of(folder: Path, recipe: Recipe) -> Row | None:
+    """What the run of this recipe in a folder gave; None where it has not ended, or another one lies there."""
+    file = folder / FIGURES
+    figures = json.loads(file.read_text()) if file.exists() else {}
+    return figures if figures.get("fingerprint") == recipe.fingerprint else None
+
+
+def train_here(recipe: Recipe, folder: Path) -> Row:
     """Trains a recipe in this process, from its last checkpoint where there is one, and writes and returns its figures.
-
-    Args:
-        recipe: Of the run.
-        folder: Its folder.
-        figures: File in it for the figures; where more is to come before the run is done, another than ``FIGURES``.
 
     Raises:
         RunError: The folder belongs to another recipe.
@@ -158,12 +167,12 @@ def train_here(recipe: Recipe, folder: Path, figures: str = FIGURES) -> Row:
     from ray_lidarseg.training.trainer import train_alone
 
     torch.set_num_threads(1)
-    began, run = time.monotonic(), RunFolder(str(folder))
+    began, cpu_began, run = time.monotonic(), time.process_time(), RunFolder(str(folder))
     trainer = train_alone(override(recipe, _ALONE), run.uri)
     row = {**_scores(run.metrics(), recipe), **_circumstances(run.manifest(), trainer)}
     row |= {"fingerprint": recipe.fingerprint, "wall_s": round(time.monotonic() - began, 1)}
-    row |= {"cpu_s": round(time.process_time(), 1)}
-    run.write(figures, json.dumps(row, indent=1).encode())
+    row |= {"cpu_s": round(time.process_time() - cpu_began, 1)}
+    run.write(FIGURES, json.dumps(row, indent=1).encode())
     return row
 
 

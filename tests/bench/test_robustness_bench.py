@@ -1,5 +1,6 @@
 """What the robustness benchmark concludes from its figures, and what it makes of an index."""
 
+import json
 import math
 import sys
 
@@ -98,6 +99,47 @@ def test_a_figure_that_is_not_finite_fails(monkeypatch, tmp_path, capsys, clean,
     assert ("FAILED: no finite figure of sup-only, seed 0" in last) == (code == 1)
 
 
+def test_runs_of_another_checkout_are_scored_as_far_as_they_have_ended(monkeypatch, tmp_path, capsys):
+    others = tmp_path / "other" / "runs" / "abc123"
+    monkeypatch.setattr(
+        sys, "argv", ["robustness", "--folder", str(tmp_path), "--runs", str(others), "--seeds", "0", "--ratio", "0.01"]
+    )
+    args = robustness._arguments()
+    job = robustness._job(args, "sup-only", 0)
+    run = others / job.folder.name
+    run.mkdir(parents=True)
+    (run / "figures.json").write_text(f'{{"fingerprint": "{job.recipe.fingerprint}"}}')
+    scored = []
+
+    def measure(ledger, jobs, at_once, prepare):
+        prepare()
+        scored.extend(job.folder for job in jobs)
+        return [row(job.key["row"], job.key["seed"], 0.5, 0.4) | {"trained_commit": "abc123"} for job in jobs]
+
+    monkeypatch.setattr(robustness, "measure_all", measure)
+    assert robustness.main() == 1
+    assert scored == [tmp_path / "robust" / "abc123" / run.name]
+    assert (scored[0] / robust_run.RUN).resolve() == run
+    said = capsys.readouterr().out
+    assert "trained at abc123" in said
+    assert "FAILED: no finite figure of lasermix, seed 0, all, seed 0" in said
+
+
+def test_a_run_that_has_ended_is_read_and_nothing_is_written_into_it(monkeypatch, tmp_path):
+    recipe = override(Recipe(), {"data.prepared": "nowhere"})
+    (tmp_path / "wanted.yaml").write_text(recipe.to_yaml())
+    run = tmp_path / "abc123" / "run"
+    run.mkdir(parents=True)
+    (run / "figures.json").write_text(f'{{"fingerprint": "{recipe.fingerprint}", "miou_ratio": 0.5}}')
+    scores = {name: Scores.empty(2) for name in (*VARIANTS, *OPTIONS)}
+    monkeypatch.setattr(robust_run, "scored", lambda recipe, place, file, frames: scores if place == run else None)
+    robust_run.link(tmp_path / "scoring", run)
+    robust_run.main(str(tmp_path / "wanted.yaml"), tmp_path / "scoring")
+    made = json.loads((tmp_path / "scoring" / "figures.json").read_text())
+    assert (made["miou_ratio"], made["trained_commit"], made["frames"]) == (0.5, "abc123", 0)
+    assert [file.name for file in run.iterdir()] == ["figures.json"]
+
+
 def test_a_stopped_scoring_goes_on_and_counts_every_frame_once(monkeypatch, tmp_path):
     local, rng = fs.LocalFileSystem(), np.random.default_rng(0)
     frames = [
@@ -128,10 +170,13 @@ def test_a_stopped_scoring_goes_on_and_counts_every_frame_once(monkeypatch, tmp_
     monkeypatch.setattr(robust_run, "_SAVE_EVERY", 1)
     monkeypatch.setattr(robust_run, "score_variants", stops)
     with pytest.raises(KeyboardInterrupt):
-        robust_run.scored(recipe, tmp_path / "run", 3)
-    scores = robust_run.scored(recipe, tmp_path / "run", 3)
+        robust_run.scored(recipe, tmp_path / "run", tmp_path / "scored.json", 3)
+    scores = robust_run.scored(recipe, tmp_path / "run", tmp_path / "scored.json", 3)
     assert seen == ["f0", "f1", "f2", "f2"]  # three of four, evenly spread
     assert {part.num_frames for part in scores.values()} == {3}
     assert set(scores) == {*VARIANTS, *OPTIONS}
-    assert robust_run.scored(recipe, tmp_path / "run", 3)["fog/heavy"].to_json() == scores["fog/heavy"].to_json()
+    assert (
+        robust_run.scored(recipe, tmp_path / "run", tmp_path / "scored.json", 3)["fog/heavy"].to_json()
+        == scores["fog/heavy"].to_json()
+    )
     assert len(seen) == 4
