@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ray_lidarseg.geometry.voxelize import FIELD_BITS, pack_coords, row_like, segments, unpack_coords
 from ray_lidarseg.sparse.products import BLOCK_ROWS, padded_rows
+from ray_lidarseg.sparse.stacked_pairs import StackedPairs, stacked
 
 Kernel = tuple[int, int, int]
 Stride = tuple[int, int, int]
@@ -78,6 +79,11 @@ class KernelMap:
         """(offset, first pair, end) of every offset that has pairs."""
         spans = enumerate(zip(self.bounds[:-1], self.bounds[1:], strict=True))
         return [(offset, start, end) for offset, (start, end) in spans if end > start]
+
+    @cached_property
+    def stacked(self) -> StackedPairs:
+        """The pairs as few batched products take them."""
+        return stacked(self.src, self.dst, self.bounds, self.num_out, self.by_output, self.by_input)
 
     def tiles(self, side: Side, num_tiles: int = 1) -> list["Tile"]:
         """The pairs, in blocks of fixed sizes, of each of ``num_tiles`` ranges of one side's rows."""

@@ -7,11 +7,12 @@ Four forms of the same sum:
 ``blocked``: a few thousand rows at a time are gathered into a scratch buffer that stays in the processor's cache and
 multiplied; the products are summed by output row at the end. Sizes of blocks are few (``sparse.products``). The default
 on a CPU, where fresh temporaries cost more than the arithmetic and scattered additions three times as much as one sum.
-``gathered``: gather all pairs, one product per offset, one sum per output row. No atomics: repeatable on a GPU.
+``gathered``: gather all pairs, one batched product for all offsets of about as many pairs (``sparse.stacked_pairs``),
+one sum per output row. No atomics: repeatable on a GPU.
 ``grouped``: the same with all products in one ``grouped_mm`` launch. The default on a GPU that has the kernel.
 ``unfolded``: the neighbours of each output row side by side, zeros where there is none, and one product: three launches
-where ``gathered`` has one per offset, for several times the arithmetic. The default on other GPUs at coarse levels,
-where few rows keep a GPU waiting for its next launch.
+where ``gathered`` has eight, for several times the arithmetic. The default on other GPUs at coarse levels, where few
+rows keep a GPU waiting for its next launch.
 """
 
 import math
@@ -27,13 +28,14 @@ from ray_lidarseg.sparse.backend import Kind
 from ray_lidarseg.sparse.geometry import Request, VoxelGeometry
 from ray_lidarseg.sparse.kernel_map import TILE_BYTES, Kernel, KernelMap, Side, Tile
 from ray_lidarseg.sparse.products import BLOCK_ROWS, add_transposed_times, fast, scratch, times
+from ray_lidarseg.sparse.stacked_pairs import StackedPairs
 
 Form = Literal["blocked", "gathered", "grouped", "unfolded"]
 
-UNFOLDED_BYTES = 1 << 27
-"""Neighbours of all rows up to which they are unfolded. Ours, on paper: writing and reading them at 3 TB/s and three to
-five times the products then take what the host needs for 28 launches of 10 µs each; ``tests.gpu.acceptance`` measures
-both forms where there is a GPU."""
+UNFOLDED_BYTES = 1 << 26
+"""Neighbours of all rows up to which they are unfolded. Ours, on paper: moving them at 3 TB/s and the products of what
+is not there at 60 Tflop/s then take what the host needs for the five launches of 10 µs that are saved;
+``tests.gpu.acceptance`` measures both forms where there is a GPU."""
 
 _GROUPED_ALIGNMENT_BYTES = 16  # torch.nn.functional.grouped_mm: rows must be multiples of this
 
@@ -118,7 +120,12 @@ def _apply(x: Tensor, weight: Tensor, pairs: KernelMap, form: Form) -> Tensor:
         return _apply_blocked(x, weight, pairs)
     if form == "unfolded":
         return _unfolded(x, pairs.output_table) @ weight.flatten(0, 1)
-    out = segment_sum(_PRODUCTS[form](x.index_select(0, pairs.src), weight, pairs), *pairs.by_output)
+    if form == "gathered":
+        stacked = pairs.stacked
+        products = _stacked_products(x.index_select(0, stacked.src), weight, stacked)
+        out = segment_sum(products, *stacked.by_output)
+    else:
+        out = segment_sum(_grouped_products(x.index_select(0, pairs.src), weight, pairs), *pairs.by_output)
     return out if pairs.center is None else out.addmm_(x, weight[pairs.center])
 
 
@@ -197,15 +204,35 @@ def _gradients_gathered(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Both gradients take the output's gradient at the pairs, which is gathered once."""
     grad_x = grad_weight = None
+    stacked = pairs.stacked
+    errors = torch.nn.functional.pad(grad, (0, 0, 0, 1)).index_select(0, stacked.dst)  # zeros where there is no pair
+    if wanted[0]:
+        grad_x = segment_sum(_stacked_products(errors, weight.mT, stacked), *stacked.by_input)
+    if wanted[1]:
+        grad_weight = _stacked_weight_gradient(x.index_select(0, stacked.src), errors, stacked, pairs.num_offsets)
+    return _with_centre(x, weight, grad, pairs, grad_x, grad_weight)
+
+
+def _gradients_grouped(
+    x: Tensor, weight: Tensor, grad: Tensor, pairs: KernelMap, form: Form, wanted: tuple[bool, ...]
+) -> tuple[Tensor | None, Tensor | None]:
+    grad_x = grad_weight = None
     errors = grad.index_select(0, pairs.dst)
     if wanted[0]:
-        grad_x = segment_sum(_PRODUCTS[form](errors, weight.mT, pairs), *pairs.by_input)
-        if pairs.center is not None:
-            grad_x.addmm_(grad, weight[pairs.center].mT)
+        grad_x = segment_sum(_grouped_products(errors, weight.mT, pairs), *pairs.by_input)
     if wanted[1]:
-        grad_weight = _WEIGHT_GRADIENTS[form](x.index_select(0, pairs.src), errors, pairs)
-        if pairs.center is not None:
-            torch.mm(x.mT, grad, out=grad_weight[pairs.center])
+        grad_weight = _grouped_weight_gradient(x.index_select(0, pairs.src), errors, pairs)
+    return _with_centre(x, weight, grad, pairs, grad_x, grad_weight)
+
+
+def _with_centre(
+    x: Tensor, weight: Tensor, grad: Tensor, pairs: KernelMap, grad_x: Tensor | None, grad_weight: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """Adds what the centre's offset, which has no pairs, gives."""
+    if pairs.center is not None and grad_x is not None:
+        grad_x.addmm_(grad, weight[pairs.center].mT)
+    if pairs.center is not None and grad_weight is not None:
+        torch.mm(x.mT, grad, out=grad_weight[pairs.center])
     return grad_x, grad_weight
 
 
@@ -226,11 +253,22 @@ def _gradients_unfolded(
     return grad_x, grad_weight
 
 
-def _looped_products(rows: Tensor, weight: Tensor, pairs: KernelMap) -> Tensor:
-    out = rows.new_empty(len(rows), weight.shape[2])
-    for offset, start, end in pairs.spans():
-        torch.mm(rows[start:end], weight[offset], out=out[start:end])
+def _stacked_products(rows: Tensor, weight: Tensor, stacked: StackedPairs) -> Tensor:
+    """[S, C_out] of the rows at all places; at those without a pair whatever their rows give."""
+    matrices, out = weight.index_select(0, stacked.offsets), rows.new_empty(len(rows), weight.shape[2])
+    for stack in stacked.stacks:
+        left, product = (each[stack.places].unflatten(0, (stack.count, -1)) for each in (rows, out))
+        torch.bmm(left, matrices[stack.offsets], out=product)
     return out
+
+
+def _stacked_weight_gradient(rows: Tensor, errors: Tensor, stacked: StackedPairs, num_offsets: int) -> Tensor:
+    """[K, C_in, C_out]; errors are zero at places without a pair."""
+    found = rows.new_empty(len(stacked.offsets), rows.shape[1], errors.shape[1])
+    for stack in stacked.stacks:
+        left, right = (each[stack.places].unflatten(0, (stack.count, -1)) for each in (rows, errors))
+        torch.bmm(left.mT, right, out=found[stack.offsets])
+    return rows.new_zeros(num_offsets, *found.shape[1:]).index_copy_(0, stacked.offsets, found)
 
 
 def _grouped_products(rows: Tensor, weight: Tensor, pairs: KernelMap) -> Tensor:
@@ -238,13 +276,6 @@ def _grouped_products(rows: Tensor, weight: Tensor, pairs: KernelMap) -> Tensor:
         return rows.new_zeros(0, weight.shape[2])
     aligned = _aligned(_aligned(weight).mT).mT
     return torch.nn.functional.grouped_mm(_aligned(rows), aligned, offs=pairs.ends)[:, : weight.shape[2]]
-
-
-def _looped_weight_gradient(rows: Tensor, errors: Tensor, pairs: KernelMap) -> Tensor:
-    out = rows.new_zeros(pairs.num_offsets, rows.shape[1], errors.shape[1])
-    for offset, start, end in pairs.spans():
-        torch.mm(rows[start:end].mT, errors[start:end], out=out[offset])
-    return out
 
 
 def _grouped_weight_gradient(rows: Tensor, errors: Tensor, pairs: KernelMap) -> Tensor:
@@ -264,17 +295,9 @@ def _aligned(matrix: Tensor) -> Tensor:
     return torch.nn.functional.pad(matrix, (0, lacking)) if lacking else matrix
 
 
-_PRODUCTS: dict[str, Callable[[Tensor, Tensor, KernelMap], Tensor]] = {
-    "gathered": _looped_products,
-    "grouped": _grouped_products,
-}
-_WEIGHT_GRADIENTS: dict[str, Callable[[Tensor, Tensor, KernelMap], Tensor]] = {
-    "gathered": _looped_weight_gradient,
-    "grouped": _grouped_weight_gradient,
-}
 _GRADIENTS: dict[str, Callable[..., tuple[Tensor | None, Tensor | None]]] = {
     "blocked": _gradients_blocked,
     "gathered": _gradients_gathered,
-    "grouped": _gradients_gathered,
+    "grouped": _gradients_grouped,
     "unfolded": _gradients_unfolded,
 }
