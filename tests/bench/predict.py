@@ -54,7 +54,7 @@ SMALL = {"name": "fidnet", "height_px": 16, "width_px": 128, "width_factor": 0.0
 WAYS = (("loop", 1), ("verb", 1), ("verb", 2))
 GROUP = Recipe().train.evaluate_batch
 CPU_INTERVAL_S, MEMORY_INTERVAL_S = 0.2, 0.5
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "passive",
     "PYTHONPATH": str(Path(__file__).parents[2]),  # Ray's workers, too, import the checkout that is measured
@@ -65,11 +65,11 @@ _LOG_LINES = 15
 
 def main() -> int:
     args = _arguments()
-    os.environ.update(_ENVIRONMENT)
+    os.environ.update(ENVIRONMENT)
     ledger, folder = Ledger(args.json), args.folder.resolve()
     rows, others = [], []
     for model in args.models if args.frames else ():
-        index = _index(folder, args.world, args.frames)
+        index = scans_index(folder, args.world, args.frames)
         run = run_folder(folder / f"run-{model}", {"name": model, **MODELS[model]})
         for way, actors in args.ways:
             key = {
@@ -86,7 +86,7 @@ def main() -> int:
     run = run_folder(folder / "run-small", SMALL)
     for way, count, work in (("memory", args.many, _memory), ("killed", args.killed, _killed)):
         if count:
-            index = _index(folder, "tiny", count)
+            index = scans_index(folder, "tiny", count)
             others.append(ledger.measure({"way": way, "frames": count}, partial(work, run, index, folder)))
     is_good, sentence = verdict(rows, others, args.quick)
     print(f"{sentence}: {'ok' if is_good else 'FAILED'}")
@@ -108,14 +108,15 @@ def _arguments() -> argparse.Namespace:
     return args
 
 
-def _index(folder: Path, world: str, count: int) -> Path:
+def scans_index(folder: Path, world: str, count: int) -> Path:
+    """So many rows of a world that is made where it is absent, its scans over and over."""
     return repeated(world_index(folder, world), folder / f"{world}-{count}.parquet", count, cameras=1, split=SPLIT)
 
 
-def run_folder(folder: Path, model: dict[str, object]) -> str:
+def run_folder(folder: Path, model: dict[str, object], backend: str = "torch") -> str:
     """A run whose model has random weights, always the same."""
     shutil.rmtree(folder, ignore_errors=True)
-    changes = {"data.dataset": "nuscenes", "model": model, "method.name": "supervised"}
+    changes = {"data.dataset": "nuscenes", "model": model, "method.name": "supervised", "sparse.backend": backend}
     recipe, run = override(Recipe(), changes), RunFolder(str(folder))
     torch.manual_seed(0)
     method = build_method(recipe, resolve_sensor(recipe.data), 16)
@@ -153,12 +154,17 @@ def labels(out: Path) -> list[Path]:
 
 def _throughput(way: str, actors: int, run: str, index: Path, folder: Path) -> Row:
     out = folder / f"{Path(run).name}-{way}-{actors}"
+    speed = speed_of(way, actors, run, index, out)
+    return {**speed, "is_same": way == "loop" or same_labels(folder / f"{Path(run).name}-loop-1", out)}
+
+
+def speed_of(way: str, actors: int, run: str, index: Path, out: Path) -> Row:
+    """Scans/s and CPU seconds of a scan while all workers label, with their first groups left out."""
     ends, watch = _run(way, actors, run, index, out, with_memory=False)
     start, stop, count = sustained(ends, actors * GROUP)
     return {
         "scans_per_s": count / (stop - start),
         "cpu_s": working_cpu_s(watch.samples, start, stop) / count,
-        "is_same": way == "loop" or same_labels(folder / f"{Path(run).name}-loop-1", out),
         "load_average": os.getloadavg()[0],
     }
 
