@@ -233,9 +233,12 @@ def _is_new(ordered: Int[Tensor, "N"]) -> Bool[Tensor, "N"]:
 
 
 def segments(rows: Int[Tensor, "N"], num_rows: int) -> tuple[Int[Tensor, "N"], Int[Tensor, "E"]]:
-    """Places ordered by what row they name, in their own order within a row, and where each of the rows begins."""
+    """Places ordered by what row they name, in their own order within a row, and where each of the rows begins.
+
+    Both in the rows' type, as ``segment_sum`` wants them alike.
+    """
     counts = rows.new_zeros(num_rows + 1).index_add_(0, rows + 1, torch.ones_like(rows))
-    return rows.argsort(stable=True), counts.cumsum(0)
+    return rows.argsort(stable=True).to(rows.dtype), counts.cumsum(0, dtype=rows.dtype)
 
 
 def segment_sum(

@@ -48,8 +48,8 @@ class KernelMap:
     Attributes:
         num_in: Rows of the input.
         num_out: Rows of the output.
-        src: [N] input row of each pair.
-        dst: [N] output row of each pair.
+        src: [N] int32 input row of each pair: half the memory of int64, and all that gathering and summing take.
+        dst: [N] int32 output row of each pair.
         bounds: K + 1 places where each offset's pairs begin, on the host.
         center: Offset under which row i meets row i for every i; it has no pairs. None where there is none.
         counts: Pairs of each offset, on the device; of a map with a centre those before it, as the others mirror them.
@@ -133,7 +133,8 @@ class KernelMap:
         offsets = torch.arange(self.num_offsets, device=rows.device)
         offset = offsets.repeat_interleave(self._all_counts, output_size=len(rows))
         table = torch.full((num_rows, self.num_offsets), nothing, dtype=torch.int32, device=rows.device)
-        table.view(-1)[rows * self.num_offsets + offset] = entries.to(torch.int32)
+        place = torch.add(offset, rows, alpha=self.num_offsets)  # int64: a table may be longer than int32 counts
+        table.view(-1)[place] = entries
         return table
 
     @cached_property
@@ -223,8 +224,9 @@ def _cut(
                 place += blocks[-1].size
         tiles.append(blocks)
     shifts.sort()  # as the pairs lie: by offset, then by row
-    lengths = torch.tensor([length for *_, length in shifts], device=near.device)
-    shift = torch.repeat_interleave(torch.tensor([shift for *_, shift, _ in shifts], device=near.device), lengths)
+    columns = torch.tensor([(length, shift) for *_, shift, length in shifts], dtype=near.dtype, device=near.device)
+    lengths, shift = columns.unbind(1)
+    shift = torch.repeat_interleave(shift, lengths)
     places = order + shift[order]
     ends = starts[edges].tolist()
     return [
@@ -328,7 +330,8 @@ def _below(keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def _pairs(hit: Tensor, place: Tensor, num_pairs: int) -> tuple[Tensor, Tensor]:
     """Rows of the centres that have the neighbour, and the neighbours' rows, by offset."""
     found = hit.view(-1).nonzero_static(size=num_pairs).view(-1)
-    return found % max(hit.shape[1], 1), place.view(-1)[found]
+    row = torch.empty(num_pairs, dtype=torch.int32, device=hit.device)
+    return torch.remainder(found, max(hit.shape[1], 1), out=row), place.view(-1).index_select(0, found).to(torch.int32)
 
 
 def halving_search(keys: Int[Tensor, "V"], coarse: Int[Tensor, "U"], parent: Int[Tensor, "V"]) -> Search:
@@ -340,12 +343,14 @@ def halving_search(keys: Int[Tensor, "V"], coarse: Int[Tensor, "U"], parent: Int
         parent: Row in ``coarse`` of each fine voxel.
     """
     x, y, z = (keys >> shift & 1 for shift in (2 * FIELD_BITS, FIELD_BITS, 0))
-    order, starts = segments(4 * x + 2 * y + z, 8)
+    order, starts = segments((4 * x + 2 * y + z).to(torch.int32), 8)
     counts = starts.diff()
 
     def finish(sizes: list[int]) -> KernelMap:
         bounds = (0, *accumulate(sizes))
-        return KernelMap(len(keys), len(coarse), order, parent[order], bounds, None, counts)
+        return KernelMap(
+            len(keys), len(coarse), order, parent.index_select(0, order).to(torch.int32), bounds, None, counts
+        )
 
     return Search(counts, finish)
 

@@ -67,8 +67,8 @@ def stacked(
     """Of the fields of a ``KernelMap``; the host waits for nothing.
 
     Args:
-        src: Input row of each pair.
-        dst: Output row of each pair.
+        src: int32 input row of each pair.
+        dst: int32 output row of each pair.
         bounds: Where each offset's pairs begin.
         num_out: Rows of the output.
         by_output: Pairs ordered by output row, and where each row's begin.
@@ -95,9 +95,9 @@ def stacked(
     return StackedPairs(
         stacks,
         columns[:, 0].long(),
-        pad(src, (0, 1)).index_select(0, pair).to(torch.int32),
-        pad(dst, (0, 1), value=num_out).index_select(0, pair).to(torch.int32),
-        *((place_of.index_select(0, order), starts.to(torch.int32)) for order, starts in (by_output, by_input)),
+        pad(src, (0, 1)).index_select(0, pair),
+        pad(dst, (0, 1), value=num_out).index_select(0, pair),
+        *((place_of.index_select(0, order), starts) for order, starts in (by_output, by_input)),
     )
 
 

@@ -16,7 +16,7 @@ NUM_IN, NUM_OUT = 30, 20
 def _stacked(counts, seed=0):
     generator = torch.Generator().manual_seed(seed)
     src, dst = (
-        torch.cat([torch.randperm(rows, generator=generator)[:count].sort().values for count in counts])
+        torch.cat([torch.randperm(rows, generator=generator)[:count].sort().values for count in counts]).int()
         for rows in (NUM_IN, NUM_OUT)
     )
     bounds = [0, *torch.tensor(counts).cumsum(0).tolist()]
@@ -47,8 +47,8 @@ def test_sums_by_row_meet_the_same_pairs_in_the_same_order():
         (by_output, found.by_output, src, found.src),
         (by_input, found.by_input, dst, found.dst),
     ):
-        assert torch.equal(rows[order], of_place[places.long()].long())
-        assert torch.equal(starts, begins.long())
+        assert torch.equal(rows[order], of_place[places])
+        assert torch.equal(starts, begins)
 
 
 def test_offsets_without_pairs_take_part_in_nothing():
