@@ -101,7 +101,7 @@ class LaserMixPP(Method):
         student_l = self.student(labelled)
         terms = segmentation_terms(student_l, recipe)
         # ŷ_u: the teacher's confident points of the unlabelled scans x_u
-        cells_u = self.student.represent(unlabelled)
+        cells_u = self.student.cells_of(unlabelled)
         teacher_u = self.teacher(unlabelled, cells_u)
         pseudo_u = self.labeller(teacher_u.point_logits, labelled.labels, progress)
         # L_mix: student on both mixed scans of each pair; labels and evidence mixed alike

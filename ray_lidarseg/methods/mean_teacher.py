@@ -43,7 +43,7 @@ class MeanTeacher(Method):
         terms = segmentation_terms(student_l, self.recipe)
         # L_mt: student against teacher on x_l and x_u, over the same cells
         if self.recipe.consistency_weight:
-            cells_u = self.student.represent(unlabelled)
+            cells_u = self.student.cells_of(unlabelled)
             student_u, teacher_u = self.student(unlabelled, cells_u), self.teacher(unlabelled, cells_u)
             teacher_l = self.teacher(labelled, student_l.cells)
             weight = self.recipe.consistency_weight * ramp_up(progress, self.recipe.ramp_up_ratio)

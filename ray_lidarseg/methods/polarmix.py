@@ -63,7 +63,7 @@ class PolarMix(Method):
         student_l = self.student(labelled)
         terms, stats = segmentation_terms(student_l, recipe), {}
         if self.uses_unlabelled:
-            cells_u = self.student.represent(unlabelled)
+            cells_u = self.student.cells_of(unlabelled)
             teacher_u = self.teacher(unlabelled, cells_u)
         # L_polar: student on both mixed scans of each pair, labels mixed alike
         if recipe.mix_weight:

@@ -130,7 +130,7 @@ class Cylinder3D(Segmentor):
 
     def forward(self, batch: PointBatch, cells: Cells | None = None) -> Output:
         """See ``Segmentor.forward``."""
-        cells = cells or self.represent(batch)
+        cells = cells or self.cells_of(batch)
         seen: CylinderInput = cells.geometry
         of_points = self.points(seen.point_inputs)
         features = self.network(self.compress(seen.voxels.max(of_points)), seen.geometry)

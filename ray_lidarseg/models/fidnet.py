@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ray_lidarseg.geometry.range_image import RangeImages, image_channels, pixel_labels, project
+from ray_lidarseg.models.dense_parts import dense_part
 from ray_lidarseg.models.segmentor import Cells, Output, Segmentor
 from ray_lidarseg.sample import PointBatch, SensorSpec
 from ray_lidarseg.sparse.products import RowLinear, linear
@@ -89,20 +90,27 @@ class FIDNet(Segmentor):
 
     def forward(self, batch: PointBatch, cells: Cells | None = None) -> Output:
         """See ``Segmentor.forward``; scores are float32 under autocast, too."""
-        cells = cells or self.represent(batch)
+        cells = cells or self.cells_of(batch)
         view = cast(RangeView, cells.geometry)
-        features = self.head(self._pixel_features(view))
-        logits = self.classifier(features).float()
+        maps = self._maps(view.images.paint(view.channels))
+        size = maps[0].shape[2:]
+        rows = torch.cat([view.images.gather(upsample(feature_map, size)) for feature_map in maps], dim=1)
+        features, logits = self._scores(rows)
         return Output(logits[cells.point_cell], features[cells.point_cell], logits, cells, lambda: features)
 
-    def _pixel_features(self, view: RangeView) -> Float[Tensor, "V F"]:
-        image = self.stem(view.images.paint(view.channels))
-        size = image.shape[2:]
-        maps = [image]
+    @dense_part
+    def _maps(self, image: Tensor) -> list[Tensor]:
+        """[B, F, _, _] of the stem and of each stage, the later ones smaller."""
+        maps = [self.stem(image)]
         for stage in self.stages:
-            image = stage(image)
-            maps.append(image)
-        return torch.cat([view.images.gather(upsample(feature_map, size)) for feature_map in maps], dim=1)
+            maps.append(stage(maps[-1]))
+        return maps
+
+    @dense_part
+    def _scores(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """[V, F] features and float32 [V, C] scores of occupied pixels."""
+        features = self.head(rows)
+        return features, self.classifier(features).float()
 
 
 def channel_scale(sensor: SensorSpec) -> Float[Tensor, "5"]:

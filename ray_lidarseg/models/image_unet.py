@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from ray_lidarseg.errors import RecipeError
 from ray_lidarseg.geometry.range_image import RangeImages, pixel_labels, project
+from ray_lidarseg.models.dense_parts import dense_part
 from ray_lidarseg.models.segmentor import Cells, Output, Segmentor
 from ray_lidarseg.sample import ImageSensor, PointBatch, SensorSpec
 from ray_lidarseg.types import COLOURS
@@ -78,13 +79,15 @@ class ImageUNet(Segmentor):
 
     def forward(self, batch: PointBatch, cells: Cells | None = None) -> Output:
         """See ``Segmentor.forward``; scores are float32 under autocast, too."""
-        cells = cells or self.represent(batch)
+        cells = cells or self.cells_of(batch)
         view = cast(ImageView, cells.geometry)
         features = view.images.gather(self._feature_map(view.images.paint(4 * view.colours - 2)))
         logits = self.classifier(features).float()
         return Output(logits[cells.point_cell], features[cells.point_cell], logits, cells, lambda: features)
 
-    def _feature_map(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F H W"]:
+    @dense_part
+    def _feature_map(self, image: Tensor) -> Tensor:
+        """[B, F, H, W] of [B, 3, H, W]."""
         maps = [self.stem(image)]
         for halve in self.encoder:
             maps.append(halve(maps[-1]))

@@ -113,7 +113,7 @@ class MinkUNet(Segmentor):
 
     def forward(self, batch: PointBatch, cells: Cells | None = None) -> Output:
         """See ``Segmentor.forward``."""
-        cells = cells or self.represent(batch)
+        cells = cells or self.cells_of(batch)
         features = self.network(cells.geometry.features, cells.geometry.geometry)
         logits = self.head(features)
         of_points = torch.nn.functional.embedding  # a gather whose backward pass is repeatable on a GPU, too

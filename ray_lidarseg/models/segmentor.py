@@ -1,7 +1,7 @@
 """The contract of every model: packed points in, per-point logits and features out; voxels and pixels stay inside."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -96,12 +96,16 @@ class Segmentor(nn.Module, ABC):
         feature_dim: F, the width of ``point_features``.
         is_spatial: Whether cells lie in space, so that ``Output.sample`` works; else they are pixels of an image.
         head_parts: Names of the submodules that turn features into class scores; all others are the backbone.
+        foreseen: Batches of a step whose cells the loader has computed, with them (``training.host_geometry``).
+        is_compiled: Whether its dense parts are (``models.dense_parts``).
     """
 
     num_classes: int
     feature_dim: int
     is_spatial: bool = False
     head_parts: tuple[str, ...] = ("head",)
+    foreseen: Sequence[tuple[PointBatch, Cells]] = ()
+    is_compiled: bool = False
     _is_backbone_frozen: bool = False
 
     def is_of_head(self, name: str) -> bool:
@@ -127,6 +131,10 @@ class Segmentor(nn.Module, ABC):
     def cell_feature_dim(self) -> int:
         """G, the width of ``Output.cell_features``; F unless the model says otherwise."""
         return self.feature_dim
+
+    def cells_of(self, batch: PointBatch) -> Cells:
+        """``represent`` of a batch, or what is foreseen for this very one."""
+        return next((cells for known, cells in self.foreseen if known is batch), None) or self.represent(batch)
 
     @abstractmethod
     def represent(self, batch: PointBatch) -> Cells:

@@ -118,7 +118,7 @@ class SPVCNN(Segmentor):
 
     def forward(self, batch: PointBatch, cells: Cells | None = None) -> Output:
         """See ``Segmentor.forward``; a voxel's features are the mean of its points'."""
-        cells = cells or self.represent(batch)
+        cells = cells or self.cells_of(batch)
         features = self.network(cells.geometry)
         logits = self.head(features)
         to_voxels = cells.geometry.exchanges[0].to_voxels

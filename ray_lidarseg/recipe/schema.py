@@ -245,6 +245,10 @@ class Workers(Section):
     loader_processes: Annotated[int, Field(ge=0)] = 0  # DataLoader processes inside each worker; 0: in the step loop
     max_failures: Annotated[int, Field(ge=-1)] = 3  # worker-group restarts before the run gives up; -1: never
     max_preemptions: Annotated[int, Field(ge=-1)] = -1  # Ray's budget of announced losses; it may count failures too
+    geometry_in_loader: bool = (
+        False  # voxels, maps and pixels on the host, ahead of the step; for GPUs that wait for them
+    )
+    compile_dense: bool = False  # torch.compile of dense networks; off, as on CPUs it does not pay (tests/bench)
     mkl_as_on_intel: bool = False  # overrides what MKL thinks of other processors; `doctor` says what that brings
 
     @property

@@ -218,9 +218,9 @@ def linear(
 ) -> Float[Tensor, "V C_out"]:
     """``torch.nn.functional.linear`` of rows whose number differs from scan to scan.
 
-    On a CPU in blocks of rows, by the fastest library, in autocast's type where that is on.
+    On a CPU in blocks of rows, by the fastest library, in autocast's type where that is on; compiled, by torch's.
     """
-    if rows.device.type != "cpu":
+    if rows.device.type != "cpu" or torch.compiler.is_compiling():
         return nn.functional.linear(rows, weight, bias)
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else rows.dtype
     result: Tensor = _RowProduct.apply(rows.to(dtype).contiguous(), weight.to(dtype))

@@ -10,7 +10,7 @@ import resource
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -27,10 +27,14 @@ from ray_lidarseg.errors import RunError
 from ray_lidarseg.methods.method import Losses, Method
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.sample import PointBatch
+from ray_lidarseg.training.host_geometry import Represented, foreseen
 from ray_lidarseg.training.optim import build_optimizer, build_schedule
 from ray_lidarseg.training.precision import precision
 
-MicroBatches = list[tuple[PointBatch, PointBatch]]
+Arriving = PointBatch | Represented
+"""On the host; with its cells where the loader computes them."""
+
+MicroBatches = Sequence[tuple[Arriving, Arriving]]
 """What one rank computes in one optimiser step: pairs of a labelled and an unlabelled batch."""
 
 MAX_SKIPPED_IN_A_ROW = 20
@@ -189,13 +193,17 @@ class StepLoop:
             return scans * self.ranks.world_size
         return int(self.ranks.sum_(torch.tensor(scans, device=self.device)))
 
-    def _losses(self, micro: int, labelled: PointBatch, unlabelled: PointBatch) -> Losses:
+    def _losses(self, micro: int, labelled: Arriving, unlabelled: Arriving) -> Losses:
         words = seed_words(self.recipe, self.ranks.rank, self.ranks.world_size, micro)
         seed = seed_of(self.recipe.seed, self.step, *words)
         torch.manual_seed(seed)
         generator = torch.Generator().manual_seed(seed)
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
-            return self._forward(labelled.to(self.device), unlabelled.to(self.device), self.progress, generator)
+        arrived = [part.to(self.device) for part in (labelled, unlabelled)]
+        with_cells = [part for part in arrived if isinstance(part, tuple)]
+        batches = [part[0] if isinstance(part, tuple) else part for part in arrived]
+        autocast = torch.autocast(self.device.type, self.precision, enabled=self.precision is not None)
+        with foreseen(self.method, with_cells), autocast:
+            return self._forward(*batches, self.progress, generator)
 
     def _synchronised(self, is_last: bool) -> AbstractContextManager[None]:
         if is_last or not isinstance(self._forward, DistributedDataParallel):

@@ -10,17 +10,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
 from ray_lidarseg import storage
 from ray_lidarseg.datasets.entries import dataset_of
-from ray_lidarseg.datasets.parcel import packed, unpacked
 from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.datasets.shards import CATALOG_NAME, Catalog, PreparedFrames, read_catalog
 from ray_lidarseg.datasets.stream import TrainSteps
 from ray_lidarseg.errors import RecipeError, RunError
 from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.models.build import build_segmentor
+from ray_lidarseg.models.dense_parts import compile_dense
 from ray_lidarseg.models.norm_statistics import Statistics, kept_statistics, measured_statistics, write_statistics
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.sparse.mkl_switch import let_mkl_use_all_instructions
@@ -28,9 +27,10 @@ from ray_lidarseg.storage.lock import held
 from ray_lidarseg.training import checkpoints, completion
 from ray_lidarseg.training.diagnosis import Diagnosis, diagnosed_frames
 from ray_lidarseg.training.health import Health
+from ray_lidarseg.training.host_geometry import RepresentedSteps
+from ray_lidarseg.training.loading import loaded
 from ray_lidarseg.training.loop import Hooks, MicroBatches, Ranks, StepLoop, run, synchronise_batch_norm
 from ray_lidarseg.training.mlflow_run import MLflowRun, require
-from ray_lidarseg.training.reading_ahead import read_ahead
 from ray_lidarseg.training.run_folder import RunFolder, differing_keys, parse_lines
 from ray_lidarseg.training.run_frames import RunFrames, content_of, frames_of_run, refuse_changed, stored_frames
 from ray_lidarseg.training.starting import begin_with, read_source
@@ -139,6 +139,8 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         method = build_method(recipe, self._sensor, num_classes).to(device)
         synchronise_batch_norm(method, device, ranks)
+        if recipe.workers.compile_dense:
+            compile_dense(method, device)
         self.loop = StepLoop(method, recipe, device, ranks)
         self._validation = Validation(val_frames, recipe, self._sensor, num_classes, device, ranks)
         known = diagnosed_frames(catalog, plan.frames.split, recipe.train.diagnose_frames)
@@ -208,23 +210,12 @@ class Trainer:
                 print(f"{name} begins with {source.origin} after {source.step} steps ({fresh})", flush=True)
 
     def _batches(self) -> Generator[MicroBatches, None, None]:
-        """From where the loop is to the end; loader processes read ahead, or beside a GPU a thread."""
+        """From where the loop is to the end."""
         steps = range(self.loop.step, self.plan.recipe.train.steps)
         processes = self.plan.recipe.workers.loader_processes
-        if not processes and self.loop.device.type == "cpu":
-            return (self._steps[step] for step in steps)  # see reading_ahead for why not in a thread
-        if not processes:
-            return read_ahead(self._steps.__getitem__, steps)
-        start = "fork" if storage.is_local(self.plan.prepared) else "spawn"  # S3 clients do not survive a fork
-        loader: DataLoader[MicroBatches] = DataLoader(
-            self._steps,
-            batch_size=None,
-            sampler=steps,
-            num_workers=processes,
-            collate_fn=packed,
-            multiprocessing_context=start,
-        )
-        return (unpacked(parcel) for parcel in loader)
+        in_loader = self.plan.recipe.workers.geometry_in_loader
+        stream = RepresentedSteps(self._steps, self.plan.recipe, self._sensor) if in_loader else self._steps
+        return loaded(stream, steps, processes, self.loop.device, storage.is_local(self.plan.prepared))
 
     def _record(self, line: dict[str, Any]) -> None:
         warning = self._health.take(line)
