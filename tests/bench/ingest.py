@@ -91,13 +91,7 @@ def verdict(steps: Row, decode: Row) -> int:
 
 def steps_row(folder: Path, num_frames: int, rounds: int) -> Row:
     """Scans a CPU second of the training stream and of the loop."""
-    folder.mkdir()
-    for first in range(0, num_frames, _PER_SHARD):
-        write_shard(_LOCAL, str(folder), [_frame(number) for number in range(first, first + _PER_SHARD)])
-    frames = PreparedFrames(_LOCAL, str(folder), write_catalog(_LOCAL, str(folder)))
-    changes = {"train.labelled_per_step": _SCANS, "train.unlabelled_per_step": _SCANS, "split.ratio": 0.5}
-    recipe = override(Recipe(), {**changes, "workers.num_workers": 1, "train.steps": 10_000})
-    stream = TrainSteps(frames, make_split(frames.catalog, recipe.split), recipe, resolve_sensor(recipe.data))
+    stream = stream_of(folder, num_frames)
     files = [pq.ParquetFile(path, page_checksum_verification=True) for path in sorted(folder.glob("shard-*"))]
     num_steps = max(1, num_frames // (2 * _SCANS))
     spent = _best(
@@ -107,6 +101,17 @@ def steps_row(folder: Path, num_frames: int, rounds: int) -> Row:
     )
     num_scans = num_steps * 2 * _SCANS
     return {"unit": "rows/CPU-s", "ours": num_scans / spent[0], "loop": num_scans / spent[1]}
+
+
+def stream_of(folder: Path, num_frames: int) -> TrainSteps:
+    """Steps of four labelled and four unlabelled scans, of shards written to a folder that is made."""
+    folder.mkdir()
+    for first in range(0, num_frames, _PER_SHARD):
+        write_shard(_LOCAL, str(folder), [_frame(number) for number in range(first, first + _PER_SHARD)])
+    frames = PreparedFrames(_LOCAL, str(folder), write_catalog(_LOCAL, str(folder)))
+    changes = {"train.labelled_per_step": _SCANS, "train.unlabelled_per_step": _SCANS, "split.ratio": 0.5}
+    recipe = override(Recipe(), {**changes, "workers.num_workers": 1, "train.steps": 10_000})
+    return TrainSteps(frames, make_split(frames.catalog, recipe.split), recipe, resolve_sensor(recipe.data))
 
 
 def plain_step(files: list[pq.ParquetFile], step: int, seed: int) -> list[tuple[torch.Tensor, ...]]:

@@ -1,17 +1,20 @@
 """What is to be measured on the day there is a GPU, in one command: parity, speed, memory, teachers, a short training.
 
-`python -m tests.gpu.acceptance [--json FILE] [--quick]`
+`python -m tests.gpu.acceptance [--device cuda] [--json FILE] [--quick]`
 
 On a GPU in full. Without one the same with smaller sizes on the CPU, so that the command itself is tested everywhere.
 
-parity    every backend and form that is present against float64 on the CPU: output and, where it trains, both gradients
-          and seconds of forward and backward together
-steps     whole optimiser steps: seconds, memory, waits and launches (those on the pretended device)
+rates     what this device copies and multiplies: the roof (``tests.gpu.roofline``) that the rows below are held against
+parity    every backend and form that is present against float64 on the CPU: output and, where it trains, both
+          gradients; milliseconds of forward and backward together, of the roof, and which share of it is reached
+steps     whole optimiser steps: seconds, those of their products alone at the device's rate, memory, waits and launches
+          (those on the pretended device)
 teachers  images/s of the shipped SAM and CLIP
-training  losses of LaserMix on MinkUNet against those stored of a CPU
+ingest    scans/s that 8 loader processes hand to a step, as `train` runs them
+training  losses of LaserMix on MinkUNet against those of a CPU
 
-`tests.bench.ingest` measures the loader, `tests.bench.cost` all methods. Fails (rc 1) where a parity is beyond its
-tolerance, a loss is not the CPU's, or a number is not finite.
+`tests.bench.ingest` measures one loader's CPU seconds, `tests.bench.cost` all methods. Fails (rc 1) where a parity is
+beyond its tolerance, a loss is not the CPU's, or a number is not finite.
 """
 
 import os
@@ -19,15 +22,18 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import math
-import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from ray_lidarseg.errors import ResourceError
 from ray_lidarseg.foundation.build import build_features, build_masks
@@ -39,9 +45,11 @@ from ray_lidarseg.sparse.build import load_backend
 from ray_lidarseg.sparse.geometry import VoxelGeometry
 from ray_lidarseg.sparse.kernel_map import Kernel
 from ray_lidarseg.sparse.torch_backend import TorchBackend
-from tests.bench import cost, launches
+from ray_lidarseg.training.loading import loaded
+from tests.bench import cost, ingest, launches, step
 from tests.bench.ledger import Ledger, Row, parser, print_table
 from tests.bench.sparse_conv import cast_scan
+from tests.gpu import roofline
 
 CASES: tuple[tuple[Kind, Kernel], ...] = (
     ("submanifold", (3, 3, 3)),
@@ -52,6 +60,7 @@ CASES: tuple[tuple[Kind, Kernel], ...] = (
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 2e-2}
 """Relative, of a whole tensor. Float32 sums of up to 27 x 64 products in another order; TF32 is off."""
 LOSS_TOLERANCE = 2e-2
+ROUNDS = {"cpu": 1, "cuda": 5}
 
 
 def backends(device: torch.device) -> dict[str, SparseBackend]:
@@ -95,11 +104,28 @@ def _operands(geometry: VoxelGeometry, case: Any, channels: int) -> list[Tensor]
     return [torch.randn(shape, generator=generator, dtype=torch.float64) / math.sqrt(channels) for shape in shapes]
 
 
+def _types(device: torch.device) -> tuple[torch.dtype, ...]:
+    return (torch.float32,) if device.type == "cpu" else tuple(TOLERANCES)
+
+
+@cache
+def _roof(device: torch.device, is_small: bool) -> roofline.Roof:
+    return roofline.measure(device, (*_types(device), torch.bfloat16), is_small)
+
+
+def rates(device: torch.device, is_small: bool) -> Iterator[Row]:
+    """What the device copies and multiplies."""
+    roof = _roof(device, is_small)
+    yield {"part": "rates", "rate": "copy", "gb_per_s": roof.bytes_per_s / 1e9}
+    for dtype, flops in roof.flops.items():
+        yield {"part": "rates", "rate": "mm", "type": str(dtype)[6:], "gflops": flops / 1e9}
+
+
 def compare(device: torch.device, is_small: bool) -> Iterator[Row]:
     """Parity and time of every backend, kind and type."""
     keys, channels = _keys(is_small), 16 if is_small else 64
     on_host, here = _geometry(keys, torch.device("cpu")), _geometry(keys, device)
-    types = (torch.float32,) if device.type == "cpu" else tuple(TOLERANCES)
+    types, roof = _types(device), _roof(device, is_small)
     for case in CASES:
         operands = _operands(on_host, case, channels)
         exact = _run(TorchBackend("gathered"), on_host, case, operands, True)
@@ -119,18 +145,11 @@ def compare(device: torch.device, is_small: bool) -> Iterator[Row]:
                     continue
                 errors = [float((a.cpu().double() - b).norm() / b.norm()) for a, b in zip(found, exact, strict=False)]
                 work = lambda b=backend, c=case, g=given, t=trains: _run(b, here, c, g, t)  # noqa: E731
-                yield {**row, "error": max(errors), "limit": TOLERANCES[dtype], "ms": 1e3 * _seconds(work, device)}
-
-
-def _seconds(work: Callable[[], Any], device: torch.device) -> float:
-    taken = []
-    for _ in range(6 if device.type == "cuda" else 2):
-        began = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken[1:])
+                pairs = getattr(on_host, case[0])(0, case[1])
+                least = 1e3 * roof.seconds(*roofline.cost(pairs, (channels, channels), dtype, trains), dtype)
+                found_ms = 1e3 * roofline.seconds(work, device, ROUNDS[device.type])
+                times = {"ms": found_ms, "roof_ms": least, "roof_ratio": least / found_ms}
+                yield {**row, "error": max(errors), "limit": TOLERANCES[dtype], **times}
 
 
 def steps(device: torch.device, is_small: bool) -> Iterator[Row]:
@@ -139,12 +158,16 @@ def steps(device: torch.device, is_small: bool) -> Iterator[Row]:
     for backbone in ("fidnet", "minkunet") if is_small else cost.BACKBONES:
         loop = cost._loop(cost.recipe(backbone, "lasermix", width, "auto"), device)
         batches = cost._micro_batch(loop.method, cost._scans(preset, 2))
-        cost._step(loop, batches, device)
+        precision = loop.precision or torch.float32
+        with FlopCounterMode(display=False, custom_mapping=step.COUNTED) as counter:  # and it warms up
+            cost._step(loop, batches, device)
+        products = counter.get_total_flops() / _roof(device, is_small).flops[precision]
         (seconds, gib), values = cost._step(loop, batches, device)
         seen = launches.count(backbone, "lasermix", 0.125, "tiny")
         counts = {"waits": seen.waits.total(), "launches": seen.launches.total()}
-        loss = {"loss": float(values["loss_total"]), "type": str(loop.precision or torch.float32)[6:]}
-        yield {"part": "steps", "backbone": backbone, "step_s": seconds, "gib": gib, **loss, **counts}
+        loss = {"loss": float(values["loss_total"]), "type": str(precision)[6:]}
+        times = {"step_s": seconds, "products_s": products, "gib": gib}
+        yield {"part": "steps", "backbone": backbone, **times, **loss, **counts}
 
 
 def teachers(device: torch.device, is_small: bool) -> Iterator[Row]:
@@ -160,8 +183,24 @@ def teachers(device: torch.device, is_small: bool) -> Iterator[Row]:
         yield {
             "part": "teachers",
             "teacher": name,
-            "images_per_s": count / _seconds(lambda t=teacher: t(batch), device),
+            "images_per_s": count / roofline.seconds(lambda t=teacher: t(batch), device, 1 + 4 * (not is_small)),
         }
+
+
+def loading(device: torch.device, is_small: bool) -> Iterator[Row]:
+    """Scans/s of the training stream by one loader process and by several; the first steps fill what is read ahead."""
+    with tempfile.TemporaryDirectory() as folder:
+        stream = ingest.stream_of(Path(folder, "prepared"), 16 if is_small else 96)
+        for processes in (1, 2) if is_small else (1, 8):
+            first, last = 4 * processes, (4 if is_small else 40) * processes
+            reading = loaded(stream, range(first + last), processes, device, True)
+            for _ in range(first):
+                next(reading)
+            began, scans = time.perf_counter(), 0
+            for micro_batches in reading:
+                scans += sum(batch.num_scans for pair in micro_batches for batch in pair)
+            rate = scans / (time.perf_counter() - began)
+            yield {"part": "ingest", "processes": processes, "scans": scans, "scans_per_s": rate}
 
 
 def training(device: torch.device, is_small: bool) -> Iterator[Row]:
@@ -195,12 +234,14 @@ def problems(rows: list[Row]) -> list[str]:
 
 def main() -> int:
     """Measures, prints, writes; 1 where something does not hold."""
-    args = parser(__doc__.splitlines()[0]).parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    flags = parser(__doc__.splitlines()[0])
+    flags.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
+    args = flags.parse_args()
+    device = torch.device(args.device)
     is_small = args.quick or device.type == "cpu"
     torch.backends.cuda.matmul.allow_tf32 = False
     ledger, rows = Ledger(args.json), []
-    for measure in (compare, steps, teachers, training):
+    for measure in (rates, compare, steps, teachers, loading, training):
         for number, row in enumerate(measure(device, is_small)):
             key = {"of": measure.__name__, "number": number, "device": device.type, "small": is_small}
             rows.append(ledger.measure(key, lambda r=row: r))
