@@ -1,10 +1,11 @@
 """`predict` with either sparse backend on a CPU, side by side: scans/s, CPU seconds of a scan, and equal labels.
 
-`python -m tests.bench.predict_backends [--models …] [--backends torch spconv] [--rounds 3] [--json FILE] [--quick]`
+`python -m tests.bench.predict_backends [--models …] [--way loop] [--rounds 3] [--json FILE] [--quick]`
 
-The scans, networks and counting of ``tests.bench.predict``: the verb with one actor of one thread, each backbone at a
-quarter of its width with the same random weights. Backends take turns round by round, so that a busy machine hurts all
-alike; medians. ``cpu_s`` is the figure to compare there.
+The scans, networks and counting of ``tests.bench.predict``: the verb with one actor of one thread, or the plain loop of
+the same functions that Ray adds nothing to, each backbone at a quarter of its width with the same random weights.
+Backends take turns round by round, so that a busy machine hurts all alike; medians. ``cpu_s`` is the figure to compare
+there.
 
 Fails (rc 1) where fewer than 99.9 % of the points have the label that the first backend gives them.
 """
@@ -31,7 +32,7 @@ def main() -> int:
     os.environ.update(predict.ENVIRONMENT)
     ledger, rows = Ledger(args.json), []
     for model in args.models:
-        key = {"model": model, "frames": args.frames, "group": predict.GROUP, "world": args.world}
+        key = {"model": model, "frames": args.frames, "group": predict.GROUP, "world": args.world, "way": args.way}
         keys = [{**key, "backend": backend, "rounds": args.rounds} for backend in args.backends]
         fresh: dict[str, Row] = {}
         if any(ledger.find(known) is None for known in keys):
@@ -54,7 +55,7 @@ def measure(args: argparse.Namespace, model: str) -> dict[str, Row]:
     taken: dict[str, list[Row]] = {name: [] for name in args.backends}
     for _ in range(args.rounds):
         for name in args.backends:
-            taken[name].append(predict.speed_of("verb", 1, runs[name], index, outs[name]))
+            taken[name].append(predict.speed_of(args.way, 1, runs[name], index, outs[name]))
     medians = {
         name: {figure: statistics.median(row[figure] for row in rounds) for figure in rounds[0]}
         for name, rounds in taken.items()
@@ -88,6 +89,7 @@ def _arguments() -> argparse.Namespace:
     flags = parser(__doc__.splitlines()[0])
     flags.add_argument("--models", nargs="+", default=MODELS, choices=MODELS, help="backbones")
     flags.add_argument("--backends", nargs="+", default=("torch", "spconv"), help="sparse.backend; the first is judge")
+    flags.add_argument("--way", default="verb", choices=("verb", "loop"))
     flags.add_argument("--world", default="demo", help="preset of the scans")
     flags.add_argument("--frames", type=int, default=40)
     flags.add_argument("--rounds", type=int, default=3)
