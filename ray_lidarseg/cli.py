@@ -136,14 +136,15 @@ def _prepare(verbs: Verbs) -> None:
         from ray_lidarseg.runtime.pool import Actors
 
         if args.status:
-            status(index=args.index, out=args.out)
+            status(index=args.index, out=args.out, image_splits=args.image_splits)
             return
         teachers = Teachers.of(args.masks, args.features, args.overrides)
         actors = Actors.of(args.actors, args.cpus, args.gpus)
         if args.estimate:
-            estimate(args.index, args.out, teachers, actors, args.sample, args.price_per_hour)
+            estimate(args.index, args.out, teachers, actors, args.sample, args.price_per_hour, args.image_splits)
         else:
-            prepare(args.index, args.out, args.max_failed_ratio, teachers, actors, args.retry_failed)
+            limit, retry = args.max_failed_ratio, args.retry_failed
+            prepare(args.index, args.out, limit, teachers, actors, retry, args.image_splits)
 
     about = "decode an index into Parquet shards, and show its images to teachers; resumes by frame"
     parser = _verb(verbs, "prepare", about, run)
@@ -162,6 +163,13 @@ def _prepare(verbs: Verbs) -> None:
         metavar="KIND.KEY=VALUE",
         dest="overrides",
         help="e.g. masks.checkpoint=s3://b/sam_vit_h.pth, features.image_size=224,416, pairs.occlusion=no",
+    )
+    teachers.add_argument(
+        "--image-splits",
+        nargs="+",
+        default=(),
+        choices=("train", "val", "test"),
+        help="show images of these splits only; training reads no others (default: all)",
     )
     actors = parser.add_argument_group("actors of the teachers")
     actors.add_argument("--actors", default="", metavar="MIN:MAX", help="pool size (default: 1 to all that fit)")

@@ -2,11 +2,13 @@
 
 import io
 import uuid
+from collections.abc import Collection
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ray_lidarseg import storage
 from ray_lidarseg.datasets.shards import open_parquet, parquet_bytes
@@ -48,7 +50,13 @@ class StageEstimate:
 
 
 def estimate(
-    index: str, out: str, teachers: Teachers, actors: Actors, sample: int = 4, price_per_hour: float = 0.0
+    index: str,
+    out: str,
+    teachers: Teachers,
+    actors: Actors,
+    sample: int = 4,
+    price_per_hour: float = 0.0,
+    image_splits: Collection[str] = (),
 ) -> tuple[StageEstimate, ...]:
     """Measures a few frames, spread over the index, with the real teachers, and prints what the rest will take.
 
@@ -62,6 +70,7 @@ def estimate(
         actors: What each worker gets; one of them measures.
         sample: Frames.
         price_per_hour: Of one worker; 0: cost is not printed.
+        image_splits: As for ``prepare``.
 
     Raises:
         DataError: All of the frames failed, or as for ``prepare``.
@@ -75,7 +84,7 @@ def estimate(
     one = replace(actors, min_size=1, max_size=1)
     with ExitStack() as stack:
         few = storage.join(scratch, "index.parquet")
-        storage.write_bytes(few, _sample(index, sample))
+        storage.write_bytes(few, _sample(index, sample, image_splits))
         stack.callback(storage.remove_folder, scratch)
         stack.enter_context(connect())
         device = "GPU" if actors.gpus else "CPU"
@@ -83,28 +92,35 @@ def estimate(
             report = prepare(few, storage.join(scratch, "prepared"), 1.0, teachers, one)
     if not report.done or any(not layer.done for layer in report.layers):
         raise DataError(f"none of {sample} frames could be prepared:\n{said.getvalue()}")
-    found = [_of(out, index, "decode", "CPU", report.spent)]
+    listed = listed_frames(index)
+    found = [_of("decode", "CPU", report.spent, listed.keys(), decoded_frames(listed, out).finished)]
+    wanted = set(_of_splits(index, image_splits)["frame_id"].to_pylist())
     for stage, layer in zip(stages_of(out, teachers, actors), report.layers, strict=True):
-        found.append(_of(out, index, layer.layer, device if uses_gpu(stage.settings) else "CPU", layer.spent))
+        finished = {entry["frame_id"] for entry in entries_of(layer.layer)}
+        where = device if uses_gpu(stage.settings) else "CPU"
+        found.append(_of(layer.layer, where, layer.spent, wanted, finished))
     print("\n".join(_table(found, report.done, price_per_hour)), flush=True)
     return tuple(found)
 
 
-def _sample(index: str, count: int) -> bytes:
-    """An index of a few of the frames, evenly spread."""
+def _of_splits(index: str, splits: Collection[str]) -> pa.Table:
     with open_parquet(*storage.resolve(index), writer="index") as file:
         table: pa.Table = file.read()
+    table = table.filter(pc.is_in(table["split"], pa.array(list(splits)))) if splits else table
+    if not len(table):
+        raise DataError(f"{index} holds no frame" + (f" of --image-splits {' '.join(splits)}" if splits else ""))
+    return table
+
+
+def _sample(index: str, count: int, splits: Collection[str] = ()) -> bytes:
+    """An index of a few of the frames, evenly spread."""
+    table = _of_splits(index, splits)
     chosen = np.unique(np.linspace(0, len(table) - 1, min(count, len(table))).astype(int))
     return parquet_bytes(table.take(chosen), rows_per_group=count)
 
 
-def _of(out: str, index: str, name: str, device: str, spent: Spent) -> StageEstimate:
-    listed = listed_frames(index)
-    if name == "decode":
-        finished = decoded_frames(listed, out).finished
-    else:
-        finished = {entry["frame_id"] for entry in entries_of(out, name)} & listed.keys()
-    left = len(listed) - len(finished)
+def _of(name: str, device: str, spent: Spent, wanted: Collection[str], finished: Collection[str]) -> StageEstimate:
+    left = len(set(wanted) - set(finished))
     return StageEstimate(name, device, left, spent.seconds_per_frame, left * spent.bytes_per_frame)
 
 

@@ -1,6 +1,6 @@
 """The verb itself: decode what is missing, then each layer that was asked for, one stage after the other."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -58,6 +58,7 @@ def prepare(
     teachers: Teachers | None = None,
     actors: Actors | None = None,
     retry_failed: bool = False,
+    image_splits: Collection[str] = (),
 ) -> PrepareReport:
     """Brings a prepared folder up to date with an index: decoded frames, and the layers of the teachers.
 
@@ -71,10 +72,12 @@ def prepare(
         teachers: Which images are shown to; None: frames are decoded, nothing else.
         actors: The pool of each teacher; None: as many as the cluster holds, a GPU each where there are any.
         retry_failed: Tries frames alone that failed before; all else that is missing stays missing.
+        image_splits: Splits whose images are shown to the teachers; empty: all. Every frame is decoded.
 
     Raises:
         DataError: More frames failed; the first reasons are named, finished shards stay. Or ``out`` was prepared from
-            another index, or ``max_failed_ratio`` is no share, or a teacher cannot be built.
+            another index, or ``max_failed_ratio`` is no share, or a teacher cannot be built, or no frame is of the
+            splits.
         ResourceError: The cluster cannot hold the actors.
         StorageError: ``out`` cannot be written, or another process writes into it.
     """
@@ -90,7 +93,7 @@ def prepare(
             stack.enter_context(connect())
 
         stack.enter_context(held(out, "prepare"))
-        job = _Job(index, out, max_failed_ratio, retry_failed, start_ray)
+        job = _Job(index, out, max_failed_ratio, retry_failed, image_splits, start_ray)
         return job.run(stages)
 
 
@@ -100,13 +103,16 @@ class _Job:
     out: str
     limit: float
     only_failed: bool
+    image_splits: Collection[str]
     start_ray: Callable[[], None]
 
     def run(self, stages: list[Stage]) -> PrepareReport:
         listed, ontology = listed_frames(self.index), ontology_files.of_index(self.index)
         ontology_files.keep(ontology, self.out)
         report, frames = self._decode(listed, ontology)
-        return replace(report, layers=self._layers(stages, frames, ontology))
+        if not stages:
+            return report
+        return replace(report, layers=self._layers(stages, frames.of_splits(self.image_splits), ontology))
 
     def _decode(self, listed: dict[str, dict[str, Any]], ontology: Ontology | None) -> tuple[PrepareReport, Frames]:
         filesystem, folder = storage.resolve(self.out)

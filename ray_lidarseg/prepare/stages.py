@@ -5,7 +5,7 @@ image is decoded once for each teacher, which costs little beside SAM.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,6 +71,21 @@ class Frames:
 
     catalog: Catalog
     values: Mapping[str, Mapping[str, str]]
+
+    def of_splits(self, splits: Collection[str]) -> "Frames":
+        """Those of the splits; empty: all.
+
+        Raises:
+            DataError: No frame is of them.
+        """
+        if not splits:
+            return self
+        entries = zip(self.catalog.frame_id, self.catalog.split, strict=True)
+        chosen = [frame_id for frame_id, split in entries if split in splits]
+        if not chosen:
+            there = ", ".join(sorted(set(self.catalog.split))) or "none"
+            raise DataError(f"--image-splits {' '.join(splits)}: no frame is of these splits; there are: {there}")
+        return Frames(self.catalog.select(chosen), self.values)
 
 
 @dataclass(frozen=True)

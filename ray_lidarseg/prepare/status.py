@@ -1,5 +1,6 @@
 """``prepare --status``: what a folder holds of an index, layer by layer, without starting anything."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,12 +40,13 @@ class StageStatus:
     num_bytes: int
 
 
-def status(index: str, out: str) -> tuple[StageStatus, ...]:
+def status(index: str, out: str, image_splits: Collection[str] = ()) -> tuple[StageStatus, ...]:
     """Prints and returns where decoding and every layer of a prepared folder stand.
 
     Args:
         index: What `index` wrote.
         out: The prepared folder; may not exist yet.
+        image_splits: As for ``prepare``: frames of others are not left to do.
 
     Raises:
         DataError: The index is missing, ``out`` was prepared from another one, or a file is torn.
@@ -59,6 +61,8 @@ def status(index: str, out: str) -> tuple[StageStatus, ...]:
     left = len(listed) - len(decoded) - len(failures)
     found = [StageStatus("decode", "", len(decoded), left, 0, failures, layer_bytes(filesystem, folder))]
     frames = _frames_of(filesystem, folder, listed, decoded)
+    if len(frames.catalog):
+        frames = frames.of_splits(image_splits)
     found += [_of_layer(out, read_layer(filesystem, folder, name), frames) for name in layer_names(filesystem, folder)]
     print(f"{out}, of {len(listed)} frames in {index}:")
     for stage in found:

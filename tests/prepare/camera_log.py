@@ -38,7 +38,9 @@ def image_file(root: Path, number: int, camera: str = "image_2") -> Path:
     return root / "data" / camera / f"{number:06d}.png"
 
 
-def write_log(root: Path, count: int, moved: Collection[int] = (), shift_m: float = 0.1) -> str:
+def write_log(
+    root: Path, count: int, moved: Collection[int] = (), shift_m: float = 0.1, val: Collection[int] = ()
+) -> str:
     """Scans and images of ``count`` frames below ``root``; returns the index file.
 
     Args:
@@ -46,8 +48,11 @@ def write_log(root: Path, count: int, moved: Collection[int] = (), shift_m: floa
         count: Frames.
         moved: Frames whose second camera is calibrated ``shift_m`` beside where it is.
         shift_m: How far.
+        val: Frames of the validation split.
     """
     frames = [_frame(root, number) for number in range(count)]
+    for number in val:
+        frames[number] = replace(frames[number], split="val")
     for number in moved:
         *first, last = frames[number].cameras
         pose = last.cam_SE3_lidar.copy()

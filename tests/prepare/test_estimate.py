@@ -45,6 +45,14 @@ def test_the_sample_is_spread_over_the_index(tmp_path: Path) -> None:
         assert pq.read_table(file).column("frame_id").to_pylist() == [frame_id(number) for number in numbers]
 
 
+def test_the_sample_is_of_the_splits_whose_images_are_shown(tmp_path: Path) -> None:
+    index, file = write_log(tmp_path, 5, val=(0, 2)), tmp_path / "few.parquet"
+    file.write_bytes(_sample(index, 9, ("train",)))
+    assert pq.read_table(file).column("frame_id").to_pylist() == [frame_id(number) for number in (1, 3, 4)]
+    with pytest.raises(DataError, match=r"holds no frame of --image-splits test"):
+        _sample(index, 9, ("test",))
+
+
 def test_nothing_to_measure_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"--sample 0: at least one frame"):
         estimate("i", str(tmp_path), Teachers(), Actors(), sample=0)

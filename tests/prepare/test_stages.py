@@ -429,3 +429,25 @@ def test_no_flipped_bit_of_a_layer_is_read_as_if_nothing_were(index: str, out: s
                 count += 1
         file.write_bytes(data)
     assert (silent, count > 50) == (0, True)
+
+
+def test_only_the_images_of_the_splits_asked_for_are_shown(tmp_path: Path, capsys) -> None:
+    index, out = write_log(tmp_path, COUNT, val=(1, 3)), str(tmp_path / "out")
+    decoded(index, out)
+    first = prepare(index, out, teachers=slic(), image_splits=("train",))
+    assert [stage.done for stage in first.layers] == [3, 3]
+    masks = LayerRows(LOCAL, out, layer_of(out, "masks"))
+    assert [frame_id(number) in masks for number in range(COUNT)] == [True, False, True, False, True]
+    again = prepare(index, out, teachers=slic(), image_splits=("train",))
+    assert [(stage.done, stage.skipped) for stage in again.layers] == [(0, 3), (0, 3)]
+    capsys.readouterr()
+    assert [stage.left for stage in status(index, out, ("train",))] == [0, 0, 0]
+    assert [(stage.left, stage.waits) for stage in status(index, out)[1:]] == [(2, 0), (0, 2)]
+    rest = prepare(index, out, teachers=slic())
+    assert [(stage.done, stage.skipped) for stage in rest.layers] == [(2, 3), (2, 3)]
+
+
+def test_splits_that_no_frame_is_of(index: str, out: str) -> None:
+    with pytest.raises(DataError, match=r"--image-splits val test: no frame is of these splits; there are: train"):
+        prepare(index, out, teachers=slic(), image_splits=("val", "test"))
+    assert prepare(index, out, image_splits=("val",)).layers == ()

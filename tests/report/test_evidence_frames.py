@@ -111,7 +111,7 @@ def test_without_truth_there_is_no_score(tmp_path):
 
 def test_a_frame_that_a_teacher_failed_on_has_masks_alone(tmp_path):
     (shown,), _ = read_evidence(folder_with_a_failure(tmp_path), 2)
-    assert shown.notes == ["teachers failed on 1 of 2 frames"]
+    assert shown.notes == ["the teachers were not shown, or failed on, 1 of 2 frames"]
     one, two = shown.frames
     assert one.is_paired.sum() == 4
     assert two.is_paired.sum() == 0

@@ -55,7 +55,7 @@ def test_the_run_folder_says_which_layers_and_how_long(tmp_path: Path, capsys) -
     complete = completion.complete_evidence(recipe(prepared(tmp_path, ["f0"])))
     assert complete.data.evidence == f"{FEATURES.name}/{PAIRS.name}"
     assert complete.data.evidence_dim == 2
-    assert "1 of 2 frames are not in it; their points are unpaired" in capsys.readouterr().out
+    assert "1 of 2 training frames are not in it; their points are unpaired" in capsys.readouterr().out
     assert completion.complete_evidence(complete) == complete
 
 
@@ -70,7 +70,7 @@ def test_another_length_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_layer_of_other_frames_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds none of the 2 frames"):
+    with pytest.raises(DataError, match=r"holds none of the 2 training frames"):
         completion.complete_evidence(recipe(prepared(tmp_path, ["x"])))
 
 
