@@ -4,11 +4,12 @@ import os
 import sys
 import time
 import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 from ray_lidarseg.evaluate import evaluate
+from ray_lidarseg.evaluate.score_tables import percent
 from ray_lidarseg.index import index
 from ray_lidarseg.predict import predict
 from ray_lidarseg.prepare import Teachers, prepare
@@ -18,6 +19,7 @@ from ray_lidarseg.report.page import report
 from ray_lidarseg.runtime.cluster import connect
 from ray_lidarseg.train import train
 from ray_lidarseg.training.precision import computes_bf16_natively
+from ray_lidarseg.training.run_folder import RunFolder
 from ray_lidarseg.world import generate
 
 T = TypeVar("T")
@@ -45,6 +47,7 @@ def demo(out: str = "demo", steps: int = 0, seed: int = 0, preset: str = "demo",
     """
     folder = Path(out).resolve()
     began = time.monotonic()
+    unseen: dict[str, float | None] = {}
     with connect():
         _step("world: a synthetic driving log in nuScenes format", generate, preset, str(folder / "world"), seed)
         _step("index", index, "nuscenes", str(folder / "world"), str(folder / "index.parquet"))
@@ -52,13 +55,32 @@ def demo(out: str = "demo", steps: int = 0, seed: int = 0, preset: str = "demo",
         for method in METHODS:
             run = str(folder / "runs" / method)
             _step(f"train: {method}", train, demo_recipe(folder, method, steps, seed, ratio), run)
-            _step(f"evaluate: {method}", evaluate, run)
+            found = _step(f"evaluate: {method}", evaluate, run)
+            unseen[method] = found["models"][found["deployed"]]["point"]["miou_ratio"]
         _label_unseen_scans(folder)
         page = folder / "report.html"
         _step("report", _report, folder, page)
+    print(f"\n{closing_table(folder, unseen)}")
     print(f"\nDone in {(time.monotonic() - began) / 60:.1f} min. Report: {page}")
     _open(page)
     return page
+
+
+def closing_table(folder: Path, unseen: Mapping[str, float | None]) -> str:
+    """What each method is worth, in words: on scenes nobody trained on, and on the scans that had no labels.
+
+    Args:
+        folder: Of the demo.
+        unseen: Point mIoU of each method's deployed model on the validation scenes, as a share.
+    """
+    lines = [f"{'point mIoU, %':<16}{'unseen scenes':>15}{'training scans without labels':>32}"]
+    for method, value in unseen.items():
+        run = RunFolder(str(folder / "runs" / method))
+        last = [line for line in run.metrics() if line["kind"] == "diagnose"][-1:]
+        key = f"{run.recipe().method.deployed}_unlabelled_miou_ratio"
+        known = f"{percent(last[0][key])} ({last[0]['frames']} of them)" if last else "-"
+        lines.append(f"{method:<16}{percent(value):>15}{known:>32}")
+    return "\n".join(lines)
 
 
 def demo_recipe(folder: Path, method: str, steps: int = 0, seed: int = 0, ratio: float = 0.0) -> Recipe:
@@ -83,7 +105,9 @@ def demo_recipe(folder: Path, method: str, steps: int = 0, seed: int = 0, ratio:
 
 
 def _prepare(folder: Path) -> None:
-    prepare(str(folder / "index.parquet"), str(folder / "prepared"), teachers=Teachers.of(**TEACHERS))
+    """Validation images are shown to no teacher: training reads none of them."""
+    index, out = str(folder / "index.parquet"), str(folder / "prepared")
+    prepare(index, out, teachers=Teachers.of(**TEACHERS), image_splits=("train",))
 
 
 def _label_unseen_scans(folder: Path) -> None:

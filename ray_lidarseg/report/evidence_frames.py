@@ -252,7 +252,9 @@ class _LayersOfAFrame:
                 "clip` to its `ray-lidarseg prepare`"
             ]
         missing = self._evidence.num_missing
-        gaps = [f"the teachers were not shown, or failed on, {missing} of {len(self._catalog)} frames"] if missing else []
+        gaps = (
+            [f"the teachers were not shown, or failed on, {missing} of {len(self._catalog)} frames"] if missing else []
+        )
         if self._evidence.text is None:
             gaps.append(f"{self._names.features} has no words (its teacher has no text tower): no zero-shot labels")
         return gaps
