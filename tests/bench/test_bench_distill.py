@@ -1,9 +1,19 @@
 """What the table of distillations says, and the recipes behind it; nothing is trained."""
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from ray_lidarseg.recipe import schema
-from tests.bench.distill import LOSSES, claims, correlation, missing_figures, recipes
+from tests.bench import distill
+from tests.bench.distill import claims, correlation, missing_figures, row_of, values_of
+from tests.bench.distill_run import LOSSES, PROTOCOLS, Places, downstream, pre_training
+from tests.bench.ladder import part_sentences
+from tests.bench.lasermix_pp import recipe
+from tests.bench.ledger import Ledger
+
+PLACES = Places("prepared", "features-1/pairs-1", "elsewhere", "prototypes.npz")
 
 
 def row(loss: str, gap: float, zero_shot: float, tuned: float, seed: int = 0) -> dict:
@@ -30,25 +40,85 @@ def test_claims_hold_or_do_not_by_what_the_rows_say():
 
 def test_a_figure_that_is_missing_or_not_finite_is_named():
     rows = [row("relational", 0.1, float("nan"), 0.5), {"loss": "random", "seed": 0, "linear_probe": 0.1}]
-    assert missing_figures(rows, [("relational", 0), ("random", 0)]) == [
+    protocols = ["linear_probe", "fine_tuned"]
+    assert missing_figures(rows, [("relational", 0), ("random", 0)], protocols) == [
         "zero_shot of relational, seed 0",
         "fine_tuned of random, seed 0",
     ]
-    assert len(missing_figures([], [("random", 1)])) == 2
+    assert len(missing_figures([], [("random", 1)], protocols)) == 2
+
+
+def test_a_row_is_put_together_from_the_parts_the_file_has():
+    ledger = Ledger(None)
+    words = {"text": {"points": 0.2}, "prototypes": {"points": 0.3}}
+    ledger.measure({"part": "distilled"}, lambda: {"miou_ratio": 0.25, "words": words, "uniformity": 1.0})
+    ledger.measure({"part": "fine_tuned"}, lambda: {"miou_ratio": 0.5})
+    made = row_of(ledger, {part: {"part": part} for part in ("distilled", "linear_probe", "fine_tuned")})
+    assert (made["zero_shot"], made["fine_tuned"], made["uniformity"]) == (0.25, 0.5, 1.0)
+    assert "linear_probe" not in made
+    rows = [{**made, "loss": "relational", "seed": seed} for seed in range(3)]
+    assert values_of(rows, "relational/prototypes") == pytest.approx({0: 30, 1: 30, 2: 30})
+    assert values_of(rows, "relational/linear_probe") is values_of(rows, "random/fine_tuned") is None
+    (said,) = part_sentences([("prototypes", "relational/prototypes", "relational/text")], lambda n: values_of(rows, n))
+    assert said == "prototypes +10.0 (spread 0.0, better in 3 of 3): helps"
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_rows_differ_in_nothing_but_their_loss(name):
-    made = recipes("prepared", "features-1/pairs-1", name, 2, 40, 0.01, "run")
-    assert set(made) == {"linear_probe", "fine_tuned", *(() if name == "random" else ("distilled",))}
-    assert {recipe.seed for recipe in made.values()} == {2}
-    assert {recipe.train.steps for recipe in made.values()} == {40}
-    assert (made["linear_probe"].split.ratio, made["fine_tuned"].split.ratio) == (1.0, 0.01)
-    if name == "random":
-        assert made["linear_probe"].start is None
+def test_rows_differ_in_nothing_but_their_loss(name, tmp_path):
+    made = {part: downstream(PLACES, name, part, 0.01, 2, tmp_path, {}) for part in PROTOCOLS}
+    assert {recipe.seed for recipe in made.values()} == {recipe.split.seed for recipe in made.values()} == {2}
+    assert {part: recipe.split.ratio for part, recipe in made.items()} == {
+        **dict.fromkeys(PROTOCOLS, 0.01),
+        "linear_probe": 1.0,
+    }
+    assert made["other_sensor"].data.prepared == "elsewhere"
+    assert made["other_sensor"].data.dataset == "semantickitti"
+    assert [part for part, recipe in made.items() if recipe.start and recipe.start.frozen] == ["linear_probe"]
+    if name == "random":  # a linear probe of random weights begins with them, and leaves them alone
+        assert made["linear_probe"].start.file == str(tmp_path / "random.safetensors")
+        assert {part for part, recipe in made.items() if recipe.start} == {"linear_probe"}
         return
-    assert made["linear_probe"].start == schema.Start(run="run", part="backbone", frozen=True)
-    assert not made["fine_tuned"].start.frozen
+    run = str(tmp_path / "distilled")
+    assert made["fine_tuned"].start == schema.Start(run=run, part="backbone")
+    assert {recipe.start.run for recipe in made.values()} == {run}
+    distilled = pre_training(PLACES, name, 2, 40, {})
     wanted = {"contrastive": "contrastive", "st-contrastive": "st_contrastive", "similarity": "similarity"}
-    assert made["distilled"].method.loss == wanted.get(name, "relational")
-    assert made["distilled"].model == made["fine_tuned"].model
+    assert distilled.method.loss == wanted.get(name, "relational")
+    assert (distilled.train.steps, distilled.seed) == (40, 2)
+    assert {recipe.model for recipe in made.values()} == {distilled.model}
+
+
+@pytest.mark.parametrize(
+    ("part", "rung"), [("fine_tuned", "sup-only"), ("lasermix", "lasermix"), ("lasermix_pp", "all")]
+)
+def test_from_random_weights_runs_are_those_of_the_other_table(part, rung, tmp_path):
+    mine = downstream(PLACES, "random", part, 0.01, 1, tmp_path, {})
+    assert mine.fingerprint == recipe("prepared", "features-1/pairs-1", rung, 0.01, 1, {}).fingerprint
+
+
+def test_a_run_of_the_other_table_is_taken_and_only_what_lacks_is_trained(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["distill", "--folder", str(tmp_path), "--runs", str(tmp_path / "r" / "abc123")])
+    args, asked = distill._arguments(), []
+    args.protocols = ["linear_probe", "fine_tuned"]
+    monkeypatch.setattr(distill, "_prepare", lambda args: PLACES)
+    wanted = distill.recipes(args, PLACES, "random", 0, tmp_path / "distill" / "clip-random-0-1000")
+    run = distill.run_folder(args.runs, "sup-only", 0.01, 0, wanted["fine_tuned"])
+    figures(run, wanted["fine_tuned"], 0.4)
+
+    def child(module, file, folder):
+        asked.append(list(distill.json.loads(file.read_text())["recipes"]))
+        figures(folder / "linear_probe", wanted["linear_probe"], 0.1)
+
+    monkeypatch.setattr(distill, "child", child)
+    ledger = Ledger(None)
+    for _ in range(2):
+        distill.measure(args, ledger, "random", 0)
+    assert asked == [["linear_probe"]]
+    assert {row["part"]: row["miou_ratio"] for row in ledger.rows} == {"linear_probe": 0.1, "fine_tuned": 0.4}
+    assert [row["trained_commit"] for row in ledger.rows if row["part"] == "fine_tuned"] == ["abc123"]
+
+
+def figures(run: Path, recipe: schema.Recipe, miou_ratio: float) -> None:
+    run.mkdir(parents=True)
+    content = {"fingerprint": recipe.fingerprint, "miou_ratio": miou_ratio}
+    (run / "figures.json").write_text(distill.json.dumps(content))
