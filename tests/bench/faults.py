@@ -4,17 +4,16 @@
 
 A cell runs the verb's command, strikes once its first results are there, waits for its end, and gives the same command
 again (at most twice) where it ended with an error or was killed. Afterwards what it left is compared with what an
-undisturbed command left: for `train` every logged number, for `predict` and `world` every byte, for `prepare` every
-row, for `evaluate` every count; with a damaged checkpoint these two must say so and take the one before. Seconds lost
-are those of all commands beyond those of the undisturbed one.
+undisturbed command left: for `train` every logged number, for `sweep` those of every trial, none of them lost or
+trained twice, for `predict` and `world` every byte, for `prepare` every row, for `evaluate` every count; with a damaged
+checkpoint `evaluate` and `predict` must say so and take the one before. Seconds lost are those of all commands beyond
+those of the undisturbed one.
 
 Linux; a full disk is a small tmpfs, which root may mount. Rows of the JSON file are not measured again. Fails (rc 1)
 where a cell ends with another result, or with none. `--quick`: killed worker and driver of `train` on few steps.
 """
 
 import argparse
-import hashlib
-import json
 import os
 import random
 import shutil
@@ -24,51 +23,26 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from ray_lidarseg import storage
+from ray_lidarseg.training.run_folder import RunFolder
+from tests.bench.fault_verbs import VERBS, names, verbs_in
 from tests.bench.ledger import Ledger, Row, parser, print_table
 from tests.ray.nodes import Nodes, nodes_of
 from tests.ray.processes import descendants
 from tests.storage.s3_server import Faults, s3_server, variables
 
-VERBS = ("world", "prepare", "train", "evaluate", "predict")
 FAULTS = ("worker", "node", "driver", "head", "storage outage", "full disk", "torn file", "damaged checkpoint")
 _NOTHING_THERE = {
     **{(verb, "damaged checkpoint"): "reads none" for verb in ("world", "prepare")},
     ("world", "storage outage"): "local only",
 }
-_OUTAGE_S, _LIMIT_S, _ATTEMPTS = 6.0, 400.0, 3
-_TIMES = ("scans_per_s", "data_wait_ratio", "memory_gib")
-_SETTINGS = (
-    *("split.ratio=0.5", "workers.use_gpu=no", "model.width_px=64", "train.labelled_per_step=2"),
-    *("train.unlabelled_per_step=2", "train.evaluate_every=20", "train.checkpoint_every=10", "train.log_every=1"),
-)
-
-
-@dataclass(frozen=True)
-class Verb:
-    """A command and what it leaves.
-
-    Attributes:
-        words: Of the command, given where it writes.
-        began: Whether the results there have begun.
-        left: Everything it leaves there that a clock does not decide.
-        begin_with: A folder it works in beside what is there already; empty for none.
-        process: A word in the titles of the processes that work for it.
-    """
-
-    words: Callable[[str], list[str]]
-    began: Callable[[str], bool]
-    left: Callable[[str], dict[str, Any]]
-    begin_with: str = ""
-    process: str = "ray::"
+_OUTAGE_S, _LIMIT_S, _ATTEMPTS = 6.0, 240.0, 3
+_LOOK_S = 0.1  # looking oftener takes from the command what it is measured with
 
 
 def main() -> int:
@@ -96,93 +70,77 @@ class Bench:
 
     def __init__(self, folder: Path, nodes: Nodes, faults: Faults, steps: int):
         self.folder, self.nodes, self.faults = folder, nodes, faults
+        self.verbs = verbs_in(folder, nodes.pid, steps)
         self._whole: dict[str, tuple[dict[str, Any], float]] = {}
-        world, index, prepared, run = (str(folder / name) for name in ("world", "index.parquet", "prepared", "run"))
-        settings = [f"data.prepared={prepared}", f"train.steps={steps}", *_SETTINGS]
-        sets = [word for setting in settings for word in ("--set", setting)]
-        self.verbs = {
-            "world": Verb(
-                lambda out: ["world", "--preset", "tiny", "--out", out],
-                lambda out: len(list(Path(out).rglob("*.bin"))) > 1,
-                lambda out: _bytes(out, "maps"),
-            ),
-            "prepare": Verb(
-                lambda out: ["prepare", index, "--out", out, "--masks", "slic", "--actors", "2:2"],
-                lambda out: any("/shard-" in name for name in _names(f"{out}/layers") or _names(out)),
-                _shards,
-                process="Worker",
-            ),
-            "train": Verb(
-                lambda out: ["train", "demo", *sets, "--run", out],
-                lambda out: '"step": 12,' in _text(f"{out}/metrics.jsonl"),
-                _metrics,
-                process="RayTrainWorker",
-            ),
-            "evaluate": Verb(
-                lambda out: ["evaluate", out, "--split", "train"],
-                lambda out: bool(descendants(nodes.pid, "Map")) or any("evaluation" in name for name in _names(out)),
-                lambda out: {name: value for name, value in _bytes(out).items() if "evaluation" in name},
-                begin_with=run,
-            ),
-            "predict": Verb(
-                lambda out: ["predict", out, "--prepared", prepared, "--split", "train", "--out", f"{out}/labels"],
-                lambda out: any(name.endswith(".label") for name in _names(out)),
-                lambda out: {name: value for name, value in _bytes(out).items() if name.endswith(".label")},
-                begin_with=run,
-            ),
-        }
-        for words in (
-            self.verbs["world"].words(world),
-            ["index", "nuscenes", world, "--out", index],
-            self.verbs["prepare"].words(prepared),
-            self.verbs["train"].words(run),
-        ):
-            self._ended(self._begun(words), words)
+        world, index = str(folder / "world"), str(folder / "index.parquet")
+        self._run_undisturbed("world", world)
+        self._ended(["index", "nuscenes", world, "--out", index])
+        self._run_undisturbed("prepare", str(folder / "prepared"))
+        self._run_undisturbed("train", str(folder / "run"))
 
     def cell(self, verb: str, fault: str) -> Row:
         """Strikes one verb with one fault."""
         if (nothing := _NOTHING_THERE.get((verb, fault))) is not None:
             return {"outcome": nothing, "lost_s": 0, "commands": 0, "is_fine": True}
-        if self.nodes.left < 3:
-            self.nodes.restart()
+        self.nodes.fill()
         wanted, took_s = self._undisturbed(verb, on_s3=fault == "storage outage")
         with self._place(verb, fault) as out:
-            began, words = time.monotonic(), self.verbs[verb].words(out)
-            process = self._begun(words)
-            while not self.verbs[verb].began(out) and process.poll() is None:
-                time.sleep(0.02)
-            struck = process.poll() is None and self._strike(fault, verb, out, process)
-            said, commands = self._waited(process), 1
-            while process.returncode and commands < _ATTEMPTS:
-                self._heal(fault, out)
-                process, commands = self._begun(words), commands + 1
-                said += self._waited(process)
+            began = time.monotonic()
+            try:
+                outcome, commands, said = self._struck(verb, fault, out, wanted)
+            except subprocess.TimeoutExpired:
+                outcome, commands, said = "HANGS", 0, self._said()
+                self.nodes.restart()
             lost_s = round(time.monotonic() - began - took_s, 1)
-            is_same = process.returncode == 0 and self.verbs[verb].left(out) == wanted
-            if fault == "damaged checkpoint" and verb != "train":
-                is_same = process.returncode == 0 and "the one before is taken" in said
-        outcome = ("same" if is_same else "OTHER") if process.returncode == 0 else "ENDS"
-        outcome = outcome if struck else "TOO LATE"
-        how = "by itself" if commands == 1 else f"{commands} commands"
-        words_said = "" if is_same else said[-2000:]
+        is_fine, how = outcome == "same", "by itself" if commands == 1 else f"{commands} commands"
         return {
-            "outcome": f"{outcome}, {how}",
+            "outcome": f"{outcome}, {how}" if commands else outcome,
             "lost_s": lost_s,
             "commands": commands,
             "undisturbed_s": round(took_s, 1),
-            "is_fine": is_same and struck,
-            "said": words_said,
+            "is_fine": is_fine,
+            "said": "" if is_fine else said[-2000:],
         }
+
+    def _struck(self, verb: str, fault: str, out: str, wanted: dict[str, Any]) -> tuple[str, int, str]:
+        """The outcome, how many commands it took, and what they said.
+
+        Raises:
+            subprocess.TimeoutExpired: A command does not end.
+        """
+        told = self.verbs[verb]
+        process = self._begun(told.words(out))
+        while not told.began(out) and process.poll() is None:
+            time.sleep(_LOOK_S)
+        done = told.done(out)
+        was_struck = process.poll() is None and self._strike(fault, verb, out, process)
+        said, commands = self._waited(process), 1
+        while process.returncode and commands < _ATTEMPTS:
+            self._heal(fault, out)
+            process, commands = self._begun(told.words(out)), commands + 1
+            said += self._waited(process)
+        if not was_struck or process.returncode:
+            return "ENDS" if was_struck else "TOO LATE", commands, said
+        if fault == "damaged checkpoint" and told.begin_with:
+            return "same" if "the one before is taken" in said else "OTHER", commands, said
+        is_same = told.left(out) == wanted and done.items() <= told.done(out).items()
+        return "same" if is_same else "OTHER", commands, said
 
     def _undisturbed(self, verb: str, on_s3: bool) -> tuple[dict[str, Any], float]:
         name = f"{verb}-s3" if on_s3 else verb
         if name not in self._whole:
-            out = f"s3://faults/whole/{verb}" if on_s3 else str(self.folder / "whole" / verb)
+            out = f"s3://faults/whole/{verb}" if on_s3 else self._whole_folder(verb)
             self._fill(verb, out)
-            began, words = time.monotonic(), self.verbs[verb].words(out)
-            self._ended(self._begun(words), words)
-            self._whole[name] = self.verbs[verb].left(out), time.monotonic() - began
+            self._run_undisturbed(verb, out, name)
         return self._whole[name]
+
+    def _whole_folder(self, verb: str) -> str:
+        return str(self.folder / "whole" / verb)
+
+    def _run_undisturbed(self, verb: str, out: str, name: str = "") -> None:
+        began = time.monotonic()
+        self._ended(self.verbs[verb].words(out))
+        self._whole[name or verb] = self.verbs[verb].left(out), time.monotonic() - began
 
     @contextmanager
     def _place(self, verb: str, fault: str) -> Iterator[str]:
@@ -218,12 +176,16 @@ class Bench:
     def _waited(self, process: subprocess.Popen[str]) -> str:
         try:
             process.wait(timeout=_LIMIT_S)
-        except subprocess.TimeoutExpired:
+        finally:
             process.kill()
             process.wait()
+        return self._said()
+
+    def _said(self) -> str:
         return (self.folder / "said.txt").read_text()
 
-    def _ended(self, process: subprocess.Popen[str], words: Sequence[str]) -> None:
+    def _ended(self, words: Sequence[str]) -> None:
+        process = self._begun(words)
         said = self._waited(process)
         if process.returncode:
             raise RuntimeError(f"undisturbed `{' '.join(words)}` ended with status {process.returncode}:\n{said}")
@@ -231,7 +193,7 @@ class Bench:
     def _strike(self, fault: str, verb: str, out: str, process: subprocess.Popen[str]) -> bool:
         """Does the harm; whether there was something to harm."""
         if fault == "worker":
-            busy = [pid for pid in descendants(self.nodes.pid, self.verbs[verb].process) if not _is_idle(pid)]
+            busy = self._busy(verb)
             for pid in random.Random(0).sample(busy, min(1, len(busy))):
                 os.kill(pid, signal.SIGKILL)
             return bool(busy)
@@ -248,21 +210,33 @@ class Bench:
         else:
             process.kill()
             process.wait()
+            while fault != "driver" and self._busy(verb):  # what they write yet would take the harm away again
+                time.sleep(_LOOK_S)
         if fault == "torn file":
-            newest = max(_results(out), key=lambda path: path.stat().st_mtime_ns)
-            newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
-        elif fault == "damaged checkpoint":
-            state = max(Path(out).glob("checkpoints/step_*/state.pt"))
-            content = bytearray(state.read_bytes())
-            content[len(content) // 2] ^= 1
-            state.write_bytes(content)
-        return True
+            torn = self._newest(verb, out)
+            torn.write_bytes(torn.read_bytes()[: torn.stat().st_size // 2])
+        return fault != "damaged checkpoint" or _flip_a_bit(out, is_over=bool(self.verbs[verb].begin_with))
+
+    def _busy(self, verb: str) -> list[int]:
+        return [pid for pid in descendants(self.nodes.pid, self.verbs[verb].process) if not _is_idle(pid)]
+
+    def _newest(self, verb: str, out: str) -> Path:
+        """The newest file that the verb wrote; `evaluate` writes but one, at its end: then that of an earlier one."""
+        source = self.verbs[verb].begin_with
+        given = {name.removeprefix(source) for name in (names(source) if source else ())}
+        mine = [path for path in _results(out) if str(path).removeprefix(out) not in given]
+        if mine:
+            return max(mine, key=lambda path: path.stat().st_mtime_ns)
+        whole = self._whole_folder(verb)
+        earlier = next(name for name in names(whole) if "evaluation" in name)
+        storage.write_bytes(out + earlier.removeprefix(whole), Path(earlier).read_bytes())
+        return Path(out + earlier.removeprefix(whole))
 
     def _heal(self, fault: str, out: str) -> None:
         if fault == "full disk":
             (Path(out).parent / "ballast").unlink(missing_ok=True)
         elif fault == "node" and self.nodes.left < 2:
-            self.nodes.restart()
+            self.nodes.fill()
 
 
 @contextmanager
@@ -275,40 +249,21 @@ def _bench(steps: int) -> Iterator[Bench]:
             yield Bench(Path(folder), nodes, faults, steps)
 
 
-def _names(out: str) -> list[str]:
-    if storage.is_local(out):
-        return [str(path) for path in Path(out).rglob("*") if path.is_file()]
-    found = storage.list_files(out)
-    return [*found, *(name for folder in storage.list_folders(out) for name in _names(folder))]
-
-
-def _text(uri: str) -> str:
-    return storage.read_bytes(uri).decode(errors="replace") if storage.exists(uri) else ""
-
-
-def _bytes(out: str, *without: str) -> dict[str, Any]:
-    """Digests of files by their names in a folder."""
-    names = (name for name in sorted(_names(out)) if not any(word in name for word in ("in-use", *without)))
-    return {name.removeprefix(out): hashlib.sha256(storage.read_bytes(name)).hexdigest() for name in names}
-
-
-def _shards(out: str) -> dict[str, Any]:
-    """Rows by frame, of the decoded frames and of every layer: which frames share a shard may differ."""
-    rows: dict[str, Any] = {}
-    for name in (name for name in _names(out) if "/shard-" in name and ".unfinished" not in name):
-        filesystem, path = storage.resolve(name)
-        for row in pq.read_table(path, filesystem=filesystem).to_pylist():
-            rows[f"{name.rpartition('/')[0].removeprefix(out)}/{row['frame_id']}"] = repr(row)
-    return rows
-
-
-def _metrics(out: str) -> dict[str, Any]:
-    lines = [json.loads(line) for line in _text(f"{out}/metrics.jsonl").splitlines()]
-    return {"lines": [{key: value for key, value in line.items() if key not in _TIMES} for line in lines]}
-
-
 def _results(out: str) -> list[Path]:
-    return [Path(name) for name in _names(out) if not Path(name).name.startswith((".", "in-use"))]
+    return [Path(name) for name in names(out) if not Path(name).name.startswith((".", "in-use"))]
+
+
+def _flip_a_bit(out: str, is_over: bool) -> bool:
+    """In the newest checkpoint below a folder, of a run that is over or of one that is not; whether there is one."""
+    states = Path(out).glob("**/checkpoints/step_*/state.pt")
+    mine = [path for path in states if RunFolder(str(path.parents[2])).is_finished() == is_over]
+    if not mine:
+        return False
+    state = max(mine, key=lambda path: (path.parent.name, path.stat().st_mtime_ns))
+    content = bytearray(state.read_bytes())
+    content[len(content) // 2] ^= 1
+    state.write_bytes(content)
+    return True
 
 
 def _fill_disk(disk: Path) -> None:
@@ -321,12 +276,12 @@ def _fill_disk(disk: Path) -> None:
 
 
 def _is_idle(pid: int) -> bool:
-    """Whether a process is none that works for a verb: one of Ray's own, or one that waits."""
+    """Whether a process is gone or waits for work, or only controls what others do."""
     try:
         title = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return True
-    return any(word in title for word in (b"IDLE", b"ray::_", b"Controller"))
+    return any(word in title for word in (b"IDLE", b"Controller"))
 
 
 def _arguments() -> argparse.Namespace:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,8 +37,9 @@ class Nodes:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         settings = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _TOKEN, "RAY_worker_niceness": "0"}
         patience = {
-            "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60"
-        }  # a group is planned before Ray misses the dead node
+            "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",  # a group is planned before Ray misses the dead node
+            "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5",  # notices come when the test is short, too
+        }
         self.environment = {**clean, **settings, **patience, "RAY_TMPDIR": folder}
         command = [sys.executable, "-m", "tests.ray.nodes", str(count)]
         self._count = self.left = count
@@ -53,13 +55,23 @@ class Nodes:
         self.left -= min(1, busy)
         return busy
 
+    def fill(self) -> None:
+        """Starts as many nodes as are missing."""
+        while self.left < self._count:
+            self.add()
+
+    def add(self) -> None:
+        """Starts one more node."""
+        self._ask("add")
+        self.left += 1
+
     def restart(self) -> None:
         """Ends the whole cluster, its head too, and starts another one at another address."""
         self._ask("restart")
         self._take()
         self.left = self._count
 
-    def drain(self, word: str, seconds: int) -> None:
+    def drain(self, word: str, seconds: float) -> None:
         """Announces that a node with such a process is taken away then, as clouds do of spot instances."""
         self._ask(f"drain {word} {seconds}")
 
@@ -98,7 +110,9 @@ def nodes_of(count: int) -> Iterator[Nodes]:
 
 
 def _serve(count: int) -> None:
+    from ray._raylet import GcsClient
     from ray.cluster_utils import Cluster
+    from ray.core.generated import autoscaler_pb2
 
     def started() -> Cluster:
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
@@ -118,17 +132,19 @@ def _serve(count: int) -> None:
             print("> gone", flush=True)
             cluster = started()
             continue
+        if action == "add":
+            cluster.add_node(num_cpus=1)
+            print("> added", flush=True)
+            continue
         busy = [node for node in cluster.worker_nodes if descendants(raylet(node), words[0])]
         if not busy:
             print("> 0", flush=True)
             continue
         node = sorted(busy, key=raylet)[0]
         if action == "drain":
-            reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
-            notice = ["--deadline-remaining-seconds", words[1], *reason]
-            ray_command = str(Path(sys.executable).with_name("ray"))
-            command = [ray_command, "drain-node", "--address", cluster.address, "--node-id", node.node_id, *notice]
-            subprocess.run(command, check=True, capture_output=True)
+            deadline_ms = int((time.time() + float(words[1])) * 1000)
+            reason = autoscaler_pb2.DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
+            GcsClient(cluster.address).drain_node(node.node_id, reason, "spot", deadline_ms)
             print("> drained", flush=True)
             continue
         for process in [*descendants(raylet(node), ""), raylet(node)]:
