@@ -20,8 +20,8 @@ _SETTINGS = (
     *("train.unlabelled_per_step=2", "train.log_every=1"),
 )
 _TRAIN = ("train.evaluate_every=20", "train.checkpoint_every=10")
-_TRIAL = ("workers.num_workers=1", "train.steps=20", "train.evaluate_every=10", "train.checkpoint_every=5")
-_STUDY = "question: Which rate?\nspace: {optim.lr: [0.004, 0.002, 0.001, 0.0005, 0.00025]}\n"
+_TRIAL = ("workers.num_workers=1", "train.steps=12", "train.evaluate_every=6", "train.checkpoint_every=3")
+_STUDY = "question: Which rate?\nspace: {optim.lr: [0.008, 0.004, 0.002, 0.001]}\n"
 _OVER = ("finished", "stopped", "failed")
 
 
@@ -156,6 +156,17 @@ def trials_over(out: str) -> dict[str, str]:
     """Metrics with their times of the trials that are over: of one that is trained again, they change."""
     over = (name for name, record in _records(out).items() if record["state"] in _OVER)
     return {name: text(f"{out}/trials/{name}/metrics.jsonl") for name in over}
+
+
+def difference(wanted: Any, there: Any, where: str = "") -> str:
+    """The first thing in which two results differ; empty where they are the same."""
+    if isinstance(wanted, dict) and isinstance(there, dict):
+        parts = [(name, wanted.get(name), there.get(name)) for name in {**wanted, **there}]
+    elif isinstance(wanted, list) and isinstance(there, list) and len(wanted) == len(there):
+        parts = [(str(place), *pair) for place, pair in enumerate(zip(wanted, there, strict=True))]
+    else:
+        return "" if wanted == there else f"{where}: {wanted!r:.200} undisturbed, {there!r:.200} here"
+    return next((found for name, *pair in parts if (found := difference(*pair, where=f"{where}/{name}"))), "")
 
 
 def _records(out: str) -> dict[str, dict[str, Any]]:

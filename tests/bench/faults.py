@@ -23,14 +23,14 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from ray_lidarseg import storage
 from ray_lidarseg.training.run_folder import RunFolder
-from tests.bench.fault_verbs import VERBS, names, verbs_in
+from tests.bench.fault_verbs import VERBS, difference, names, verbs_in
 from tests.bench.ledger import Ledger, Row, parser, print_table
 from tests.ray.nodes import Nodes, nodes_of
 from tests.ray.processes import descendants
@@ -123,8 +123,8 @@ class Bench:
             return "ENDS" if was_struck else "TOO LATE", commands, said
         if fault == "damaged checkpoint" and told.begin_with:
             return "same" if "the one before is taken" in said else "OTHER", commands, said
-        is_same = told.left(out) == wanted and done.items() <= told.done(out).items()
-        return "same" if is_same else "OTHER", commands, said
+        other = difference(wanted, told.left(out)) or difference(done, _of(told.done(out), done))
+        return "OTHER" if other else "same", commands, said + other
 
     def _undisturbed(self, verb: str, on_s3: bool) -> tuple[dict[str, Any], float]:
         name = f"{verb}-s3" if on_s3 else verb
@@ -247,6 +247,10 @@ def _bench(steps: int) -> Iterator[Bench]:
         urllib.request.urlopen(urllib.request.Request(f"{endpoint}/faults", method="PUT")).close()
         with nodes_of(3) as nodes:
             yield Bench(Path(folder), nodes, faults, steps)
+
+
+def _of(found: dict[str, str], those: Iterable[str]) -> dict[str, str | None]:
+    return {name: found.get(name) for name in those}
 
 
 def _results(out: str) -> list[Path]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from pyarrow import fs
 
 from ray_lidarseg.datasets.shards import write_shard
-from tests.bench.fault_verbs import VERBS, digests, run_numbers, shard_rows, trials, trials_over, verbs_in
+from tests.bench.fault_verbs import VERBS, difference, digests, run_numbers, shard_rows, trials, trials_over, verbs_in
 from tests.bench.faults import _NOTHING_THERE, FAULTS, _is_idle
 from tests.ray.conftest import keyframe
 
@@ -37,7 +37,7 @@ def test_prepared_frames_are_compared_by_row_and_not_by_shard(tmp_path: Path):
 def test_files_are_compared_by_their_bytes_and_locks_not_at_all(tmp_path: Path):
     for name, content in (("a/x.label", b"1"), ("b/x.label", b"1"), ("b/in-use.json", b"?"), ("c/x.label", b"2")):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).writedigests(content)
+        (tmp_path / name).write_bytes(content)
     one, locked, other = (digests(str(tmp_path / name)) for name in "abc")
     assert one == locked
     assert one != other
@@ -66,6 +66,13 @@ def test_a_sweep_is_compared_by_its_trials_and_what_is_over_may_not_be_trained_a
     assert not done.items() <= trials_over(struck).items()
     (tmp_path / "struck" / "trials" / "a" / "trial.json").write_text("{torn")
     assert set(trials(struck)) == {"b"}
+
+
+def test_what_differs_is_named():
+    lines = {"a": {"lines": [{"step": 1}, {"step": 2}]}}
+    assert difference(lines, {"a": {"lines": [{"step": 1}, {"step": 2}]}}) == ""
+    assert difference(lines, {"a": {"lines": [{"step": 1}, {"step": 3}]}}) == "/a/lines/1/step: 2 undisturbed, 3 here"
+    assert difference(lines, {}) == f"/a: {lines['a']} undisturbed, None here"
 
 
 def test_only_cells_with_nothing_to_strike_are_not_run(tmp_path: Path):

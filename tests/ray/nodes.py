@@ -40,7 +40,11 @@ class Nodes:
             "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",  # a group is planned before Ray misses the dead node
             "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5",  # notices come when the test is short, too
         }
-        self.environment = {**clean, **settings, **patience, "RAY_TMPDIR": folder}
+        thrift = {
+            "RAY_enable_worker_prestart": "0",
+            "RAY_prestart_worker_first_driver": "0",
+        }  # all workers have their own
+        self.environment = {**clean, **settings, **patience, **thrift, "RAY_TMPDIR": folder}
         command = [sys.executable, "-m", "tests.ray.nodes", str(count)]
         self._count = self.left = count
         self._process = subprocess.Popen(
@@ -114,10 +118,17 @@ def _serve(count: int) -> None:
     from ray.cluster_utils import Cluster
     from ray.core.generated import autoscaler_pb2
 
+    from ray_lidarseg.runtime.ray_startup import without_services
+
+    def add(cluster: Cluster) -> None:
+        with without_services():
+            cluster.add_node(num_cpus=1, include_log_monitor=False)  # the head's reads the logs of all
+
     def started() -> Cluster:
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        with without_services():
+            cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         for _ in range(count):
-            cluster.add_node(num_cpus=1)
+            add(cluster)
         print(f"> {cluster.address}", flush=True)
         return cluster
 
@@ -133,7 +144,7 @@ def _serve(count: int) -> None:
             cluster = started()
             continue
         if action == "add":
-            cluster.add_node(num_cpus=1)
+            add(cluster)
             print("> added", flush=True)
             continue
         busy = [node for node in cluster.worker_nodes if descendants(raylet(node), words[0])]
