@@ -38,6 +38,7 @@ class Nodes:
         settings = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _TOKEN, "RAY_worker_niceness": "0"}
         patience = {
             "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",  # a group is planned before Ray misses the dead node
+            "RAY_raylet_start_wait_time_s": "180",  # on a loaded machine a node takes more than Ray's 30 s
             "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5",  # notices come when the test is short, too
         }
         thrift = {
