@@ -10,13 +10,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import rmtree
+from typing import Any
+from unittest import mock
 
 from tests.ray.processes import descendants
 
+_START_S = 180
 _TOKEN = "0123456789abcdef" * 4
 
 
@@ -38,13 +41,9 @@ class Nodes:
         settings = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _TOKEN, "RAY_worker_niceness": "0"}
         patience = {
             "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "60",  # a group is planned before Ray misses the dead node
-            "RAY_raylet_start_wait_time_s": "180",  # on a loaded machine a node takes more than Ray's 30 s
             "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5",  # notices come when the test is short, too
         }
-        thrift = {
-            "RAY_enable_worker_prestart": "0",
-            "RAY_prestart_worker_first_driver": "0",
-        }  # all workers have their own
+        thrift = {"RAY_enable_worker_prestart": "0", "RAY_prestart_worker_first_driver": "0"}  # nobody could use them
         self.environment = {**clean, **settings, **patience, **thrift, "RAY_TMPDIR": folder}
         command = [sys.executable, "-m", "tests.ray.nodes", str(count)]
         self._count = self.left = count
@@ -114,7 +113,21 @@ def nodes_of(count: int) -> Iterator[Nodes]:
         rmtree(folder, ignore_errors=True)
 
 
+def _patient(get_node: Callable[..., Any]) -> Callable[..., Any]:
+    """On a loaded machine a node takes more than the 30 s that Ray gives it."""
+
+    def asked(*arguments: Any) -> Any:
+        for _ in range(_START_S):
+            with suppress(RuntimeError):
+                return get_node(*arguments)
+            time.sleep(1)
+        return get_node(*arguments)
+
+    return asked
+
+
 def _serve(count: int) -> None:
+    from ray._private import services
     from ray._raylet import GcsClient
     from ray.cluster_utils import Cluster
     from ray.core.generated import autoscaler_pb2
@@ -122,11 +135,11 @@ def _serve(count: int) -> None:
     from ray_lidarseg.runtime.ray_startup import without_services
 
     def add(cluster: Cluster) -> None:
-        with without_services():
+        with without_services(), mock.patch.object(services, "get_node", _patient(services.get_node)):
             cluster.add_node(num_cpus=1, include_log_monitor=False)  # the head's reads the logs of all
 
     def started() -> Cluster:
-        with without_services():
+        with without_services(), mock.patch.object(services, "get_node", _patient(services.get_node)):
             cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         for _ in range(count):
             add(cluster)
