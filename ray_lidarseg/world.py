@@ -26,7 +26,7 @@ _MARKER = "world.json"
 def generate(
     preset: str, out: str, seed: int = 0, options: Mapping[str, object] | None = None, frequencies: bool = False
 ) -> None:
-    """Generates a world, or what is missing of it: files that are there are not made again.
+    """Generates a world, or what is missing or torn of it: files that are there are not made again.
 
     Args:
         preset: Name of a size in ``world.presets.PRESETS``.
@@ -95,7 +95,7 @@ def _described(marker: dict[str, Any]) -> str:
 
 def _is_complete(root: Path, preset: Preset, seed: int) -> bool:
     writer = nuscenes_writer if preset.layout == "nuscenes" else semantickitti_writer
-    return all(file.exists() for file in writer.files(root, preset, seed))
+    return writer.is_complete(root, preset, seed)
 
 
 def _run_tasks(root: Path, preset: Preset, seed: int) -> list[Rows]:

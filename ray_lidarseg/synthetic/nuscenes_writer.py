@@ -22,6 +22,7 @@ from ray_lidarseg.synthetic.presets import Preset
 from ray_lidarseg.synthetic.scene import Scene
 from ray_lidarseg.synthetic.seeds import VERSION
 from ray_lidarseg.synthetic.shading import Light
+from ray_lidarseg.synthetic.whole_frames import is_whole, is_whole_scan
 
 LIDAR_CHANNEL = "LIDAR_TOP"
 CATEGORIES = (
@@ -37,6 +38,7 @@ CATEGORIES = (
 """Fine categories; the position is the index in the label files."""
 
 _JPEG_QUALITY = 92
+_POINT_TO_LABEL = 20  # five float32 to one uint8
 _FIRST_TIMESTAMP_US = 1_600_000_000_000_000
 _SCENE_SPACING_US = 1_000_000_000
 _EMPTY_TABLES = ("attribute", "visibility", "instance", "sample_annotation")
@@ -72,12 +74,12 @@ def _remove_left_over(root: Path, scene: Scene) -> None:
 
 def _write_frame(root: Path, scene: Scene, light: Light, frame: int) -> None:
     points, labels = root / _file(scene, frame, LIDAR_CHANNEL), root / _label_file(scene, frame)
-    if not (points.exists() and labels.exists()):
+    if not is_whole_scan(points, labels, _POINT_TO_LABEL):
         sweep = scan(scene, frame)
         storage.write_bytes(str(points), sweep.points.tobytes())
         storage.write_bytes(str(labels), sweep.labels.tobytes())
     files = {mounting: _image_files(root, scene, frame, mounting) for mounting in RIG}
-    missing = [mounting for mounting in RIG if not all(file.exists() for file in files[mounting])]
+    missing = [mounting for mounting in RIG if not all(map(is_whole, files[mounting]))]
     lighting = light.at(frame * scene.preset.frame_interval_s) if missing else None
     for mounting in missing:
         assert lighting is not None
@@ -100,6 +102,15 @@ def files(root: Path, preset: Preset, seed: int) -> Iterator[Path]:
     for index in range(len(preset.scenes)):
         for frame in range(preset.num_frames):
             yield from frame_files(root, preset, seed, index, frame)
+
+
+def is_complete(root: Path, preset: Preset, seed: int) -> bool:
+    """Whether no file of a data set is missing or torn."""
+    frames = ((index, frame) for index in range(len(preset.scenes)) for frame in range(preset.num_frames))
+    scans = (frame_files(root, preset, seed, *place) for place in frames)
+    is_listed = all(map(is_whole, (root / preset.version).glob("*.json")))
+    is_there = is_listed and all(map(is_whole, files(root, preset, seed)))
+    return is_there and all(is_whole_scan(own[0], own[-1], _POINT_TO_LABEL) for own in scans)
 
 
 def frame_files(root: Path, preset: Preset, seed: int, index: int, frame: int) -> list[Path]:

@@ -18,8 +18,10 @@ from ray_lidarseg.synthetic.scene import Scene
 from ray_lidarseg.synthetic.scribbles import scribble
 from ray_lidarseg.synthetic.seeds import generator
 from ray_lidarseg.synthetic.shading import Light
+from ray_lidarseg.synthetic.whole_frames import is_whole, is_whole_scan
 
 _FRAMES_PER_MAP = 100  # strokes are drawn on the map of so many scans: bounded memory
+_POINT_TO_LABEL = 4  # four float32 to one uint32
 _SCRIBBLES = 2000  # in the place of a frame number
 
 
@@ -40,6 +42,17 @@ def files(root: Path, preset: Preset, seed: int) -> Iterator[Path]:
     """Every file of the data set; names do not depend on the seed."""
     for index in range(len(preset.scenes)):
         yield from _scene_files(root, preset, index)
+
+
+def is_complete(root: Path, preset: Preset, seed: int) -> bool:
+    """Whether no file of the data set is missing or torn."""
+    frames = ((index, frame) for index in range(len(preset.scenes)) for frame in range(preset.num_frames))
+    scans = (frame_files(root, preset, *place) for place in frames)
+    is_there = all(map(is_whole, files(root, preset, seed)))
+    return is_there and all(
+        is_whole_scan(own[0], own[1], _POINT_TO_LABEL) and all(is_whole_scan(file, own[1], 1) for file in own[3:])
+        for own in scans
+    )
 
 
 def _scene_files(root: Path, preset: Preset, index: int) -> Iterator[Path]:
@@ -68,11 +81,11 @@ def _folder(root: Path, preset: Preset, index: int) -> Path:
 
 def _write_frame(root: Path, scene: Scene, light: Light, frame: int) -> None:
     points, labels, image, *_ = frame_files(root, scene.preset, scene.index, frame)
-    if not (points.exists() and labels.exists()):
+    if not is_whole_scan(points, labels, _POINT_TO_LABEL):
         turn = kitti_scan(scene, frame)
         storage.write_bytes(str(points), turn.points.tobytes())
         storage.write_bytes(str(labels), turn.labels.tobytes())
-    if not image.exists():
+    if not is_whole(image):
         _, encoded = cv2.imencode(".png", picture(scene, light, frame).colour[..., ::-1])
         storage.write_bytes(str(image), encoded.tobytes())
 
@@ -81,7 +94,7 @@ def _write_scribbles(root: Path, scene: Scene, frames: range) -> None:
     """Draws on the map of some frames and writes what falls on each."""
     listed = [frame_files(root, scene.preset, scene.index, frame) for frame in frames]
     targets = [names[3] for names in listed if len(names) > 3]
-    if all(file.exists() for file in targets):
+    if all(is_whole_scan(file, names[1], 1) for names in listed for file in names[3:]):
         return
     labels = [np.fromfile(names[1], np.uint32) for names in listed]
     positions = [_placed(scene, frame, names[0]) for frame, names in zip(frames, listed, strict=True)]

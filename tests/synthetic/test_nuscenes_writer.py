@@ -141,6 +141,23 @@ def test_a_lost_file_is_written_again_with_the_same_bytes(tiny_world):
     assert files[2].stat().st_mtime_ns == kept_at
 
 
+def test_a_torn_file_is_written_again_with_the_same_bytes(tiny_world):
+    preset = PRESETS["tiny"]
+    files = writer.frame_files(tiny_world, preset, 0, 2, 1)
+    before = [file.read_bytes() for file in files]
+    assert writer.is_complete(tiny_world, preset, 0)
+    for torn, content in ((files[0], before[0]), (files[3], before[3]), (files[-1], before[-1])):
+        torn.write_bytes(content[: len(content) // 2])
+        assert not writer.is_complete(tiny_world, preset, 0)
+        writer.write_scene(tiny_world, Scene(preset, 0, 2))
+        assert [file.read_bytes() for file in files] == before
+    table = tiny_world / "v1.0-mini" / "sample.json"
+    content = table.read_bytes()
+    table.write_bytes(content[:-100])
+    assert not writer.is_complete(tiny_world, preset, 0)
+    table.write_bytes(content)
+
+
 def test_tables_are_the_same_bytes_each_time(tmp_path, tiny_world, tiny_scenes):
     rows = [writer.scene_rows(scene) for scene in tiny_scenes]
     writer.write_tables(tmp_path, PRESETS["tiny"], 0, rows)

@@ -167,11 +167,20 @@ def test_scribbles_tell_the_truth_about_a_small_share_of_every_common_class(root
     assert {Path(frame.labels_uri).parent.name for frame in listed if frame.split == "train"} == {"scribbles"}
 
 
-def test_lost_files_are_written_again_with_the_same_bytes(root, scenes):
+def test_lost_and_torn_files_are_written_again_with_the_same_bytes(root, scenes):
     files = writer.frame_files(root, _preset(), 0, 1)
     before = [file.read_bytes() for file in files]
     for lost in (files[1], files[2], files[3]):
         lost.unlink()
+    writer.write_scene(root, scenes[0])
+    assert [file.read_bytes() for file in files] == before
+    assert writer.is_complete(root, _preset(), 0)
+    for torn, content in zip(files, before, strict=True):
+        torn.write_bytes(content[: len(content) // 2])
+        assert not writer.is_complete(root, _preset(), 0)
+        torn.write_bytes(content)
+    for torn, content in zip(files[1:], before[1:], strict=True):
+        torn.write_bytes(content[: len(content) // 2])
     writer.write_scene(root, scenes[0])
     assert [file.read_bytes() for file in files] == before
 
