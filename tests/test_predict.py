@@ -107,6 +107,21 @@ def test_what_is_there_is_not_labelled_again_and_counts_once(run, tmp_path, labe
     assert (summary(tmp_path)["num_labelled"], summary(tmp_path)["num_scans"]) == (NUM_SCANS, NUM_SCANS)
 
 
+def test_a_torn_label_file_is_named_and_written_again(run, tmp_path, labelled, capsys) -> None:
+    label(run, tmp_path)
+    file = label_file(tmp_path, 1)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    labelled.clear()
+    label(run, tmp_path)
+    assert labelled == ["11/000001"]
+    assert file.read_bytes() == whole
+    assert (
+        "1 label files are torn (sequences/11/predictions/000001.label); they are written again"
+        in capsys.readouterr().out
+    )
+
+
 def test_an_interruption_loses_no_points_of_the_summary(run, tmp_path, labelled, monkeypatch) -> None:
     stream = verb.pool.stream
 

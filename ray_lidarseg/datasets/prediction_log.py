@@ -31,6 +31,7 @@ class LabelledScan:
         origin: What the labels were made of, beside the model.
         points_uri: The scan's own file.
         doubt: How little the model trusts the labels; of logs of earlier releases, nothing.
+        num_bytes: Of the label file; of logs of earlier releases -1.
     """
 
     frame_id: str
@@ -39,12 +40,14 @@ class LabelledScan:
     origin: Origin
     points_uri: str = ""
     doubt: Uncertainty = NOT_KNOWN
+    num_bytes: int = -1
 
     def to_line(self) -> str:
         """As a line of JSON."""
         content = {"frame_id": self.frame_id, "labels": self.labels, "num_points": self.num_points}
         doubt = None if self.doubt.class_id < 0 else astuple(self.doubt)
-        more = {"points_uri": self.points_uri, "doubt": doubt, "origin": self.origin.to_json()}
+        more = {"points_uri": self.points_uri, "num_bytes": self.num_bytes, "doubt": doubt}
+        more["origin"] = self.origin.to_json()
         return json.dumps({**content, **more}) + "\n"
 
     @staticmethod
@@ -56,8 +59,8 @@ class LabelledScan:
             points = tuple(map(int, content["num_points"]))
             mean, low_ratio, class_id = content.get("doubt") or astuple(NOT_KNOWN)
             doubt = Uncertainty(float(mean), float(low_ratio), int(class_id))
-            uri = str(content.get("points_uri", ""))
-            return LabelledScan(str(content["frame_id"]), str(content["labels"]), points, origin, uri, doubt)
+            uri, num_bytes = str(content.get("points_uri", "")), int(content.get("num_bytes", -1))
+            return LabelledScan(str(content["frame_id"]), str(content["labels"]), points, origin, uri, doubt, num_bytes)
         except (ValueError, TypeError, KeyError, DataError):
             return None
 

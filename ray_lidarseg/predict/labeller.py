@@ -115,4 +115,4 @@ class Labeller:
         storage.write_bytes(storage.join(self.job.out, path), content)  # last: its presence means done
         counts = np.bincount(scan.labels, minlength=self.taxonomy.num_classes).tolist()
         doubt = uncertainty(scan.labels, scan.confidence)
-        return LabelledScan(frame.frame_id, path, tuple(counts), origin, frame.points_uri, doubt)
+        return LabelledScan(frame.frame_id, path, tuple(counts), origin, frame.points_uri, doubt, len(content))

@@ -223,11 +223,14 @@ def _example(row: dict[str, Any], job: Job) -> dict[str, Any]:
 
 
 def _labelled_already(rows: list[dict[str, Any]], job: Job) -> dict[str, LabelledScan]:
-    """What the folder holds, by label file, without the scans of this call that changed since; they are named."""
+    """What the folder holds, by label file; torn ones, and scans of this call that changed, are named and left out."""
     found = read_log(job.out)
     folders = {storage.join(job.out, path).rpartition("/")[0] for path in found}
-    there = {file for folder in folders for file in storage.list_files(folder)}
-    found = {path: scan for path, scan in found.items() if storage.join(job.out, path) in there}
+    there = {file: size for folder in folders for file, size in storage.list_sizes(folder).items()}
+    sizes = {path: there[file] for path in found if (file := storage.join(job.out, path)) in there}
+    if torn := [path for path, size in sizes.items() if found[path].num_bytes not in (size, -1)]:
+        print(f"{len(torn)} label files are torn ({', '.join(torn[:3])}); they are written again", flush=True)
+    found = {path: found[path] for path in sizes if path not in torn}
     now = {job.path(row["frame_id"]): {**json.loads(row["values"]), "read_as": job.read_as_digest} for row in rows}
     changed = what_changed({path: scan.origin for path, scan in found.items() if path in now}, now)
     if changed:

@@ -185,6 +185,11 @@ def list_files(uri: str) -> list[str]:
     return [join(uri, info.base_name) for info in _entries(uri) if info.type == fs.FileType.File]
 
 
+def list_sizes(uri: str) -> dict[str, int]:
+    """Bytes of the files directly inside a folder, by URI; empty where the folder does not exist."""
+    return {join(uri, info.base_name): info.size for info in _entries(uri) if info.type == fs.FileType.File}
+
+
 def list_folders(uri: str) -> list[str]:
     """URIs of the folders directly inside a folder, sorted by name; empty where the folder does not exist."""
     return [join(uri, info.base_name) for info in _entries(uri) if info.type == fs.FileType.Directory]
