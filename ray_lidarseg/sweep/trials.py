@@ -16,6 +16,7 @@ from ray_lidarseg.recipe.load import parse_recipe, settled
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.sweep.study import METRICS, Params, Study
 from ray_lidarseg.training.completion import complete
+from ray_lidarseg.training.run_folder import RunFolder
 
 FOLDER, RECORD = "trials", "trial.json"
 OVER = ("finished", "stopped", "failed")
@@ -91,22 +92,46 @@ class Trial:
 
 
 def read_trials(out: str) -> dict[str, Trial]:
-    """The trials a sweep's folder knows of, by name.
+    """The trials a sweep's folder knows of, by name; one whose record a crash has torn as its run folder has it.
 
     Raises:
-        RunError: A record is damaged.
+        RunError: A record is not what this program writes.
     """
     found = {}
     for folder in storage.list_folders(storage.join(out, FOLDER)):
         file = storage.join(folder, RECORD)
         if storage.exists(file):
-            trial = _parsed(storage.read_bytes(file), file)
+            trial = _read(file, folder)
             found[trial.name] = trial
     return found
 
 
-def _parsed(content: bytes, origin: str) -> Trial:
-    said = read_json(content, origin, RunError)
+def _read(file: str, folder: str) -> Trial:
+    try:
+        said = read_json(storage.read_bytes(file), file, RunError)
+    except RunError as error:
+        run = RunFolder(folder)
+        if not storage.exists(run.path("recipe.yaml")):
+            raise
+        print(f"{error}: the trial goes on from its run folder", flush=True)
+        return _of_run(run)
+    return _parsed(said, file)
+
+
+def _of_run(run: RunFolder) -> Trial:
+    """A trial as far as its run says: it is not over, as nobody knows whether it was stopped, but keeps what it saw."""
+    recipe = run.recipe()
+    trial = Trial({}, recipe.seed, recipe, num_workers=recipe.workers.most)
+    by_step: dict[int, list[dict[str, Any]]] = {}
+    for line in run.metrics() if storage.exists(run.path("metrics.jsonl")) else []:
+        by_step.setdefault(line["step"], []).append(line)
+    for step, lines in by_step.items():
+        if metrics := metrics_of(lines, recipe.method.deployed):
+            trial.saw(step, metrics)
+    return trial
+
+
+def _parsed(said: Any, origin: str) -> Trial:
     require(said, _SHAPE, origin, RunError)
     if said["state"] not in ("waiting", "running", *OVER):
         raise RunError(f"{origin}: no state {shown(said['state'])}: the file is not what this program writes")

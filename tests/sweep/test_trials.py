@@ -1,5 +1,6 @@
 """Trials: their names, what a record keeps, and which of the metrics counts."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
     assert read_trials(str(tmp_path)) == {trial.name: trial}
     file = Path(tmp_path, "trials", trial.name, "trial.json")
     for damage in (
-        "{",
+        "{",  # without a run folder
         file.read_text().replace("stopped", "ended"),
         file.read_text().replace('"seed": 0', '"seed": "0"'),
     ):
@@ -44,6 +45,27 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
         with pytest.raises(RunError, match=r"trial.json"):
             read_trials(str(tmp_path))
     assert read_trials(str(tmp_path / "absent")) == {}
+
+
+def test_a_torn_record_is_made_again_of_the_run_it_is_about(tmp_path, capsys):
+    trial = make_trial(STUDY, load_recipe("demo"), PARAMS, 0)
+    folder = tmp_path / "trials" / trial.name
+    trial.write(str(tmp_path))
+    (folder / "trial.json").write_bytes((folder / "trial.json").read_bytes()[:100])
+    with pytest.raises(RunError, match=r"trial.json"):  # there is nothing to make it of
+        read_trials(str(tmp_path))
+    (folder / "recipe.yaml").write_text(trial.recipe.to_yaml())
+    lines = [
+        {"kind": "train", "step": 10, "loss_total": 1.0},
+        {"kind": "evaluate", "step": 10, "model": "student", "point_miou_ratio": 0.9},
+        {"kind": "evaluate", "step": 10, "model": "teacher", "point_miou_ratio": 0.5},
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"kind": "tr')
+    found = read_trials(str(tmp_path))[trial.name]
+    assert (found.state, found.evaluations) == ("waiting", [{"step": 10, "point_miou_ratio": 0.5}])
+    assert (found.recipe, found.seed) == (trial.recipe, 0)
+    assert "trial.json" in (said := capsys.readouterr().out)
+    assert said.endswith("the trial goes on from its run folder\n")
 
 
 def test_a_resumed_trial_repeats_evaluations_behind_its_checkpoint():
