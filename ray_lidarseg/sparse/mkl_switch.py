@@ -23,6 +23,9 @@ _FUNCTION = "mkl_serv_intel_cpu_true"
 _RETURN_ONE = b"\xb8\x01\x00\x00\x00\xc3"  # mov eax, 1; ret
 _READ, _WRITE, _EXECUTE = 1, 2, 4  # Linux' mprotect
 
+is_on = False
+"""Whether it was done in this process."""
+
 
 def let_mkl_use_all_instructions() -> None:
     """Overwrites the function in this process; call before its first matrix product, as MKL asks only once.
@@ -42,10 +45,12 @@ def let_mkl_use_all_instructions() -> None:
         raise ResourceError(
             f"torch {torch.__version__} has no {_FUNCTION} ({error}): set workers.mkl_as_on_intel to false"
         ) from error
+    global is_on
     first = address // mmap.PAGESIZE * mmap.PAGESIZE
     _protect(first, address + len(_RETURN_ONE) - first, _READ | _WRITE | _EXECUTE)
     ctypes.memmove(address, _RETURN_ONE, len(_RETURN_ONE))
     _protect(first, address + len(_RETURN_ONE) - first, _READ | _EXECUTE)
+    is_on = True
 
 
 def _protect(first: int, size: int, rights: int) -> None:

@@ -1,27 +1,32 @@
-"""Matrix products on CPUs: which library computes them, decided in one place by a short measurement once a process.
+"""Matrix products on CPUs: which library computes them, decided in one place, by the processor and not by a clock.
 
 Torch gives float32 products to MKL, which takes its slow path on processors that are not Intel's (about 40 % of what
 the other library in torch, oneDNN, reaches on an AMD EPYC; tests/bench/results/step.json). Torch's own switch,
 ``torch.backends.mkldnn.matmul.fp32_precision``, hands them to oneDNN. Its value ``bf16`` allows oneDNN to round inside,
-which it does on processors with AMX only; elsewhere the products are plain float32. So the measurement looks at the
-error as well as at the time, and the switch is only ever on inside ``fast()``.
+which it does on processors with AMX only; elsewhere the products are plain float32. So the error is looked at, and the
+switch is only ever on inside ``fast()``. Speeds are measured for `doctor`, and decide nothing: the libraries differ in
+the last bit, and two processes of a loaded machine, or a worker and the one that replaces it, took different ones.
 
 oneDNN compiles a kernel for every shape it meets (about half a millisecond, as long as the product itself), and no two
 scans have as many voxels. So rows are multiplied a fixed number at a time, in the few sizes ``padded_rows`` gives.
 """
 
 import math
+import platform
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from ray_lidarseg.sparse import mkl_switch
 
 Library = Literal["MKL", "oneDNN"]
 
@@ -30,7 +35,6 @@ BLOCK_ROWS = 4096
 
 _STEP_ROWS = 256  # sizes of blocks are multiples of this, so there are 16; ours
 _SMALL_STEP_ROWS = 64  # of blocks of up to 256 rows
-_LEAST_GAIN = 1.1  # a library has to be this much faster to be taken instead of torch's own choice; ours
 _LARGEST_ERROR = 1e-6  # relative, of float32 sums of 64 to 4096 products; rounding to bfloat16 inside gives 2e-3
 _ROUNDS = 5
 
@@ -67,7 +71,7 @@ class Products:
 
 @cache
 def measured() -> Products:
-    """Measures on the first call, about 50 ms; every later call of the process gives the same answer."""
+    """Chooses, and measures, on the first call, about 50 ms; every process of a machine chooses the same library."""
     mkl = onednn = 0.0
     error = math.inf
     for _ in range(2):  # in turn: the machine is shared
@@ -75,8 +79,22 @@ def measured() -> Products:
         if torch.backends.mkldnn.is_available() and hasattr(_switch(), "fp32_precision"):
             with _switched():
                 onednn, error = max(onednn, _gflops(torch.float32)), _error()
-    is_better = error <= _LARGEST_ERROR and onednn > _LEAST_GAIN * mkl
+    is_better = error <= _LARGEST_ERROR and _mkl_is_slow()
     return Products("oneDNN" if is_better else "MKL", mkl, onednn, error, _gflops(torch.bfloat16))
+
+
+def _mkl_is_slow() -> bool:
+    """Whether MKL is what torch computes with and takes its slow path: the processor is not Intel's, and it knows."""
+    return torch.backends.mkl.is_available() and not mkl_switch.is_on and not is_intel()
+
+
+@cache
+def is_intel() -> bool:
+    """Whether the processor is Intel's, as far as the system says."""
+    try:
+        return "GenuineIntel" in Path("/proc/cpuinfo").read_text()
+    except OSError:  # not Linux
+        return "intel" in f"{platform.processor()} {platform.machine()}".lower()
 
 
 @cache
@@ -88,7 +106,7 @@ def bf16_gain(channels: int) -> float:
 
 @contextmanager
 def fast() -> Iterator[None]:
-    """Products inside the block are computed by the library that ``measured`` found; outside nothing changes."""
+    """Products inside the block are computed by the library that ``measured`` chose; outside nothing changes."""
     if measured().float32 == "MKL":
         yield
         return
