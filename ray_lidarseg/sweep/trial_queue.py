@@ -60,6 +60,16 @@ class TrialQueue:
             self._expand(params)
         return self._waiting.pop(0)
 
+    def give_back(self, trial: Trial) -> None:
+        """Takes a trial that was given and not begun; it is the next one."""
+        trial.state = "waiting"
+        self._waiting.insert(0, trial)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a trial is there that was not given yet, or was given back."""
+        return bool(self._waiting)
+
     def done(self) -> None:
         """Tells the search what every combination was worth whose trials are all over."""
         for params, names in list(self._open):

@@ -15,6 +15,7 @@ import io
 import os
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -69,6 +70,17 @@ def tune_trials(study: Study, queue: TrialQueue, out: str, base: Recipe, at_once
         LidarSegError: A combination that the search proposed makes no valid recipe.
     """
     os.environ.update({name: value for name, value in _SETTINGS.items() if name not in os.environ})
+    tries: Counter[str] = Counter()
+    while True:
+        _tune_waiting(study, queue, out, base, at_once, watch, tries)
+        if not queue.is_waiting:
+            return
+        queue.earlier = dict(queue.trials)  # what a new scheduler is told
+
+
+def _tune_waiting(
+    study: Study, queue: TrialQueue, out: str, base: Recipe, at_once: int, watch: Watcher, tries: Counter[str]
+) -> None:
     scheduler, is_nested = _scheduler(study, base, queue), base.workers.most > 1
     searcher = _Searcher(queue, base, out, watch)
     with tempfile.TemporaryDirectory(prefix="rls-tune") as scratch, _one_message():
@@ -86,7 +98,7 @@ def tune_trials(study: Study, queue: TrialQueue, out: str, base: Recipe, at_once
             raise_on_failed_trial=False,
             trial_dirname_creator=lambda trial: trial.trial_id,
             verbose=0,
-            callbacks=[_Records(searcher, out, watch)],
+            callbacks=[_Records(searcher, out, watch, tries)],
         )
     if searcher.error is not None:
         raise searcher.error
@@ -232,6 +244,13 @@ class _Searcher(Searcher):
         """A trial is over."""
         self._queue.done()
 
+    def may_begin_again(self, trial: Trial, tries: int) -> bool:
+        """Gives a trial back that was never begun; whether it may be tried so often."""
+        if 0 <= self._base.workers.max_failures < tries:
+            return False
+        self._queue.give_back(trial)
+        return True
+
     def save(self, checkpoint_path: str) -> None:
         """Nothing that the records lack."""
 
@@ -242,8 +261,8 @@ class _Searcher(Searcher):
 class _Records(tune.Callback):
     """Keeps what Tune says of each trial in its record, at once."""
 
-    def __init__(self, searcher: _Searcher, out: str, watch: Watcher):
-        self._searcher, self._out, self._watch = searcher, out, watch
+    def __init__(self, searcher: _Searcher, out: str, watch: Watcher, tries: Counter[str]):
+        self._searcher, self._out, self._watch, self._tries = searcher, out, watch, tries
         self._before_s: dict[str, float] = {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
@@ -273,8 +292,16 @@ class _Records(tune.Callback):
         self._searcher.done()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """A trial's process died more often than is allowed, or raised what is no error of this package."""
+        """A trial's process died more often than is allowed, or raised what is no error of this package.
+
+        Or it died while the trial was handed to it from the one before: that Tune 2.60 does not try again by itself.
+        """
         own = self._searcher.trial(trial.config["name"])
+        if own.name not in self._before_s:
+            self._tries[own.name] += 1
+            if self._searcher.may_begin_again(own, self._tries[own.name]):
+                self._keep(own)
+                return
         lines = str(trial.get_error() or "its process died").strip().splitlines()
         own.state, own.reason = "failed", lines[-1]
         self._keep(own)
