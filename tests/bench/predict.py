@@ -5,7 +5,10 @@
 Scans of the synthetic world (preset `demo`: 32 beams, 1,084 columns) are labelled by a plain loop and by the verb with
 1 and 2 actors (`tests/bench/predicting.py`), by each backbone at a quarter of its width with random weights, one CPU
 thread each, in groups as recipes have them. Scans/s are sustained: label files finished after each worker's first group
-over the time they took.
+over the time they took. The loop and the verb with 1 actor run side by side and take turns of half a second
+(`tests/bench/turns.py`): what else the machine does hurts both alike, and neither the other; time spent waiting for the
+other's turn does not count.
+
 `cpu_s` is CPU time of driver and actors for a scan in the same span, without Ray's services: the figure to compare on
 a machine that others use as well, and the one that counts: `predict` must do at least 95 % of the loop's work a CPU
 second.
@@ -27,6 +30,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -42,6 +46,7 @@ from tests.bench.ledger import Ledger, Row, parser, print_table
 from tests.bench.predicting import SPLIT
 from tests.bench.prepare import growth, repeated, sustained, world_index
 from tests.bench.process_tree import Sample, Watch, watched
+from tests.bench.turns import Tree, taking_turns
 
 MIN_WORK_RATIO, MAX_GROWTH_RATIO = 0.95, 0.05  # the issue's, and as for `prepare`
 MODELS = {
@@ -51,7 +56,7 @@ MODELS = {
     "cylinder3d": {"width_factor": 0.25},
 }
 SMALL = {"name": "fidnet", "height_px": 16, "width_px": 128, "width_factor": 0.0625, "blocks": [1, 1, 1, 1]}
-WAYS = (("loop", 1), ("verb", 1), ("verb", 2))
+PAIR, MORE_ACTORS = ("loop", "verb"), (2,)
 GROUP = Recipe().train.evaluate_batch
 CPU_INTERVAL_S, MEMORY_INTERVAL_S = 0.2, 0.5
 ENVIRONMENT = {
@@ -69,18 +74,7 @@ def main() -> int:
     ledger, folder = Ledger(args.json), args.folder.resolve()
     rows, others = [], []
     for model in args.models if args.frames else ():
-        index = scans_index(folder, args.world, args.frames)
-        run = run_folder(folder / f"run-{model}", {"name": model, **MODELS[model]})
-        for way, actors in args.ways:
-            key = {
-                "model": model,
-                "way": way,
-                "actors": actors,
-                "frames": args.frames,
-                "group": GROUP,
-                "world": args.world,
-            }
-            rows.append(ledger.measure(key, partial(_throughput, way, actors, run, index, folder)))
+        rows += _rows(args, ledger, model, folder)
     if rows:
         _print(rows)
     run = run_folder(folder / "run-small", SMALL)
@@ -93,6 +87,21 @@ def main() -> int:
     return int(not is_good)
 
 
+def _rows(args: argparse.Namespace, ledger: Ledger, model: str, folder: Path) -> list[Row]:
+    """Of a backbone: the loop and the verb in turn, then the verb with more actors."""
+    index = scans_index(folder, args.world, args.frames)
+    run = run_folder(folder / f"run-{model}", {"name": model, **MODELS[model]})
+    shared = {"model": model, "frames": args.frames, "group": GROUP, "world": args.world}
+    keys = {way: {**shared, "way": way, "actors": 1, "in_turn": True} for way in PAIR}
+    is_known = all(ledger.find(key) for key in keys.values())
+    measured = {} if is_known else _in_turn(run, index, folder)
+    rows = [ledger.measure(key, lambda way=way: measured[way]) for way, key in keys.items()]
+    for actors in args.more_actors:
+        key = {**shared, "way": "verb", "actors": actors}
+        rows.append(ledger.measure(key, partial(_alone, actors, run, index, folder)))
+    return rows
+
+
 def _arguments() -> argparse.Namespace:
     flags = parser(__doc__.splitlines()[0])
     flags.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS, help="backbones")
@@ -102,9 +111,9 @@ def _arguments() -> argparse.Namespace:
     flags.add_argument("--killed", type=int, default=60, help="scans of the job that is killed")
     flags.add_argument("--folder", type=Path, default=Path("build/bench/predict"), help="worlds (kept) and labels")
     args = flags.parse_args()
-    args.ways = WAYS
+    args.more_actors = MORE_ACTORS
     if args.quick:
-        args.models, args.world, args.frames, args.many, args.ways = ["fidnet"], "tiny", 24, 0, WAYS[:2]
+        args.models, args.world, args.frames, args.many, args.more_actors = ["fidnet"], "tiny", 24, 0, ()
     return args
 
 
@@ -127,24 +136,35 @@ def run_folder(folder: Path, model: dict[str, object], backend: str = "torch") -
 
 
 def _start(way: str, actors: int, run: str, index: Path, out: Path) -> subprocess.Popen:
+    """Begins to label into a folder, which is emptied first."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    return _resume(way, actors, run, index, out)
+
+
+def _resume(way: str, actors: int, run: str, index: Path, out: Path) -> subprocess.Popen:
     command = [sys.executable, "-m", "tests.bench.predicting", way, str(actors), run, str(index), str(out)]
     with open(out.with_suffix(".log"), "w") as log:
         return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
 
 
-def _run(
-    way: str, actors: int, run: str, index: Path, out: Path, with_memory: bool
-) -> tuple[list[tuple[float, int]], Watch]:
-    """When each label file was finished, and what was seen of the process and its children."""
-    shutil.rmtree(out, ignore_errors=True)
-    out.mkdir(parents=True)
+def _run(way: str, actors: int, run: str, index: Path, out: Path, with_memory: bool) -> Watch:
+    """What was seen of the process and its children."""
     child = _start(way, actors, run, index, out)
     with watched(child.pid, MEMORY_INTERVAL_S if with_memory else CPU_INTERVAL_S, with_memory) as watch:
-        code = child.wait()
+        _check(child.wait(), out)
+    return watch
+
+
+def _check(code: int, out: Path) -> None:
     if code:
         end = "".join(out.with_suffix(".log").read_text().splitlines(keepends=True)[-_LOG_LINES:])
-        raise RuntimeError(f"{way} with {actors} actor(s) ended with {code}:\n{end}")
-    return sorted((file.stat().st_mtime, 1) for file in labels(out)), watch
+        raise RuntimeError(f"what labels into {out} ended with {code}:\n{end}")
+
+
+def _ends(out: Path) -> list[tuple[float, int]]:
+    """When each label file was finished."""
+    return sorted((file.stat().st_mtime, 1) for file in labels(out))
 
 
 def labels(out: Path) -> list[Path]:
@@ -152,18 +172,45 @@ def labels(out: Path) -> list[Path]:
     return sorted(out.glob("lidarseg/*/*_lidarseg.bin"))
 
 
-def _throughput(way: str, actors: int, run: str, index: Path, folder: Path) -> Row:
-    out = folder / f"{Path(run).name}-{way}-{actors}"
-    speed = speed_of(way, actors, run, index, out)
-    return {**speed, "is_same": way == "loop" or same_labels(folder / f"{Path(run).name}-loop-1", out)}
+def _in_turn(run: str, index: Path, folder: Path) -> dict[str, Row]:
+    """The rows of the loop and of the verb with one actor, which take turns."""
+    outs = {way: _out(folder, run, way, 1) for way in PAIR}
+    children = {way: _start(way, 1, run, index, out) for way, out in outs.items()}
+    trees = {way: Tree(children[way].pid, partial(_has_begun, out)) for way, out in outs.items()}
+    with ExitStack() as stack:
+        watches = {
+            way: stack.enter_context(watched(child.pid, CPU_INTERVAL_S, False)) for way, child in children.items()
+        }
+        stack.enter_context(taking_turns(list(trees.values())))
+        for way, child in children.items():
+            _check(child.wait(), outs[way])
+    is_same = same_labels(*outs.values())
+    return {way: _speed(outs[way], 1, watches[way], trees[way]) | {"is_same": is_same} for way in PAIR}
+
+
+def _has_begun(out: Path) -> bool:
+    return len(labels(out)) >= GROUP
+
+
+def _alone(actors: int, run: str, index: Path, folder: Path) -> Row:
+    out = _out(folder, run, "verb", actors)
+    speed = speed_of("verb", actors, run, index, out)
+    return {**speed, "is_same": same_labels(_out(folder, run, "loop", 1), out)}
 
 
 def speed_of(way: str, actors: int, run: str, index: Path, out: Path) -> Row:
     """Scans/s and CPU seconds of a scan while all workers label, with their first groups left out."""
-    ends, watch = _run(way, actors, run, index, out, with_memory=False)
-    start, stop, count = sustained(ends, actors * GROUP)
+    return _speed(out, actors, _run(way, actors, run, index, out, with_memory=False))
+
+
+def _out(folder: Path, run: str, way: str, actors: int) -> Path:
+    return folder / f"{Path(run).name}-{way}-{actors}"
+
+
+def _speed(out: Path, actors: int, watch: Watch, tree: Tree | None = None) -> Row:
+    start, stop, count = sustained(_ends(out), actors * GROUP)
     return {
-        "scans_per_s": count / (stop - start),
+        "scans_per_s": count / (tree.working_s(start, stop) if tree else stop - start),
         "cpu_s": working_cpu_s(watch.samples, start, stop) / count,
         "load_average": os.getloadavg()[0],
     }
@@ -190,8 +237,8 @@ def same_labels(one: Path, other: Path) -> bool:
 
 def _memory(run: str, index: Path, folder: Path) -> Row:
     out = folder / "memory"
-    ends, watch = _run("verb", 1, run, index, out, with_memory=True)
-    found = growth(watch.samples, ends)
+    watch = _run("verb", 1, run, index, out, with_memory=True)
+    found = growth(watch.samples, _ends(out))
     shutil.rmtree(out)
     return {**found, "peak_mib": max(sample.memory_mib for sample in watch.samples)}
 
@@ -199,9 +246,6 @@ def _memory(run: str, index: Path, folder: Path) -> Row:
 def _killed(run: str, index: Path, folder: Path) -> Row:
     """The job is killed, given again, and compared with what the loop says."""
     out, plain = folder / "killed", folder / "killed-plain"
-    for place in (out, plain):
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True)
     child = _start("verb", 1, run, index, out)
     wanted = int(index.stem.rpartition("-")[2]) // 3
     while len(labels(out)) < wanted and child.poll() is None:
@@ -210,9 +254,8 @@ def _killed(run: str, index: Path, folder: Path) -> Row:
     child.wait()
     listed = len(_listed(out))
     before = {file: file.stat().st_mtime_ns for file in labels(out)}
-    for way, place in (("verb", out), ("loop", plain)):
-        if (code := _start(way, 1, run, index, place).wait()) != 0:
-            raise RuntimeError(f"{way} ended with {code}: see {place.with_suffix('.log')}")
+    for begin, way, place in ((_resume, "verb", out), (_start, "loop", plain)):
+        _check(begin(way, 1, run, index, place).wait(), place)
     names = _listed(out)
     return {
         "before": listed,

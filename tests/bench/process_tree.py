@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-_PARENT, _USER, _SYSTEM = 1, 11, 12  # fields of /proc/PID/stat behind the command's name
+_STATE, _PARENT, _USER, _SYSTEM = 0, 1, 11, 12  # fields of /proc/PID/stat behind the command's name
 _SERVICES = (
     "raylet",
     "gcs_server",
@@ -88,6 +88,13 @@ def watched(root: int, interval_s: float, with_memory: bool) -> Iterator[Watch]:
         stop.set()
         thread.join()
         watch.sample()
+
+
+def workers_of(root: int) -> list[int]:
+    """A process and its descendants that live, without Ray's services."""
+    stats = _stats()
+    tree = _below(root, {pid: int(stat[_PARENT]) for pid, stat in stats.items()})
+    return [pid for pid in tree if stats[pid][_STATE] != "Z" and not _is_service(pid)]
 
 
 def _stats() -> dict[int, list[str]]:
