@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from ray_lidarseg.types import IGNORE
+from ray_lidarseg.types import IGNORE, IMAGE_SEGMENT
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,9 @@ class PointBatch:
         scan_idx: [P] int64, the scan of each point, ascending.
         labels: [P] int64 class ids, IGNORE where unknown.
         num_scans: B; a scan may be empty, so this is not ``scan_idx.max() + 1``.
-        extras: Per-point tensors [P, …] (image features, language logits, masks) that every operation carries along.
+        extras: Per-point tensors [P, …] (image segments, colours, masks) that every operation carries along.
+        segments: What is known of image segments, by name: tensors [N, …], whose row 0 belongs to no segment. A point
+            has the row ``extras[IMAGE_SEGMENT]``, so that a value of many points exists once; see ``of_segments``.
         rays: Rays in the frames of the same scans, where a method asks for them (``Method.rays``). What moves the
             points moves them; a choice of points leaves them as they are; a scan mixed of two has none.
     """
@@ -139,6 +141,7 @@ class PointBatch:
     num_scans: int
     extras: dict[str, Shaped[Tensor, "P ..."]] = field(default_factory=dict)
     rays: RayBatch | None = None
+    segments: dict[str, Shaped[Tensor, "N ..."]] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -152,15 +155,20 @@ class PointBatch:
     def to(self, device: torch.device | str) -> "PointBatch":
         """The same batch on another device."""
         move = lambda tensor: tensor.to(device, non_blocking=True)  # noqa: E731
-        extras = {name: move(value) for name, value in self.extras.items()}
+        extras, segments = ({name: move(value) for name, value in of.items()} for of in (self.extras, self.segments))
         rays = None if self.rays is None else self.rays.to(device)
-        return PointBatch(move(self.points), move(self.scan_idx), move(self.labels), self.num_scans, extras, rays)
+        own = (move(tensor) for tensor in (self.points, self.scan_idx, self.labels))
+        return PointBatch(*own, self.num_scans, extras, rays, segments)
 
     def select(self, chosen: Bool[Tensor, "P"] | Int[Tensor, "Q"]) -> "PointBatch":
         """The points of a mask, or of ascending indices; the number of scans stays."""
         extras = {name: value[chosen] for name, value in self.extras.items()}
         points, scan_idx, labels = self.points[chosen], self.scan_idx[chosen], self.labels[chosen]
-        return PointBatch(points, scan_idx, labels, self.num_scans, extras, self.rays)
+        return PointBatch(points, scan_idx, labels, self.num_scans, extras, self.rays, self.segments)
+
+    def of_segments(self, name: str) -> Shaped[Tensor, "P ..."]:
+        """What ``segments[name]`` says of each point's segment; of a point on no segment row 0."""
+        return self.segments[name].index_select(0, self.extras[IMAGE_SEGMENT])
 
     def with_labels(self, labels: Int[Tensor, "P"]) -> "PointBatch":
         """The same points with other labels."""
@@ -196,10 +204,13 @@ class PointBatch:
     def pack(batches: Sequence["PointBatch"]) -> "PointBatch":
         """Batches one after the other; extras must have the same names everywhere, and rays be there in all or none.
 
+        Segments get new numbers, so that those of different batches stay different.
+
         Raises:
-            ValueError: No batch was given, the extras differ, or only some have rays.
+            ValueError: No batch was given, the extras or names of ``segments`` differ, or only some have rays.
         """
         names = _same_extras("PointBatch", [batch.extras for batch in batches])
+        batches, segments = _joined_segments(batches)
         rays = [batch.rays for batch in batches if batch.rays is not None]
         if len(rays) not in (0, len(batches)):
             raise ValueError(f"PointBatch.pack: {len(rays)} of {len(batches)} batches have rays: give all of them some")
@@ -208,7 +219,7 @@ class PointBatch:
         extras = {name: join([batch.extras[name] for batch in batches]) for name in names}
         num_scans = sum(batch.num_scans for batch in batches)
         packed_rays = RayBatch.pack(rays) if rays else None
-        return PointBatch(points, _joined_scans(batches), labels, num_scans, extras, packed_rays)
+        return PointBatch(points, _joined_scans(batches), labels, num_scans, extras, packed_rays, segments)
 
 
 def _same_extras(kind: str, extras: Sequence[Mapping[str, Tensor]]) -> set[str]:
@@ -217,6 +228,24 @@ def _same_extras(kind: str, extras: Sequence[Mapping[str, Tensor]]) -> set[str]:
     if any(set(other) != set(extras[0]) for other in extras):
         raise ValueError(f"{kind}.pack: extras differ: {[sorted(other) for other in extras]}")
     return set(extras[0])
+
+
+def _joined_segments(batches: Sequence[PointBatch]) -> tuple[Sequence[PointBatch], dict[str, Tensor]]:
+    """The batches with their numbers in the joined tables, and these: row 0 once, then the segments of each batch."""
+    names = _same_extras("PointBatch", [batch.segments for batch in batches])
+    if not names:
+        return batches, {}
+    counts = [len(next(iter(batch.segments.values()))) - 1 for batch in batches]
+    starts = np.cumsum([0, *counts[:-1]]).tolist()
+    segments = {
+        name: join([batches[0].segments[name][:1], *(batch.segments[name][1:] for batch in batches)]) for name in names
+    }
+    return [_renumbered(batch, start) for batch, start in zip(batches, starts, strict=True)], segments
+
+
+def _renumbered(batch: PointBatch, start: int) -> PointBatch:
+    number = batch.extras[IMAGE_SEGMENT]
+    return replace(batch, extras={**batch.extras, IMAGE_SEGMENT: torch.where(number > 0, number + start, 0)})
 
 
 def _joined_scans(batches: Sequence[PointBatch] | Sequence[RayBatch]) -> Tensor:

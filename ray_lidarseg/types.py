@@ -12,20 +12,18 @@ from typing import Final
 IGNORE: Final = 255
 """Label of a point that is neither trained on nor evaluated. Fits the uint8 labels of shards and prediction files."""
 
+IMAGE_SEGMENT: Final = "image_segment"
+"""Extra of a ``PointBatch``: [P] int64, row in its ``segments`` of the image segment a point falls on. 0: none, or one
+without a feature; such a point is not paired."""
+
 IMAGE_FEATURES: Final = "image_features"
-"""Extra of a ``PointBatch``: [P, F] float16, unit feature of the image segment a point falls on; else zeros."""
+"""One of its ``segments``: [N, F] float16, unit feature of each image segment; zeros in row 0."""
 
 LANGUAGE_LOGITS: Final = "language_logits"
-"""Extra: [P, C] float16, cosine of that feature with the text embedding of each class; zeros without one."""
+"""One of its ``segments``: [N, C] float16, cosine of that feature with the text of each class; zeros in row 0."""
 
 COLOURS: Final = "colours"
 """Extra of images that come as scans: [P, 3] float32, RGB of each pixel in [0, 1]."""
-
-IS_PAIRED: Final = "is_paired"
-"""Extra: [P] bool, whether the point has a segment with a feature."""
-
-IMAGE_SEGMENT: Final = "image_segment"
-"""Extra: [P] int64, number of the point's segment with a feature among those of all cameras of its scan; 0 none."""
 
 RAY_CAMERA: Final = "ray_camera"
 """Extra of a ``RayBatch``: [R] int64, place of the ray's camera in ``Keyframe.cameras``, -1 for a LiDAR's ray."""

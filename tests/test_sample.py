@@ -12,7 +12,7 @@ import ray_lidarseg.sample
 from ray_lidarseg.geometry.mixing import exchange
 from ray_lidarseg.geometry.polar_mix import paste
 from ray_lidarseg.sample import CameraImage, Keyframe, PointBatch, RayBatch
-from ray_lidarseg.types import IGNORE
+from ray_lidarseg.types import IGNORE, IMAGE_SEGMENT
 
 
 def _frame() -> Keyframe:
@@ -90,6 +90,30 @@ def test_pack_refuses_what_does_not_fit_together() -> None:
         PointBatch.pack([_batch(2), PointBatch.of_scan(torch.zeros(2, 4))])
     with pytest.raises(ValueError, match="at least one"):
         PointBatch.pack([])
+
+
+def _on_segments(*numbers: int) -> PointBatch:
+    """One scan; the value of a segment is 10 times its number in the scan, plus the scan's number of points."""
+    table = 10.0 * torch.arange(1 + max(numbers)) + len(numbers)
+    table[0] = 0
+    scan = PointBatch.of_scan(torch.zeros(len(numbers), 4), extras={IMAGE_SEGMENT: torch.tensor(numbers)})
+    return replace(scan, segments={"value": table})
+
+
+def test_packed_scans_keep_their_segments_apart_and_selections_and_mixing_keep_them() -> None:
+    batch = PointBatch.pack([_on_segments(0, 2, 1), _on_segments(0), _on_segments(3, 0)])
+    assert batch.extras[IMAGE_SEGMENT].tolist() == [0, 2, 1, 0, 5, 0]
+    assert batch.of_segments("value").tolist() == [0, 23, 13, 0, 32, 0]
+    assert len(batch.segments["value"]) == 6  # row 0 once, and of each scan what it has
+    assert batch.scan(2).of_segments("value").tolist() == [32, 0]
+    assert batch.select(torch.tensor([4, 2])).of_segments("value").tolist() == [32, 13]
+    assert batch.unlabelled().to("cpu").of_segments("value").tolist() == batch.of_segments("value").tolist()
+    other = PointBatch.pack([_on_segments(1), _on_segments(1, 1), _on_segments(0)])
+    mixed = exchange(batch, other, torch.zeros(6, dtype=torch.bool), torch.ones(4, dtype=torch.bool))
+    assert mixed.scan(0).of_segments("value").tolist() == [0, 23, 13, 11]
+    assert mixed.scan(2).of_segments("value").tolist() == [0, 12, 12]
+    with pytest.raises(ValueError, match="extras differ"):
+        PointBatch.pack([batch, replace(other, segments={})])
 
 
 def _rays(*sizes: int) -> RayBatch:

@@ -24,7 +24,7 @@ from ray_lidarseg.datasets.layers import (
 from ray_lidarseg.datasets.shards import Catalog
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.storage.whole_files import patiently
-from ray_lidarseg.types import IMAGE_FEATURES, IMAGE_SEGMENT, IS_PAIRED, LANGUAGE_LOGITS
+from ray_lidarseg.types import IMAGE_FEATURES, IMAGE_SEGMENT, LANGUAGE_LOGITS
 
 if TYPE_CHECKING:  # reading the words of a layer does without
     from torch import Tensor
@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # reading the words of a layer does without
 _MAX_TEXT_BYTES = 256 << 20  # ours: a hundred thousand words of 512 numbers
 
 _FEATURE_BYTES = 2  # float16
-_EXTRAS = (IMAGE_FEATURES, LANGUAGE_LOGITS, IS_PAIRED, IMAGE_SEGMENT)
+_EXTRAS = (IMAGE_FEATURES, LANGUAGE_LOGITS, IMAGE_SEGMENT)
 
 
 def class_logits(
@@ -146,35 +146,33 @@ class Evidence:
     segment_features: tuple[Float16[np.ndarray, "_ F"], ...]
     feature_dim: int
 
-    def extras(
-        self, text: TextEmbeddings | None = None, names: Iterable[str] = (IMAGE_FEATURES, IS_PAIRED)
-    ) -> dict[str, Tensor]:
-        """Per-point tensors in file order; a point without a segment, or whose segment has no feature, gets zero rows.
+    def image_segment(self) -> Int64[np.ndarray, "P"]:
+        """``IMAGE_SEGMENT`` of each point, in file order; a point whose segment has no feature (zeros) has none."""
+        idx = self._row_idx()
+        return np.where(self._rows().any(axis=1)[idx], idx, 0)
+
+    def segments(
+        self, text: TextEmbeddings | None = None, names: Iterable[str] = (IMAGE_FEATURES,)
+    ) -> dict[str, Float16[np.ndarray, "N _"]]:
+        """What is known of the segments of all cameras, by name: see ``PointBatch.segments``.
 
         Args:
             text: Words of the classes; needed for ``LANGUAGE_LOGITS``.
-            names: Which of ``IMAGE_FEATURES`` ([P, F] float16), ``LANGUAGE_LOGITS`` ([P, C] float16), ``IS_PAIRED``
-                ([P] bool) and ``IMAGE_SEGMENT`` ([P] int64).
+            names: ``IMAGE_FEATURES``, ``LANGUAGE_LOGITS``, both or none.
 
         Raises:
-            DataError: A name is unknown, or logits are asked for without words.
+            DataError: Logits are asked for without words.
         """
-        import torch
+        rows = self._rows()
+        makers = {IMAGE_FEATURES: lambda: rows, LANGUAGE_LOGITS: lambda: _logits(rows, text)}
+        return {name: make() for name, make in makers.items() if name in names}
 
-        rows = np.concatenate([np.zeros((1, self.feature_dim), np.float16), *self.segment_features])
-        idx = self._row_idx()
-        makers = {
-            IMAGE_FEATURES: lambda: rows[idx],
-            LANGUAGE_LOGITS: lambda: _logits(rows, text)[idx],
-            IS_PAIRED: lambda: rows.any(axis=1)[idx],
-            IMAGE_SEGMENT: lambda: np.where(rows.any(axis=1)[idx], idx, 0),
-        }
-        wanted = sorted(names)
-        check_extras(wanted)
-        return {name: torch.from_numpy(makers[name]()) for name in wanted}
+    def _rows(self) -> Float16[np.ndarray, "N F"]:
+        """Features of the segments of all cameras, one camera after the other behind a row of zeros."""
+        return np.concatenate([np.zeros((1, self.feature_dim), np.float16), *self.segment_features])
 
     def _row_idx(self) -> Int64[np.ndarray, "P"]:
-        """[P] row of all cameras' features, one after the other behind a row of zeros; 0 where unpaired."""
+        """[P] row of each point in ``_rows``; 0 where unpaired."""
         sizes = np.array([len(features) for features in self.segment_features] or [0])
         starts = 1 + np.cumsum(sizes) - sizes
         is_paired = (self.point_camera >= 0) & (self.point_segment > 0)
@@ -249,14 +247,34 @@ class EvidenceReader:
             )
         return Evidence(camera, segment, self._segment_features(frame_id), self.feature_dim)
 
-    def extras(self, index: int, names: Iterable[str]) -> dict[str, Tensor]:
-        """``Evidence.extras`` of entry ``index``."""
-        return self.evidence(index).extras(self.text, names)
+    def read(self, index: int, names: Iterable[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What entry ``index`` brings to a batch.
 
-    def empty(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """The extras of no points at all."""
+        Args:
+            index: Of the catalog.
+            names: Which of ``IMAGE_SEGMENT``, ``IMAGE_FEATURES`` and ``LANGUAGE_LOGITS``.
+
+        Returns:
+            Extras of all points of the file, and segments: see ``PointBatch``.
+
+        Raises:
+            DataError: See ``evidence`` and ``Evidence``, or a name is unknown.
+        """
+        return self._of(self.evidence(index), names)
+
+    def empty(self, names: Iterable[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The same of no points at all."""
         nothing = Evidence(np.zeros(0, np.int8), np.zeros(0, np.uint16), (), self.feature_dim)
-        return nothing.extras(self.text, names)
+        return self._of(nothing, names)
+
+    def _of(self, evidence: Evidence, names: Iterable[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        import torch
+
+        wanted = set(names)
+        check_extras(wanted)
+        segments = evidence.segments(self.text, wanted)
+        extras = {IMAGE_SEGMENT: torch.from_numpy(evidence.image_segment())} if wanted else {}
+        return extras, {name: torch.from_numpy(rows) for name, rows in segments.items()}
 
     def _has(self, frame_id: str) -> bool:
         return frame_id in self._features and frame_id in self._pairs

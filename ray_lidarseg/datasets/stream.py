@@ -40,7 +40,7 @@ class TrainSteps(torch.utils.data.Dataset[list[MicroBatch]]):
         world_size: Number of workers.
         with_unlabelled: False leaves the unlabelled stream unread, for methods that use none.
         with_labelled: Likewise the labelled one.
-        extras: Per-point extras (``Method.extras``) that both streams bring.
+        extras: Extras and segments (``Method.extras``) that both streams bring.
         rays: Rays (``Method.rays``) that both streams bring.
         same_count: Whether all workers must have equally many micro-batches.
 
@@ -113,15 +113,17 @@ class TrainSteps(torch.utils.data.Dataset[list[MicroBatch]]):
     def _packed(self, scans: list[PointBatch]) -> PointBatch:
         if scans:
             return PointBatch.pack(scans)
-        nothing = replace(_NO_SCANS, extras=self.evidence.empty(self.extras)) if self.evidence else _NO_SCANS
+        extras, segments = self.evidence.empty(self.extras) if self.evidence else ({}, {})
+        nothing = replace(_NO_SCANS, extras=extras, segments=segments)
         return self.rays.none(nothing) if self.rays else nothing
 
     def _scan(self, stream: int, step: int, slot: int, index: int) -> PointBatch:
         row = int(self.rows[stream][index])
-        extras = self.evidence.extras(row, self.extras) if self.evidence else {}
+        extras, segments = self.evidence.read(row, self.extras) if self.evidence else ({}, {})
         is_image = isinstance(self.sensor, ImageSensor)
         frame = self.frames[row] if is_image else self.frames.scan(row, self.rays is not None)
         scan, is_usable = to_batch(frame, self.sensor, self.recipe.data.use_intensity, extras)
+        scan = replace(scan, segments=segments)
         # the first word seeds the augmentation, whether rays are drawn or not
         words = np.random.SeedSequence([self.recipe.seed, step, stream, slot]).generate_state(2, np.uint64)
         seeds = [int(word >> np.uint64(1)) for word in words]

@@ -1,5 +1,6 @@
 """What words say of a distilled network's points, of the images, and of both; and the structure of the features."""
 
+from dataclasses import replace
 from typing import Any, cast
 
 import pyarrow as pa
@@ -19,7 +20,7 @@ from ray_lidarseg.models.word_classifier import ZeroShot
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.runtime import pool
 from ray_lidarseg.training.run_folder import load_method
-from ray_lidarseg.types import IMAGE_FEATURES, IS_PAIRED
+from ray_lidarseg.types import IMAGE_FEATURES, IMAGE_SEGMENT
 
 _PER_CLASS = 5000  # arXiv 2409.00845, figure 1
 _LEAST_PER_FRAME = 50  # ours: neighbours of a frame say the same; four times what an even share would be
@@ -106,8 +107,10 @@ class _Reader:
     def _scores(self, positions: list[int]) -> LanguageScores:
         scores = LanguageScores(self.model.num_classes, self.per_frame, _PER_CLASS)
         for position in positions:
-            frame, extras = self.frames[position], self.evidence.extras(position, (IMAGE_FEATURES, IS_PAIRED))
-            batch = to_batch(frame, self.sensor, self.recipe.data.use_intensity, extras)[0].to(self.device)
-            points, images = self.model(batch).point_features, batch.extras[IMAGE_FEATURES].float()
-            scores.add(frame.frame_id, batch.labels, points, images, batch.extras[IS_PAIRED], self.model.words)
+            frame, (extras, segments) = self.frames[position], self.evidence.read(position, (IMAGE_FEATURES,))
+            scan, _ = to_batch(frame, self.sensor, self.recipe.data.use_intensity, extras)
+            batch = replace(scan, segments=segments).to(self.device)
+            points, images = self.model(batch).point_features, batch.of_segments(IMAGE_FEATURES).float()
+            is_paired = batch.extras[IMAGE_SEGMENT] > 0
+            scores.add(frame.frame_id, batch.labels, points, images, is_paired, self.model.words)
         return scores

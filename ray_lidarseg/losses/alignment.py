@@ -5,6 +5,9 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional
+
+from ray_lidarseg.sparse.products import linear
 
 _LEAST_NORM = 1e-3
 """Shorter vectors count as this long, so that a vector of zeros gives cosine 0 and a bounded gradient (ours)."""
@@ -42,6 +45,35 @@ def cosine_distance(
         return distance.sum() / max(len(distance), 1)
     sizes = torch.bincount(group)
     return (distance / sizes[group]).sum() / (sizes > 0).sum()
+
+
+def projected_distance(
+    features: Float[Tensor, "P F"],
+    weight: Float[Tensor, "E F"],
+    bias: Float[Tensor, "E"],
+    targets: Float[Tensor, "N E"],
+    row: Int[Tensor, "P"],
+) -> Float[Tensor, ""]:
+    """The mean over the points of ``1 - cos(W f + b, t)``, t the point's row of the targets; see ``cosine_distance``.
+
+    E is several times F, and rows are far fewer than points. So nothing of size P x E is made: the product is
+    ``(W f + b) · t = f · Wᵀt + b · t``, and the length ``|W f + b|² = f · (WᵀW f + 2 Wᵀb) + b · b``. Ours.
+
+    Args:
+        features: [P, F] of the points, in any float type.
+        weight: [E, F] W.
+        bias: [E] b.
+        targets: [N, E] in any float type.
+        row: [P] whose target is whose.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        wide = torch.promote_types(features.dtype, torch.float32)
+        features, weight, bias = (part.to(wide) for part in (features, weight, bias))
+        square = (features * linear(features, weight.T @ weight, weight.T @ (2 * bias))).sum(dim=1) + bias.dot(bias)
+        length = square.clamp(min=_LEAST_NORM**2).sqrt()
+        directions = functional.normalize(targets.detach().to(wide), dim=1, eps=_LEAST_NORM)
+        product = (features * (directions @ weight)[row]).sum(dim=1) + (directions @ bias)[row]
+        return (1 - product / length).sum() / max(len(features), 1)
 
 
 def centred(scores: Float[Tensor, "P C"], known: Bool[Tensor, "C"] | None = None) -> Float[Tensor, "P C"]:

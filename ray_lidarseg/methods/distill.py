@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,10 +18,9 @@ from ray_lidarseg.models.segmentor import Segmentor
 from ray_lidarseg.models.word_classifier import Words, ZeroShot
 from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch
-from ray_lidarseg.types import IMAGE_FEATURES, IMAGE_SEGMENT, IS_PAIRED
+from ray_lidarseg.types import IMAGE_FEATURES, IMAGE_SEGMENT
 
-_EXTRAS = frozenset({IMAGE_FEATURES, IS_PAIRED, IMAGE_SEGMENT})
-_SCAN_SHIFT = 40  # a scan's number stands above those of its segments
+_EXTRAS = frozenset({IMAGE_FEATURES, IMAGE_SEGMENT})
 
 
 class Distill(Method):
@@ -65,16 +64,17 @@ class Distill(Method):
     def step(self, labelled: PointBatch, unlabelled: PointBatch, progress: float, generator: torch.Generator) -> Losses:
         """See ``Method.step``; only the unlabelled scans are looked at."""
         # k_p and the q of its segment, for each paired point of the scans x
-        is_paired = unlabelled.extras[IS_PAIRED]
+        segment = unlabelled.extras[IMAGE_SEGMENT]
+        is_paired = segment > 0
         points = self.student(unlabelled).point_features[is_paired]
         points = functional.normalize(self.head(points).float(), dim=1)
-        images = unlabelled.extras[IMAGE_FEATURES][is_paired].float()
+        segment = segment[is_paired]
         if self.recipe.level == "segments":
-            segment = unlabelled.scan_idx << _SCAN_SHIFT | unlabelled.extras[IMAGE_SEGMENT]
-            points, images = _pooled(points, images, segment[is_paired])
+            points, segment = _pooled(points, segment)
         else:
             chosen = torch.randperm(len(points), generator=generator)[: self.recipe.max_points].to(points.device)
-            points, images = points[chosen], images[chosen]
+            points, segment = points[chosen], segment[chosen]
+        images = unlabelled.segments[IMAGE_FEATURES][segment].float()
         # K and Q, with those of the other workers where asked for
         with torch.autocast(points.device.type, enabled=False):
             pairs = paired_rows(
@@ -127,20 +127,17 @@ def require_features(evidence_dim: int) -> None:
         )
 
 
-def _pooled(
-    points: Float[Tensor, "P F"], images: Float[Tensor, "P F"], segment: Tensor
-) -> tuple[Float[Tensor, "N F"], Float[Tensor, "N F"]]:
-    """Means of the points of each segment, and its image feature, which is the same at all of them.
+def _pooled(points: Float[Tensor, "P F"], segment: Int[Tensor, "P"]) -> tuple[Float[Tensor, "N F"], Int[Tensor, "N"]]:
+    """Means of the points of each segment that has any, and its number, ascending.
 
     A point counts once: a voxel seen by m paired points counts m times, as in SLidR.
     """
     if not len(points):  # keeps the graph
-        return points, images
+        return points, segment
     order = segment.argsort(stable=True)
-    _, sizes = torch.unique_consecutive(segment[order], return_counts=True)
+    numbers, sizes = torch.unique_consecutive(segment[order], return_counts=True)
     starts = functional.pad(sizes.cumsum(0), (1, 0))
-    means = segment_sum(points, order, starts) / sizes[:, None]
-    return means, images[order[starts[:-1]]]
+    return segment_sum(points, order, starts) / sizes[:, None], numbers
 
 
 @torch.no_grad()

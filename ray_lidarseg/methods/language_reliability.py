@@ -31,15 +31,18 @@ class LanguageReliability(nn.Module):
 
     def note(
         self,
-        language_logits: Float[Tensor, "P C"],
+        word: Int[Tensor, "P"],
         labels: Int[Tensor, "P"],
         is_paired: Bool[Tensor, "P"],
         progress: float,
     ) -> None:
-        """Counts the paired, labelled points of a step; see ``StepNotes`` for ``progress``."""
+        """Counts the paired, labelled points of a step by class and by the class of their word.
+
+        See ``StepNotes`` for ``progress``.
+        """
         num_classes = len(self.counts)
         counted = is_paired & (labels != IGNORE)
-        cell = labels[counted] * num_classes + language_logits[counted].argmax(dim=1)
+        cell = labels[counted] * num_classes + word[counted]
         found = torch.bincount(cell, minlength=num_classes**2).view(num_classes, num_classes)
         self._notes.add(progress, found.to(self.counts.dtype))
 
@@ -49,8 +52,8 @@ class LanguageReliability(nn.Module):
             return
         self.counts.mul_(self.recipe.language_memory).add_(self._notes.total(), alpha=1 - self.recipe.language_memory)
 
-    def weight(self, language_logits: Float[Tensor, "Q C"]) -> Float[Tensor, "Q"]:
-        """Of each point the share of labelled points under the same word that are of the word's class, in [0, 1]."""
+    def weight(self, language_logits: Float[Tensor, "N C"]) -> Float[Tensor, "N"]:
+        """Of each row the share of labelled points under the same word that are of the word's class, in [0, 1]."""
         precision = self.counts.diagonal() / self.counts.sum(dim=0).clamp(min=1e-12)
         return precision[language_logits.argmax(dim=1)]
 

@@ -1,6 +1,7 @@
 """LaserMix++: LaserMix that also learns from what frozen image and language models say of the points cameras see."""
 
 from dataclasses import replace
+from itertools import accumulate
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from ray_lidarseg.errors import RecipeError
 from ray_lidarseg.geometry.mixing import mix_pairs
-from ray_lidarseg.losses.alignment import centred, cosine_distance
+from ray_lidarseg.losses.alignment import centred, cosine_distance, projected_distance
 from ray_lidarseg.losses.softmax import class_probabilities
 from ray_lidarseg.methods.language_reliability import LanguageReliability
 from ray_lidarseg.methods.method import Losses, Method
@@ -18,9 +19,9 @@ from ray_lidarseg.models.ema import EMATeacher
 from ray_lidarseg.models.segmentor import Output, Segmentor
 from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch, SensorSpec, join
-from ray_lidarseg.types import IMAGE_FEATURES, IS_PAIRED, LANGUAGE_LOGITS
+from ray_lidarseg.types import IMAGE_FEATURES, IMAGE_SEGMENT, LANGUAGE_LOGITS
 
-_EVIDENCE = frozenset({IMAGE_FEATURES, LANGUAGE_LOGITS, IS_PAIRED})
+_TABLES = frozenset({IMAGE_FEATURES, LANGUAGE_LOGITS})
 _NO_EVIDENCE = (
     "method lasermix_pp reads image evidence (distillation_weight or language_weight > 0), but data.evidence is empty "
     "or data.evidence_dim is 0: run `ray-lidarseg prepare` with --masks and --features and set data.evidence=auto, or "
@@ -123,9 +124,10 @@ class LaserMixPP(Method):
         if self.extras:
             seen = [(labelled, student_l), (unlabelled, student_u)]
             if self.words is not None and recipe.language_weight:
-                self.words.note(labelled.extras[LANGUAGE_LOGITS], labelled.labels, labelled.extras[IS_PAIRED], progress)
+                word = labelled.segments[LANGUAGE_LOGITS].argmax(dim=1)[labelled.extras[IMAGE_SEGMENT]]
+                self.words.note(word, labelled.labels, _is_paired(labelled), progress)
             terms |= self._evidence_terms(seen, seen[1:], "", progress)
-            stats["paired_ratio"] = unlabelled.extras[IS_PAIRED].float().sum() / max(len(unlabelled), 1)
+            stats["paired_ratio"] = _is_paired(unlabelled).float().sum() / max(len(unlabelled), 1)
         if self._mixes_evidence:
             terms |= self._evidence_terms([(mixed, student_m)], [(mixed, student_m)], "mix_", progress)
         return Losses(terms, stats)
@@ -152,16 +154,16 @@ class LaserMixPP(Method):
     def _distillation(self, seen: list[tuple[PointBatch, Output]]) -> Float[Tensor, ""]:
         """``mean(1 - cos(W f, g))`` over the paired points of all batches, each counting alike."""
         features = torch.cat([output.point_features[_is_paired(batch)] for batch, output in seen])
-        return cosine_distance(self.head(features), _paired(IMAGE_FEATURES, seen))
+        return projected_distance(features, self.head.weight, self.head.bias, *_segments(IMAGE_FEATURES, seen))
 
     def _language(self, seen: list[tuple[PointBatch, Output]]) -> Float[Tensor, ""]:
         """``mean(1 - cos(s, t))`` over the paired points of all batches; see the class for which counts how much."""
         scores = torch.cat([output.point_logits[_is_paired(batch)] for batch, output in seen])
-        targets = _paired(LANGUAGE_LOGITS, seen)
-        group = targets.argmax(dim=1) if self.recipe.language_balanced else None
-        weight = None if self.words is None else self.words.weight(targets)
+        targets, row = _segments(LANGUAGE_LOGITS, seen)
+        group = targets.argmax(dim=1)[row] if self.recipe.language_balanced else None
+        weight = None if self.words is None else self.words.weight(targets)[row]
         if self.recipe.language_drop_ratio:
-            weight = _sure(targets, self.recipe.language_drop_ratio) * (1.0 if weight is None else weight)
+            weight = _sure(targets[row], self.recipe.language_drop_ratio) * (1.0 if weight is None else weight)
         if self.recipe.language_temperature:
             targets = class_probabilities(targets.float() / self.recipe.language_temperature)
         known = None if self.words is None else self.words.known
@@ -169,7 +171,7 @@ class LaserMixPP(Method):
             scores, targets = centred(scores, known), centred(targets, known)
         elif known is not None:
             scores, targets = scores * known, targets * known
-        return cosine_distance(scores, targets, group, weight)
+        return cosine_distance(scores, targets[row], group, weight)
 
     @property
     def _mixes_evidence(self) -> bool:
@@ -177,17 +179,16 @@ class LaserMixPP(Method):
 
     def _to_mix(self, scans: PointBatch) -> PointBatch:
         """The scans without evidence nobody reads after mixing; every other extra stays."""
-        unread = _EVIDENCE - (self.extras if self._mixes_evidence else frozenset())
-        return replace(scans, extras={name: value for name, value in scans.extras.items() if name not in unread})
+        read: frozenset[str] = self.extras if self._mixes_evidence else frozenset()
+        extras = {name: value for name, value in scans.extras.items() if name != IMAGE_SEGMENT or name in read}
+        return replace(scans, extras=extras, segments={name: scans.segments[name] for name in read & _TABLES})
 
     def _require_extras(self, *batches: PointBatch) -> None:
-        missing = sorted({name for batch in batches for name in self.extras - batch.extras.keys()})
+        missing = sorted({name for batch in batches for name in self.extras - {*batch.extras, *batch.segments}})
         if LANGUAGE_LOGITS in missing:
             raise RecipeError(_NO_TEXT)
         if missing:
-            raise RecipeError(
-                f"method lasermix_pp needs the extras {', '.join(missing)}: set data.evidence to a features layer"
-            )
+            raise RecipeError(f"method lasermix_pp needs {', '.join(missing)}: set data.evidence to a features layer")
 
     def after_step(self, progress: float) -> None:
         """Moves the teacher towards the student."""
@@ -209,7 +210,7 @@ class LaserMixPP(Method):
         """What the weights above 0 read."""
         wanted = {IMAGE_FEATURES: self.recipe.distillation_weight, LANGUAGE_LOGITS: self.recipe.language_weight}
         names = {name for name, weight in wanted.items() if weight}
-        return frozenset({*names, IS_PAIRED} if names else ())
+        return frozenset({*names, IMAGE_SEGMENT} if names else ())
 
 
 def require_evidence(recipe: schema.LaserMixPP, evidence_dim: int, has_text: bool = True) -> None:
@@ -237,10 +238,15 @@ def _sure(targets: Float[Tensor, "Q C"], drop_ratio: float) -> Float[Tensor, "Q"
     return (~is_dropped).float()
 
 
-def _paired(name: str, seen: list[tuple[PointBatch, Output]]) -> Float[Tensor, "Q F"]:
-    """An extra of the paired points of all batches, one after the other, in its own type."""
-    return join([batch.extras[name][_is_paired(batch)] for batch, _ in seen])
+def _segments(name: str, seen: list[tuple[PointBatch, Output]]) -> tuple[Float[Tensor, "N F"], Int[Tensor, "Q"]]:
+    """What is known of the segments of all batches, and for each paired point the row there of its own."""
+    tables = [batch.segments[name] for batch, _ in seen]
+    starts = accumulate((len(table) for table in tables[:-1]), initial=0)
+    rows = [
+        batch.extras[IMAGE_SEGMENT][_is_paired(batch)] + start for (batch, _), start in zip(seen, starts, strict=True)
+    ]
+    return join(tables), torch.cat(rows)
 
 
 def _is_paired(batch: PointBatch) -> Bool[Tensor, "P"]:
-    return batch.extras[IS_PAIRED]
+    return batch.extras[IMAGE_SEGMENT] > 0

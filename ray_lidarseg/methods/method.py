@@ -114,7 +114,7 @@ class Method(nn.Module, ABC):
 
     @property
     def extras(self) -> frozenset[str]:
-        """Names (``types.IMAGE_FEATURES``, …) of the per-point extras both streams must bring. None by default."""
+        """Names (``types.IMAGE_FEATURES``, …) of the extras and segments both streams must bring. None by default."""
         return frozenset()
 
     @property

@@ -18,7 +18,7 @@ from ray_lidarseg.errors import DataError, LidarSegError
 from ray_lidarseg.metrics.confusion import Confusion
 from ray_lidarseg.report.evidence_pictures import blank_photo, covered_ratio, read_photo
 from ray_lidarseg.sample import CameraImage, Keyframe
-from ray_lidarseg.types import IGNORE, IS_PAIRED, LANGUAGE_LOGITS
+from ray_lidarseg.types import IGNORE, LANGUAGE_LOGITS
 
 PHOTO_WIDTH_PX = 480  # of the page's pictures of images: sharp at a quarter of its width on a dense screen
 
@@ -270,10 +270,10 @@ class _LayersOfAFrame:
             evidence = self._evidence.evidence(index)
             features = evidence.segment_features
             text = self._evidence.text
-            names = [IS_PAIRED, *([LANGUAGE_LOGITS] if text is not None else [])]
-            extras = {name: tensor.numpy() for name, tensor in evidence.extras(text, names).items()}
-            is_paired = extras[IS_PAIRED]
-            zero_shot = _nearest_class(extras.get(LANGUAGE_LOGITS), is_paired)
+            row = evidence.image_segment()
+            is_paired = row > 0
+            logits = None if text is None else evidence.segments(text, [LANGUAGE_LOGITS])[LANGUAGE_LOGITS][row]
+            zero_shot = _nearest_class(logits, is_paired)
         images = tuple(self._images(frame, features, notes))
         return FrameEvidence(frame, images, camera, pixel, segment, is_paired, zero_shot)
 

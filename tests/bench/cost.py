@@ -45,13 +45,14 @@ from ray_lidarseg.synthetic.lidar import Scan, scan
 from ray_lidarseg.synthetic.presets import PRESETS
 from ray_lidarseg.synthetic.scene import Scene
 from ray_lidarseg.training.loop import MicroBatches, Ranks, StepLoop
-from ray_lidarseg.types import IMAGE_FEATURES, IS_PAIRED, LANGUAGE_LOGITS
+from ray_lidarseg.types import IMAGE_FEATURES, IMAGE_SEGMENT, LANGUAGE_LOGITS
 from tests.bench.ledger import Ledger, Row, parser, print_table
 
 BACKBONES = ("fidnet", "minkunet", "spvcnn", "cylinder3d")
 FORWARDS = {"supervised": (1, 0), "mean_teacher": (2, 2), "lasermix": (4, 2), "lasermix_pp": (4, 2)}
 """By method: forwards of student and teacher in one step, in units of B scans."""
 EVIDENCE_DIM = 512  # CLIP ViT-B/16; random rows, which cost as much as true ones
+NUM_SEGMENTS = 300  # of six cameras, those that points fall on
 PAIRED_RATIO = 0.6  # about the share of nuScenes' points that a camera sees
 SEED = 4242  # a scene no training uses
 
@@ -244,11 +245,13 @@ def _micro_batch(method: Method, scans: Sequence[PointBatch]) -> MicroBatches:
 def _seen(batch: PointBatch, method: Method) -> PointBatch:
     """With random evidence, of the names the method reads."""
     generator = torch.Generator().manual_seed(0)
-    is_paired = torch.rand(len(batch), generator=generator) < PAIRED_RATIO
-    features = functional.normalize(torch.randn(len(batch), EVIDENCE_DIM, generator=generator)) * is_paired[:, None]
-    cosines = torch.rand(len(batch), NUSCENES.num_classes, generator=generator) * is_paired[:, None]
-    extras = {IMAGE_FEATURES: features.half(), LANGUAGE_LOGITS: cosines.half(), IS_PAIRED: is_paired}
-    return replace(batch, extras={name: extras[name] for name in method.extras})
+    number = torch.randint(1, 1 + NUM_SEGMENTS, (len(batch),), generator=generator)
+    number *= torch.rand(len(batch), generator=generator) < PAIRED_RATIO
+    features = functional.normalize(torch.randn(NUM_SEGMENTS, EVIDENCE_DIM, generator=generator))
+    cosines = torch.rand(NUM_SEGMENTS, NUSCENES.num_classes, generator=generator)
+    rows = {IMAGE_FEATURES: features, LANGUAGE_LOGITS: cosines}
+    segments = {name: functional.pad(rows[name], (0, 0, 1, 0)).half() for name in method.extras & rows.keys()}
+    return replace(batch, extras={IMAGE_SEGMENT: number} if method.extras else {}, segments=segments)
 
 
 def _print(rows: Sequence[Row]) -> None:

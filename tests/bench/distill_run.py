@@ -7,7 +7,7 @@ FOLDER, in the order in which they are trained; what has ended is not trained ag
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,7 +28,7 @@ from ray_lidarseg.models.word_classifier import Words, ZeroShot
 from ray_lidarseg.recipe.load import override, parse_recipe
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.training.run_folder import load_method
-from ray_lidarseg.types import IMAGE_FEATURES, IS_PAIRED
+from ray_lidarseg.types import IMAGE_FEATURES, IMAGE_SEGMENT
 from tests.bench.lasermix_pp import RECIPE as SHARED
 from tests.bench.lasermix_pp import recipe as semi_recipe
 from tests.bench.ledger import Row
@@ -162,11 +162,11 @@ def language(run: Path, num_frames: int, prototypes: str) -> Row:
     scores = {name: LanguageScores(words.num_classes, _PER_FRAME, _PER_CLASS) for name, words in said.items()}
     for number in range(len(frames)):
         frame = frames[number]
-        extras = evidence.extras(number, (IMAGE_FEATURES, IS_PAIRED))
-        batch, _ = to_batch(frame, sensor, recipe.data.use_intensity, extras)
-        points, images = model(batch).point_features, batch.extras[IMAGE_FEATURES].float()
+        extras, segments = evidence.read(number, (IMAGE_FEATURES,))
+        batch = replace(to_batch(frame, sensor, recipe.data.use_intensity, extras)[0], segments=segments)
+        points, images = model(batch).point_features, batch.of_segments(IMAGE_FEATURES).float()
         for name, words in said.items():
-            scores[name].add(frame.frame_id, batch.labels, points, images, batch.extras[IS_PAIRED], words)
+            scores[name].add(frame.frame_id, batch.labels, points, images, batch.extras[IMAGE_SEGMENT] > 0, words)
     absent = dataset_of(recipe.data).absent
     found = {name: part.result(absent)["zero_shot"] for name, part in scores.items()}
     structure = scores["text"].reservoir.structure()

@@ -18,7 +18,7 @@ from ray_lidarseg.datasets.layers import (
 from ray_lidarseg.datasets.shards import read_catalog, write_catalog, write_shard
 from ray_lidarseg.sample import Keyframe
 from ray_lidarseg.storage.whole_files import write_whole
-from ray_lidarseg.types import IGNORE, IS_PAIRED, LANGUAGE_LOGITS
+from ray_lidarseg.types import IGNORE, IMAGE_SEGMENT, LANGUAGE_LOGITS
 from tests.bench.oracle_evidence import majority, oracle_layer, write_oracle
 
 LOCAL = fs.LocalFileSystem()
@@ -59,7 +59,8 @@ def test_training_reads_it_as_any_layer(tmp_path):
     name = oracle_layer(masks.name, pairs.name, 3).name
     catalog = read_catalog(LOCAL, str(tmp_path)).of_split("train")
     reader = EvidenceReader(LOCAL, str(tmp_path), catalog, f"{name}/{pairs.name}")
-    extras = reader.extras(0, (LANGUAGE_LOGITS, IS_PAIRED))
-    assert extras[IS_PAIRED].tolist() == [True, True, True, True, False, False]
-    assert torch.equal(extras[LANGUAGE_LOGITS][:4].argmax(dim=1), torch.tensor([2, 2, 2, 1]))
+    extras, segments = reader.read(0, (LANGUAGE_LOGITS,))
+    row = extras[IMAGE_SEGMENT]
+    assert (row > 0).tolist() == [True, True, True, True, False, False]
+    assert torch.equal(segments[LANGUAGE_LOGITS][row[:4]].argmax(dim=1), torch.tensor([2, 2, 2, 1]))
     assert reader.feature_dim == 3

@@ -3,7 +3,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import fs
@@ -25,7 +24,7 @@ from ray_lidarseg.datasets.layers import (
 from ray_lidarseg.datasets.shards import Catalog, list_shards, write_catalog, write_shard
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.sample import Keyframe
-from ray_lidarseg.types import IMAGE_FEATURES, IS_PAIRED, LANGUAGE_LOGITS
+from ray_lidarseg.types import IMAGE_FEATURES, IMAGE_SEGMENT, LANGUAGE_LOGITS
 
 LOCAL = fs.LocalFileSystem()
 FRONT = np.array([[1, 0], [0, 1]], np.float16)  # unit features of two segments
@@ -86,68 +85,77 @@ def catalog_of(folder: str) -> Catalog:
     return write_catalog(LOCAL, folder)
 
 
-def test_extras_by_hand() -> None:
-    extras = EVIDENCE.extras(TEXT, (IMAGE_FEATURES, LANGUAGE_LOGITS, IS_PAIRED))
-    assert extras[IS_PAIRED].tolist() == [True, True, True, False, False, False]
-    assert extras[IMAGE_FEATURES].dtype == torch.float16
+def test_segments_by_hand() -> None:
+    row, segments = EVIDENCE.image_segment(), EVIDENCE.segments(TEXT, (IMAGE_FEATURES, LANGUAGE_LOGITS))
+    assert (row > 0).tolist() == [True, True, True, False, False, False]
+    assert segments[IMAGE_FEATURES].dtype == np.float16
     expected = [[0, 1], [1, 0], [0.6, 0.8], [0, 0], [0, 0], [0, 0]]
-    np.testing.assert_allclose(extras[IMAGE_FEATURES].numpy(), expected, atol=1e-3)
+    np.testing.assert_allclose(segments[IMAGE_FEATURES][row], expected, atol=1e-3)
     # car is the better of "car" and "van"; road is "road" alone
     logits = [[1, 0], [1, -1], [0.8, -0.6], [0, 0], [0, 0], [0, 0]]
-    np.testing.assert_allclose(extras[LANGUAGE_LOGITS].numpy(), logits, atol=1e-3)
+    np.testing.assert_allclose(segments[LANGUAGE_LOGITS][row], logits, atol=1e-3)
 
 
 def test_a_segment_whose_feature_is_zero_pairs_nothing() -> None:
     evidence = Evidence(np.zeros(2, np.int8), np.array([1, 2], np.uint16), (np.array([[0, 0], [1, 0]], np.float16),), 2)
-    assert evidence.extras()[IS_PAIRED].tolist() == [False, True]
+    assert evidence.image_segment().tolist() == [0, 2]
 
 
 @pytest.mark.parametrize(("camera", "segment"), [(0, 3), (1, 2), (2, 1)])
 def test_a_pair_without_a_feature_row_is_an_error(camera: int, segment: int) -> None:
     wrong = Evidence(np.array([camera], np.int8), np.array([segment], np.uint16), (FRONT, BACK), 2)
     with pytest.raises(DataError, match="segments that have no feature row: prepare both layers again"):
-        wrong.extras()
+        wrong.image_segment()
 
 
-def test_logits_without_words_and_unknown_names_are_errors() -> None:
+def test_logits_without_words_and_unknown_names_are_errors(folder: str) -> None:
     with pytest.raises(DataError, match=r"language_logits needs .* --features clip"):
-        EVIDENCE.extras(None, [LANGUAGE_LOGITS])
-    with pytest.raises(DataError, match=r"no extra colour: layers give image_features, language_logits, is_paired"):
-        EVIDENCE.extras(TEXT, ["colour"])
+        EVIDENCE.segments(None, [LANGUAGE_LOGITS])
+    with pytest.raises(DataError, match=r"no extra colour: layers give image_features, language_logits, image_segment"):
+        reader(folder).read(0, ["colour"])
 
 
 @settings(max_examples=25, deadline=None)
 @given(counts=st.lists(st.integers(0, 5), max_size=4), seed=st.integers(0, 99))
-def test_extras_agree_with_a_loop_over_points(counts: list[int], seed: int) -> None:
+def test_segments_agree_with_a_loop_over_points(counts: list[int], seed: int) -> None:
     rng = np.random.default_rng(seed)
     features = tuple(rng.normal(size=(count, 3)).astype(np.float16) for count in counts)
     camera = rng.integers(-1, len(counts), 20).astype(np.int8)
     segment = np.array([rng.integers(0, counts[c] + 1) if c >= 0 else 0 for c in camera], np.uint16)
-    extras = Evidence(camera, segment, features, 3).extras()
+    evidence = Evidence(camera, segment, features, 3)
+    number, table = evidence.image_segment(), evidence.segments()[IMAGE_FEATURES]
     for point in range(20):
         is_paired = camera[point] >= 0 and segment[point] > 0
         row = features[camera[point]][segment[point] - 1] if is_paired else np.zeros(3)
-        np.testing.assert_array_equal(extras[IMAGE_FEATURES][point].numpy(), row)
-        assert bool(extras[IS_PAIRED][point]) == is_paired
+        np.testing.assert_array_equal(table[number[point]], row)
+        assert bool(number[point]) == is_paired
 
 
-def test_a_reader_gives_the_extras_of_a_frame_also_after_pickling(folder: str) -> None:
-    found = pickle.loads(pickle.dumps(reader(folder))).extras(0, [IMAGE_FEATURES, LANGUAGE_LOGITS])
-    expected = EVIDENCE.extras(TEXT, [IMAGE_FEATURES, LANGUAGE_LOGITS])
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in found)
+def test_a_reader_gives_what_a_frame_has_also_after_pickling(folder: str) -> None:
+    names = [IMAGE_FEATURES, LANGUAGE_LOGITS]
+    extras, segments = pickle.loads(pickle.dumps(reader(folder))).read(0, names)
+    expected = EVIDENCE.segments(TEXT, names)
+    assert segments.keys() == expected.keys()
+    assert all(np.array_equal(segments[name].numpy(), expected[name]) for name in names)
+    assert extras[IMAGE_SEGMENT].tolist() == EVIDENCE.image_segment().tolist()
+    assert reader(folder).read(0, []) == ({}, {})
 
 
 def test_a_frame_a_teacher_failed_on_has_no_pairs(folder: str) -> None:
     evidence = reader(folder)
     assert evidence.num_missing == 1
-    assert evidence.extras(1, [IS_PAIRED])[IS_PAIRED].tolist() == [False] * 6
-    assert evidence.extras(1, [IMAGE_FEATURES])[IMAGE_FEATURES].shape == (6, 2)
+    extras, segments = evidence.read(1, [IMAGE_FEATURES])
+    assert extras[IMAGE_SEGMENT].tolist() == [0] * 6
+    assert segments[IMAGE_FEATURES].tolist() == [[0, 0]]
 
 
 def test_no_points_at_all_keep_the_shapes(folder: str) -> None:
-    shapes = {name: tuple(v.shape) for name, v in reader(folder).empty([IMAGE_FEATURES, LANGUAGE_LOGITS]).items()}
-    assert shapes == {IMAGE_FEATURES: (0, 2), LANGUAGE_LOGITS: (0, 2)}
+    extras, segments = reader(folder).empty([IMAGE_FEATURES, LANGUAGE_LOGITS])
+    assert extras[IMAGE_SEGMENT].shape == (0,)
+    assert {name: tuple(rows.shape) for name, rows in segments.items()} == {
+        IMAGE_FEATURES: (1, 2),
+        LANGUAGE_LOGITS: (1, 2),
+    }
 
 
 def test_only_the_columns_needed_are_read(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +218,7 @@ def test_auto_with_several_layers_names_them(folder: str) -> None:
     first = features_layer(masks_layer()).name
     with pytest.raises(DataError, match=r"has 2 features layers, say which .*data.evidence=features-\w+ or data"):
         reader(folder)
-    assert reader(folder, first).extras(0, [IS_PAIRED])[IS_PAIRED].any()
+    assert reader(folder, first).read(0, [IMAGE_SEGMENT])[0][IMAGE_SEGMENT].any()
     assert other in evidence_layers(LOCAL, folder, other)
     second = put(folder, pairs_layer(masks_layer(), occlusion=False), [])
     with pytest.raises(DataError, match=rf"2 pairs layers, .*data.evidence={first}/pairs-"):

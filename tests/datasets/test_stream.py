@@ -24,7 +24,7 @@ from ray_lidarseg.errors import DataError
 from ray_lidarseg.recipe.load import override
 from ray_lidarseg.recipe.schema import Recipe, Split
 from ray_lidarseg.sample import Keyframe, PointBatch
-from ray_lidarseg.types import IGNORE, IMAGE_FEATURES, IS_PAIRED
+from ray_lidarseg.types import IGNORE, IMAGE_FEATURES, IMAGE_SEGMENT
 
 LOCAL = fs.LocalFileSystem()
 BASE = {"workers.num_workers": 1, "train.steps": 50, "train.labelled_per_step": 6, "train.unlabelled_per_step": 6}
@@ -178,16 +178,16 @@ def with_evidence(folder: str) -> PreparedFrames:
 def test_extras_belong_to_the_points_they_come_with_in_both_streams(tmp_path: Path) -> None:
     """Unusable points are dropped, points are moved by the augmentation, scans are packed: extras stay with theirs."""
     frames = with_evidence(str(tmp_path))
-    steps = steps_of(frames, {"data.evidence": "auto"}, extras=frozenset({IMAGE_FEATURES, IS_PAIRED}))
+    steps = steps_of(frames, {"data.evidence": "auto"}, extras=frozenset({IMAGE_FEATURES, IMAGE_SEGMENT}))
     seen = 0
     for step in range(4):
         for batch in steps[step][0]:
-            assert set(batch.extras) == {IMAGE_FEATURES, IS_PAIRED}
+            assert (set(batch.extras), set(batch.segments)) == ({IMAGE_SEGMENT}, {IMAGE_FEATURES})
             for scan in batch.scans():
                 number = len(scan) - 2  # frame n has n + 3 points, one of them too near
                 expected = [number + 1] * 2 + [0] * (len(scan) - 2) if number < 14 else [0] * len(scan)
-                assert scan.extras[IMAGE_FEATURES][:, 0].tolist() == expected
-                assert scan.extras[IS_PAIRED].tolist() == [bool(value) for value in expected]
+                assert scan.of_segments(IMAGE_FEATURES)[:, 0].tolist() == expected
+                assert (scan.extras[IMAGE_SEGMENT] > 0).tolist() == [bool(value) for value in expected]
                 seen += 1
     assert seen == 4 * 12
 
@@ -196,8 +196,8 @@ def test_an_empty_stream_has_empty_extras(tmp_path: Path) -> None:
     frames = with_evidence(str(tmp_path))
     extras = frozenset({IMAGE_FEATURES})
     steps = steps_of(frames, {"data.evidence": "auto"}, extras=extras, with_unlabelled=False)
-    assert steps[0][0][1].extras[IMAGE_FEATURES].shape == (0, 2)
-    assert PointBatch.pack(list(steps[0][0])).extras[IMAGE_FEATURES].shape[1] == 2
+    assert steps[0][0][1].of_segments(IMAGE_FEATURES).shape == (0, 2)
+    assert PointBatch.pack(list(steps[0][0])).of_segments(IMAGE_FEATURES).shape[1] == 2
 
 
 def test_extras_without_a_layer_name_the_command(frames) -> None:

@@ -1,6 +1,7 @@
 """A whole training step on a CUDA device: the same losses as on a CPU, and finite ones under mixed precision."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.recipe.load import parse_recipe
 from ray_lidarseg.sample import PointBatch, SensorSpec
 from ray_lidarseg.training.loop import Ranks, StepLoop
-from ray_lidarseg.types import IMAGE_FEATURES, IS_PAIRED, LANGUAGE_LOGITS
+from ray_lidarseg.types import IMAGE_FEATURES, IMAGE_SEGMENT, LANGUAGE_LOGITS
 
 pytestmark = [
     pytest.mark.gpu,
@@ -36,12 +37,13 @@ def _scans(seed: int) -> PointBatch:
     for _ in range(2):
         points = (torch.rand(2000, 4, generator=generator) - 0.5) * torch.tensor([60.0, 60.0, 6.0, 0.0])
         points[:, 3] = 0.5
-        extras = {
-            IMAGE_FEATURES: torch.randn(2000, 4, generator=generator).half(),
-            LANGUAGE_LOGITS: (0.2 + 0.1 * torch.rand(2000, 3, generator=generator)).half(),
-            IS_PAIRED: torch.rand(2000, generator=generator) < 0.5,
+        segments = {
+            IMAGE_FEATURES: torch.randn(101, 4, generator=generator).half(),
+            LANGUAGE_LOGITS: (0.2 + 0.1 * torch.rand(101, 3, generator=generator)).half(),
         }
-        scans.append(PointBatch.of_scan(points, (points[:, 2] > 0).long(), extras))
+        number = torch.randint(-100, 101, (2000,), generator=generator).clamp_min(0)
+        scan = PointBatch.of_scan(points, (points[:, 2] > 0).long(), {IMAGE_SEGMENT: number})
+        scans.append(replace(scan, segments=segments))
     return PointBatch.pack(scans)
 
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from ray_lidarseg.losses.alignment import centred, cosine_distance
+from ray_lidarseg.losses.alignment import centred, cosine_distance, projected_distance
 
 
 def test_by_hand():
@@ -88,3 +88,44 @@ def test_classes_that_do_not_count_are_zero_and_take_no_part_in_the_mean():
     scores = torch.tensor([[1.0, 3.0, 100.0]])
     assert centred(scores, torch.tensor([True, True, False])).tolist() == [[-1.0, 1.0, 0.0]]
     assert centred(scores, torch.tensor([False, False, False])).tolist() == [[0.0, 0.0, 0.0]]
+
+
+def _projection(dtype: torch.dtype = torch.float32, num_points: int = 50) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(2)
+    sizes = (num_points, 6), (40, 6), (40,), (7, 40)
+    features, weight, bias, targets = (torch.randn(size, generator=generator, dtype=dtype) for size in sizes)
+    return *(part.requires_grad_() for part in (features, weight, bias)), targets
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_projected_distance_is_that_of_the_projected_values_with_its_gradients(dtype):
+    *learned, targets = _projection(dtype)
+    row = torch.arange(50) % 7
+    targets[3] = 0
+    values = torch.nn.functional.linear(*learned)
+    pairs = [projected_distance(*learned, targets, row), cosine_distance(values, targets[row])]
+    torch.testing.assert_close(*pairs)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, learned) for loss in pairs), rtol=1e-4, atol=1e-6)
+
+
+def test_a_projected_distance_is_computed_in_float32_whatever_comes():
+    features, weight, bias, targets = _projection()
+    row = torch.arange(50) % 7
+    whole = projected_distance(features, weight, bias, targets.half(), row)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = projected_distance(features.bfloat16(), weight, bias, targets.half(), row)
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, whole, atol=5e-3, rtol=0)
+
+
+def test_projected_values_of_length_zero_and_no_points_at_all_have_finite_gradients():
+    for num_points in (0, 5):
+        features, weight, bias, targets = _projection(num_points=num_points)
+        with torch.no_grad():
+            weight.zero_()
+            bias.zero_()
+        loss = projected_distance(features, weight, bias, targets, torch.arange(num_points))
+        loss.backward()
+        assert float(loss.detach()) == pytest.approx(float(num_points > 0))
+        assert all(torch.isfinite(part.grad).all() for part in (features, weight, bias))
+        assert bool(weight.grad.any()) == (num_points > 0)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional
@@ -11,7 +13,7 @@ from ray_lidarseg.models.cylinder3d import build_cylinder3d
 from ray_lidarseg.models.spvcnn import build_spvcnn
 from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch
-from ray_lidarseg.types import IMAGE_FEATURES, IMAGE_SEGMENT, IS_PAIRED
+from ray_lidarseg.types import IMAGE_FEATURES, IMAGE_SEGMENT
 from tests.methods.conftest import NUM_CLASSES, SENSOR, scan
 
 DIM = 6
@@ -35,10 +37,9 @@ def seen(seed: int) -> PointBatch:
     classes = scan(seed).labels.clamp(max=NUM_CLASSES - 1)
     is_paired = torch.arange(len(batch)) < 0.9 * len(batch)
     segment = torch.where(is_paired, 1 + 3 * classes + torch.arange(len(batch)) % 3, 0)
-    features = torch.where(is_paired[:, None], TEACHER[classes], 0.0).half()
-    return PointBatch.of_scan(
-        batch.points, batch.labels, {IMAGE_FEATURES: features, IS_PAIRED: is_paired, IMAGE_SEGMENT: segment}
-    )
+    features = functional.pad(TEACHER.repeat_interleave(3, dim=0), (0, 0, 1, 0)).half()
+    seen = PointBatch.of_scan(batch.points, batch.labels, {IMAGE_SEGMENT: segment})
+    return replace(seen, segments={IMAGE_FEATURES: features})
 
 
 @pytest.fixture
@@ -48,11 +49,10 @@ def scans() -> PointBatch:
 
 def test_pooling_by_hand():
     points = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 4.0]])
-    images = torch.tensor([[5.0, 1.0], [7.0, 1.0], [5.0, 1.0], [5.0, 1.0]])
-    means, teacher = _pooled(points, images, torch.tensor([9, 4, 9, 9]))
+    means, numbers = _pooled(points, torch.tensor([9, 4, 9, 9]))
     assert means.tolist() == [[0.0, 1.0], [pytest.approx(2 / 3), pytest.approx(4 / 3)]]
-    assert teacher.tolist() == [[7.0, 1.0], [5.0, 1.0]]
-    assert [len(part) for part in _pooled(points[:0], images[:0], torch.zeros(0, dtype=torch.int64))] == [0, 0]
+    assert numbers.tolist() == [4, 9]
+    assert [len(part) for part in _pooled(points[:0], torch.zeros(0, dtype=torch.int64))] == [0, 0]
 
 
 def test_the_loss_is_that_of_unit_means_of_each_segment_of_each_scan(build, scans):
@@ -63,11 +63,10 @@ def test_the_loss_is_that_of_unit_means_of_each_segment_of_each_scan(build, scan
         points = functional.normalize(method.head(method.student(scans).point_features), dim=1)
     rows = []
     for index in range(2):
-        for number in range(1, 1 + 3 * NUM_CLASSES):
-            mine = (scans.scan_idx == index) & (scans.extras[IMAGE_SEGMENT] == number)
-            rows.append(
-                (functional.normalize(points[mine].mean(0), dim=0), scans.extras[IMAGE_FEATURES][mine][0].float())
-            )
+        for number in range(3 * NUM_CLASSES):  # packing numbers the second scan's segments behind the first one's
+            mine = (scans.scan_idx == index) & (scans.extras[IMAGE_SEGMENT] == 1 + number + 3 * NUM_CLASSES * index)
+            feature = TEACHER[number // 3].half().float()
+            rows.append((functional.normalize(points[mine].mean(0), dim=0), feature))
     k, q = (torch.stack(part) for part in zip(*rows, strict=True))
     torch.testing.assert_close(k.norm(dim=1), torch.ones(len(k)))
     expected = cross_modal(paired_rows(k, functional.normalize(q, dim=1)))
@@ -106,7 +105,7 @@ def _models():
 @pytest.mark.parametrize(("name", "model"), list(_models()))
 def test_on_every_backbone_all_that_is_trainable_gets_a_gradient_and_the_classifier_is_not(build, scans, name, model):
     method = build(schema.Distill(), name) if model is None else Distill(model, schema.Distill(), DIM)
-    for batch in (scans, scans.select(~scans.extras[IS_PAIRED])):
+    for batch in (scans, scans.select(scans.extras[IMAGE_SEGMENT] == 0)):
         method.zero_grad()
         losses = method(NO_SCANS, batch, 0.0, torch.Generator())
         losses.total.backward()

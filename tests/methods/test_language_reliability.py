@@ -15,7 +15,7 @@ def words(*named: int) -> torch.Tensor:
 def test_by_hand():
     reliability = LanguageReliability(3, RECIPE)
     labels = torch.tensor([0, 0, 0, 1, 1, 2, IGNORE, 0])
-    named = words(0, 0, 1, 1, 0, 1, 2, 2)
+    named = torch.tensor([0, 0, 1, 1, 0, 1, 2, 2])
     is_paired = torch.tensor([True] * 7 + [False])
     reliability.note(named, labels, is_paired, 0.0)
     reliability.after_step()
@@ -27,10 +27,10 @@ def test_by_hand():
 
 def test_counts_follow_the_steps_and_a_skipped_one_leaves_nothing():
     reliability, everything = LanguageReliability(3, RECIPE), torch.ones(2, dtype=torch.bool)
-    reliability.note(words(0, 0), torch.tensor([0, 1]), everything, 0.0)
+    reliability.note(torch.tensor([0, 0]), torch.tensor([0, 1]), everything, 0.0)
     reliability.after_step()
-    reliability.note(words(1, 1), torch.tensor([1, 1]), everything, 0.1)  # skipped
-    reliability.note(words(0, 0), torch.tensor([0, 0]), everything, 0.2)
+    reliability.note(torch.tensor([1, 1]), torch.tensor([1, 1]), everything, 0.1)  # skipped
+    reliability.note(torch.tensor([0, 0]), torch.tensor([0, 0]), everything, 0.2)
     reliability.after_step()
     assert reliability.counts[:2, 0].tolist() == [0.5 * 0.5 * 1 + 0.5 * 2, 0.5 * 0.5 * 1]
     assert reliability.counts[:, 1:].sum() == 0

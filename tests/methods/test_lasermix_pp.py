@@ -17,7 +17,7 @@ from ray_lidarseg.methods.lasermix_pp import LaserMixPP, _sure
 from ray_lidarseg.models.fidnet import FIDNet
 from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch, SensorSpec
-from ray_lidarseg.types import IMAGE_FEATURES, IS_PAIRED, LANGUAGE_LOGITS
+from ray_lidarseg.types import IMAGE_FEATURES, IMAGE_SEGMENT, LANGUAGE_LOGITS
 
 SENSOR = SensorSpec(16, math.radians(10.0), math.radians(-30.0), 1.0, 50.0, 1.0)
 EVIDENCE_DIM, NUM_CLASSES = 6, 4
@@ -26,20 +26,25 @@ NOTHING = {"distillation_weight": 0.0, "language_weight": 0.0}
 
 
 def with_evidence(batch: PointBatch, truth: torch.Tensor, paired_ratio: float = 0.7, seed: int = 0) -> PointBatch:
-    """Per class one feature direction and CLIP-like cosines around 0.2; zero rows where unpaired."""
+    """Per class one feature direction and CLIP-like cosines around 0.2, every paired point on a segment of its own."""
     generator = torch.Generator().manual_seed(seed)
     truth = truth.clamp(max=NUM_CLASSES - 1)
-    is_paired = torch.rand(len(batch), generator=generator) < paired_ratio
+    has_segment = torch.rand(len(batch), generator=generator) < paired_ratio
     table = torch.randn(NUM_CLASSES, EVIDENCE_DIM, generator=torch.Generator().manual_seed(99))
     features = functional.normalize(table[truth] + 0.05 * torch.randn(len(batch), EVIDENCE_DIM, generator=generator))
     noise = 0.01 * torch.randn(len(batch), NUM_CLASSES, generator=generator)
     logits = 0.2 + 0.05 * functional.one_hot(truth, NUM_CLASSES) + noise
-    extras = {
-        IMAGE_FEATURES: (features * is_paired[:, None]).half(),
-        LANGUAGE_LOGITS: (logits * is_paired[:, None]).half(),
-        IS_PAIRED: is_paired,
+    segment = torch.where(has_segment, 1 + torch.arange(len(batch)), 0)
+    nothing = (0, 0, 1, 0)
+    segments = {
+        IMAGE_FEATURES: functional.pad(features, nothing).half(),
+        LANGUAGE_LOGITS: functional.pad(logits, nothing).half(),
     }
-    return replace(batch, extras=extras)
+    return replace(batch, extras={IMAGE_SEGMENT: segment}, segments=segments)
+
+
+def is_paired(batch: PointBatch) -> torch.Tensor:
+    return batch.extras[IMAGE_SEGMENT] > 0
 
 
 def make(method: schema.Supervised, evidence_dim: int = EVIDENCE_DIM) -> LaserMixPP:
@@ -96,8 +101,8 @@ def test_balanced_guidance_counts_a_rare_class_like_a_common_one(seen_l, seen_u)
     method = make(recipe)
     with torch.no_grad():
         said = says(method, seen_l, seen_u).terms["language"]
-        is_paired = seen_u.extras[IS_PAIRED]
-        scores, words = method.student(seen_u).point_logits[is_paired], seen_u.extras[LANGUAGE_LOGITS][is_paired]
+        mask = is_paired(seen_u)
+        scores, words = method.student(seen_u).point_logits[mask], seen_u.of_segments(LANGUAGE_LOGITS)[mask]
     named, (scores, words) = (
         words.argmax(1),
         (rows.float() - rows.float().mean(1, keepdim=True) for rows in (scores, words)),
@@ -126,25 +131,24 @@ def test_terms_by_hand(seen_l, seen_u):
     with torch.no_grad():
         terms = says(method, seen_l, seen_u).terms
         outputs = method.student(seen_l), method.student(seen_u)
-        paired = [batch.extras[IS_PAIRED] for batch in (seen_l, seen_u)]
+        paired = [is_paired(batch) for batch in (seen_l, seen_u)]
         features = torch.cat([output.point_features[mask] for output, mask in zip(outputs, paired, strict=True)])
-        images = torch.cat([b.extras[IMAGE_FEATURES][m] for b, m in zip((seen_l, seen_u), paired, strict=True)])
+        images = torch.cat([b.of_segments(IMAGE_FEATURES)[m] for b, m in zip((seen_l, seen_u), paired, strict=True)])
         assert float(terms["distillation"]) == pytest.approx(
             2 * cosine_by_hand(method.head(features), images), rel=1e-4
         )
-        scores, words = outputs[1].point_logits[paired[1]], seen_u.extras[LANGUAGE_LOGITS][paired[1]].float()
+        scores, words = outputs[1].point_logits[paired[1]], seen_u.of_segments(LANGUAGE_LOGITS)[paired[1]].float()
         scores, words = scores - scores.mean(1, keepdim=True), words - words.mean(1, keepdim=True)
         assert float(terms["language"]) == pytest.approx(3 * cosine_by_hand(scores, words), rel=1e-4)
         pseudo = method.teacher(seen_u).point_logits.softmax(1).max(1)
         pseudo = torch.where(pseudo.values > 0.3, pseudo.indices, 255)
         generator = torch.Generator().manual_seed(5)
         mixed = mix_pairs(seen_l, seen_u.with_labels(pseudo), SENSOR, (4, 5), generator)
-        output, mask = method.student(mixed), mixed.extras[IS_PAIRED]
-        expected = (
-            2 * 0.5 * cosine_by_hand(method.head(output.point_features[mask]), mixed.extras[IMAGE_FEATURES][mask])
-        )
+        output, mask = method.student(mixed), is_paired(mixed)
+        images = mixed.of_segments(IMAGE_FEATURES)[mask]
+        expected = 2 * 0.5 * cosine_by_hand(method.head(output.point_features[mask]), images)
         assert float(terms["mix_distillation"]) == pytest.approx(expected, rel=1e-4)
-        scores, words = output.point_logits[mask], mixed.extras[LANGUAGE_LOGITS][mask].float()
+        scores, words = output.point_logits[mask], mixed.of_segments(LANGUAGE_LOGITS)[mask].float()
         scores, words = scores - scores.mean(1, keepdim=True), words - words.mean(1, keepdim=True)
         assert float(terms["mix_language"]) == pytest.approx(3 * 0.5 * cosine_by_hand(scores, words), rel=1e-4)
 
@@ -164,15 +168,18 @@ def test_switches_leave_terms_out(seen_l, seen_u):
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({}, {IMAGE_FEATURES, LANGUAGE_LOGITS, IS_PAIRED}),
-        ({"language_weight": 0.0}, {IMAGE_FEATURES, IS_PAIRED}),
-        ({"distillation_weight": 0.0}, {LANGUAGE_LOGITS, IS_PAIRED}),
+        ({}, {IMAGE_FEATURES, LANGUAGE_LOGITS, IMAGE_SEGMENT}),
+        ({"language_weight": 0.0}, {IMAGE_FEATURES, IMAGE_SEGMENT}),
+        ({"distillation_weight": 0.0}, {LANGUAGE_LOGITS, IMAGE_SEGMENT}),
     ],
 )
 def test_it_asks_for_exactly_the_extras_it_reads(seen_l, seen_u, fields, expected):
     method = make(schema.LaserMixPP(**PLAIN, **fields))
     assert method.extras == expected
-    only = [replace(b, extras={name: b.extras[name] for name in expected}) for b in (seen_l, seen_u)]
+    only = [
+        replace(b, segments={name: rows for name, rows in b.segments.items() if name in expected})
+        for b in (seen_l, seen_u)
+    ]
     assert torch.equal(says(method, *only).total, says(method, seen_l, seen_u).total)
 
 
@@ -225,10 +232,8 @@ def test_without_a_paired_point_the_terms_are_zero_and_every_parameter_has_a_gra
 
 def test_zero_evidence_of_paired_points_gives_no_nan(seen_l, seen_u):
     method = make(schema.LaserMixPP(**PLAIN))
-    empty = [
-        replace(b, extras={**{n: torch.zeros_like(v) for n, v in b.extras.items()}, IS_PAIRED: b.extras[IS_PAIRED]})
-        for b in (seen_l, seen_u)
-    ]
+    zeros = lambda batch: {name: torch.zeros_like(rows) for name, rows in batch.segments.items()}  # noqa: E731
+    empty = [replace(batch, segments=zeros(batch)) for batch in (seen_l, seen_u)]
     losses = says(method, *empty)
     losses.total.backward()
     assert float(losses.terms["distillation"].detach()) == pytest.approx(1.0)
@@ -263,11 +268,11 @@ def test_what_is_missing_is_said_with_a_remedy(seen_l, seen_u):
     with pytest.raises(RecipeError, match=r"data.evidence_dim is 0: run `ray-lidarseg prepare` with --masks and --fea"):
         make(schema.LaserMixPP(), 0)
     method = make(schema.LaserMixPP())
-    no_text = [replace(b, extras={n: v for n, v in b.extras.items() if n != LANGUAGE_LOGITS}) for b in (seen_l, seen_u)]
+    no_text = [replace(b, segments={IMAGE_FEATURES: b.segments[IMAGE_FEATURES]}) for b in (seen_l, seen_u)]
     with pytest.raises(RecipeError, match=r"no text embeddings.*--features clip.*method.language_weight=0"):
         says(method, *no_text)
-    with pytest.raises(RecipeError, match=r"needs the extras image_features, is_paired: set data.evidence"):
-        says(make(schema.LaserMixPP(language_weight=0.0)), seen_l, replace(seen_u, extras={}))
+    with pytest.raises(RecipeError, match=r"needs image_features, image_segment: set data.evidence"):
+        says(make(schema.LaserMixPP(language_weight=0.0)), seen_l, replace(seen_u, extras={}, segments={}))
 
 
 def test_evidence_terms_fall_and_language_teaches_the_unlabelled_scans(run, labelled, unlabelled):
@@ -331,8 +336,8 @@ def test_a_word_the_teacher_never_says_teaches_nothing_about_its_class(run, labe
 
     def misnamed(batch: PointBatch, truth: torch.Tensor) -> PointBatch:
         named = torch.where(truth == NUM_CLASSES - 1, 0, torch.where(truth < NUM_CLASSES, truth, 0))
-        words = functional.one_hot(named, NUM_CLASSES).float()
-        return replace(batch, extras={**batch.extras, LANGUAGE_LOGITS: words.half()})
+        words = functional.pad(functional.one_hot(named, NUM_CLASSES), (0, 0, 1, 0))
+        return replace(batch, segments={LANGUAGE_LOGITS: words.half()})
 
     scans_l = misnamed(seen_l, labelled.labels)
     trusting = make(schema.LaserMixPP(distillation_weight=0.0))
@@ -346,11 +351,11 @@ def test_a_word_the_teacher_never_says_teaches_nothing_about_its_class(run, labe
         (gradients[name],) = torch.autograd.grad(method._language([(scans_l, output)]), logits)
     assert gradients["trusting"][:, -1].abs().max() > 0
     assert gradients["checking"][:, -1].abs().max() == 0
-    first = scans_l.extras[IS_PAIRED] & (scans_l.extras[LANGUAGE_LOGITS].argmax(1) == 0)
-    second = scans_l.extras[IS_PAIRED] & (scans_l.extras[LANGUAGE_LOGITS].argmax(1) == 1)
+    words = scans_l.of_segments(LANGUAGE_LOGITS)
+    first, second = (is_paired(scans_l) & (words.argmax(1) == number) for number in (0, 1))
     # the first word is right for some of its points only, the second for all of them
-    assert (checking.words.weight(scans_l.extras[LANGUAGE_LOGITS])[first] < 1).all()
-    assert (checking.words.weight(scans_l.extras[LANGUAGE_LOGITS])[second] == 1).all()
+    assert (checking.words.weight(words)[first] < 1).all()
+    assert (checking.words.weight(words)[second] == 1).all()
 
 
 def test_the_least_certain_points_are_left_out():

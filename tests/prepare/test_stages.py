@@ -19,7 +19,7 @@ from ray_lidarseg.errors import DataError
 from ray_lidarseg.foundation.clip_architecture import MINIATURE, build_clip_miniature
 from ray_lidarseg.foundation.prompts import vocabulary_of
 from ray_lidarseg.prepare import PrepareReport, Teachers, prepare, stages, status, workers
-from ray_lidarseg.types import IMAGE_FEATURES, IS_PAIRED, LANGUAGE_LOGITS
+from ray_lidarseg.types import IMAGE_FEATURES, IMAGE_SEGMENT, LANGUAGE_LOGITS
 from tests.prepare.camera_log import (
     CAMERAS,
     HEIGHT_PX,
@@ -107,13 +107,13 @@ def test_every_point_gets_the_feature_of_its_segment(index: str, out: str, clips
         segments = segments_of(row, CAMERAS[0])
         assert segments.shape == (HEIGHT_PX, WIDTH_PX)
         np.testing.assert_array_equal(evidence.point_segment[:5], segments[pixels[:5, 1], pixels[:5, 0]])
-        extras = reader.extras(position, [IMAGE_FEATURES, LANGUAGE_LOGITS, IS_PAIRED])
-        assert extras[IS_PAIRED].tolist() == [True] * 5 + [False] * (len(pixels) - 5)
-        np.testing.assert_allclose(
-            np.linalg.norm(extras[IMAGE_FEATURES][:5].numpy().astype(float), axis=1), 1, atol=2e-3
-        )
-        assert extras[LANGUAGE_LOGITS].shape == (len(pixels), 19)
-        assert not extras[IMAGE_FEATURES][5:].any()
+        extras, segments = reader.read(position, [IMAGE_FEATURES, LANGUAGE_LOGITS])
+        row = extras[IMAGE_SEGMENT]
+        assert (row > 0).tolist() == [True] * 5 + [False] * (len(pixels) - 5)
+        features = segments[IMAGE_FEATURES].numpy().astype(float)
+        np.testing.assert_allclose(np.linalg.norm(features[row[:5]], axis=1), 1, atol=2e-3)
+        assert segments[LANGUAGE_LOGITS].shape == (len(features), 19)
+        assert not features[0].any()
 
 
 def test_nothing_is_computed_twice_and_no_teacher_is_built_for_nothing(

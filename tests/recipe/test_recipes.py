@@ -28,7 +28,7 @@ from ray_lidarseg.synthetic.options import with_options
 from ray_lidarseg.synthetic.presets import PRESETS
 from ray_lidarseg.synthetic.scene import Scene
 from ray_lidarseg.training.loop import Ranks, StepLoop
-from ray_lidarseg.types import IMAGE_FEATURES, IS_PAIRED, LANGUAGE_LOGITS
+from ray_lidarseg.types import IMAGE_FEATURES, IMAGE_SEGMENT, LANGUAGE_LOGITS
 
 METHODS = ("lasermix", "lasermix_pp")
 BACKBONES = ("fidnet", "cylinder3d", "minkunet", "spvcnn")
@@ -176,16 +176,15 @@ def _tiny(method: str, backbone: str, data: str) -> Recipe:
 
 
 def _with_evidence(scan: PointBatch, num_classes: int) -> PointBatch:
-    """Every second point is paired, with a random feature."""
+    """About every second point is paired, with a random feature."""
     generator = torch.Generator().manual_seed(len(scan))
-    features = torch.nn.functional.normalize(torch.randn(len(scan), EVIDENCE_DIM, generator=generator))
-    logits = torch.rand(len(scan), num_classes, generator=generator)
-    extras = {
+    features = torch.nn.functional.normalize(torch.randn(9, EVIDENCE_DIM, generator=generator))
+    segments = {
         IMAGE_FEATURES: features.half(),
-        LANGUAGE_LOGITS: logits.half(),
-        IS_PAIRED: torch.arange(len(scan)) % 2 == 0,
+        LANGUAGE_LOGITS: torch.rand(9, num_classes, generator=generator).half(),
     }
-    return replace(scan, extras=extras)
+    number = torch.arange(len(scan)) % 9 * (torch.arange(len(scan)) % 2)
+    return replace(scan, extras={IMAGE_SEGMENT: number}, segments=segments)
 
 
 @pytest.mark.parametrize(("method_name", "backbone", "data"), STARTED)
