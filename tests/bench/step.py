@@ -83,7 +83,7 @@ def serve() -> None:
             tuple(_with_segments(batch, loop.method) for batch in pair)
             for pair in cost._micro_batch(loop.method, scans[wanted["preset"]])
         ]
-        counter = flop_counter.FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: _addmm_flop})
+        counter = flop_counter.FlopCounterMode(display=False, custom_mapping=COUNTED)
         with counter if wanted["count"] else ExitStack():
             began = time.process_time()
             values = loop.one_step(batches)
@@ -112,6 +112,10 @@ def _with_segments(batch: Any, method: Any) -> Any:
 
 def _addmm_flop(_: Any, left: torch.Size, right: torch.Size, out_shape: Any = None, **__: Any) -> int:
     return 2 * left[0] * left[1] * right[1]
+
+
+COUNTED = {torch.ops.aten.addmm_: _addmm_flop}
+"""What torch's counter of operations leaves out."""
 
 
 @contextmanager
