@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import yaml
 
 from ray_lidarseg import storage
-from ray_lidarseg.errors import RecipeError, ResourceError, RunError
+from ray_lidarseg.errors import RecipeError, ResourceError, RunError, StorageError
 from ray_lidarseg.recipe.bad_input import read_yaml, require
 from ray_lidarseg.recipe.load import validate_recipe
 from ray_lidarseg.recipe.schema import Recipe
@@ -155,7 +155,10 @@ def _conclude(study: Study, trials: list[Trial], out: str, price_per_hour: float
 
     Raises:
         RunError: Every trial failed.
+        StorageError: Trials are left that could not be written.
     """
+    if left := [trial for trial in trials if not trial.is_over and trial.reason]:
+        raise StorageError(f"{len(left)} of {len(trials)} trials are not over: {left[0].reason}")
     failed = [trial for trial in trials if trial.state == "failed"]
     for trial in failed:
         print(f"failed: {trial.name} ({described(trial.params)}): {trial.reason}")

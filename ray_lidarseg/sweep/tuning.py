@@ -29,7 +29,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from ray_lidarseg import storage
-from ray_lidarseg.errors import LidarSegError, RunError
+from ray_lidarseg.errors import LidarSegError, RunError, StorageError
 from ray_lidarseg.recipe.load import parse_recipe
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.sweep.study import METRICS, Study
@@ -162,7 +162,8 @@ def _reporting(recipe: Recipe, run: str) -> Iterator[Evaluated]:
         with contextlib.redirect_stdout(io.StringIO()):  # the lines of its steps: the run folder has them
             yield report
     except LidarSegError as error:
-        tune.report({"reason": str(error), "seconds": time.time() - began_s})
+        of_place = isinstance(error, StorageError)
+        tune.report({"reason": str(error), "is_of_place": of_place, "seconds": time.time() - began_s})
         return
     steps = recipe.train.steps
     lines = [line for line in RunFolder(run).metrics() if line["step"] == steps]
@@ -225,7 +226,7 @@ class _Searcher(Searcher):
         if trial is None:
             return Searcher.FINISHED
         workers = self._base.workers
-        trial.state, trial.num_workers = "running", workers.most
+        trial.state, trial.reason, trial.num_workers = "running", "", workers.most
         trial.num_gpus = workers.most if workers.use_gpu == "yes" else 0
         trial.write(self._out)
         self._watch(trial)
@@ -275,18 +276,18 @@ class _Records(tune.Callback):
         own = self._searcher.trial(trial.config["name"])
         if "seconds" in result:
             own.seconds = self._before_s[own.name] + result["seconds"]
-        if "reason" in result:
-            own.state, own.reason = "failed", result["reason"]
+        if "reason" in result:  # a full disk says nothing against a trial: it is left as begun
+            own.state, own.reason = own.state if result.get("is_of_place") else "failed", result["reason"]
         elif metrics := {name: result[name] for name in METRICS if name in result}:
             own.saw(int(result["step"]), metrics)
         if result.get("is_finished"):
-            own.state = "finished"
+            own.state, own.reason = "finished", ""
         self._keep(own)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """A trial ended; one that did not say how was stopped by the scheduler."""
         own = self._searcher.trial(trial.config["name"])
-        if not own.is_over:
+        if not own.is_over and not own.reason:
             own.state = "stopped"
         self._keep(own)
         self._searcher.done()

@@ -4,10 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from ray_lidarseg.errors import StorageError
 from ray_lidarseg.recipe.load import load_recipe
 from ray_lidarseg.sweep import tuning
+from ray_lidarseg.sweep.launch import _conclude
 from ray_lidarseg.sweep.study import parse_study
 from ray_lidarseg.sweep.trial_queue import TrialQueue
+from ray_lidarseg.sweep.trials import read_trials
 from ray_lidarseg.sweep.tuning import tune_trials
 
 STUDY = parse_study("question: q\nspace: {optim.lr: [0.1, 0.2]}\n")
@@ -62,3 +65,24 @@ def test_but_not_without_end(played, tmp_path):
     queue = _tuned(tmp_path)
     assert runs == [[0.1, 0.2], [0.2], [0.2]]
     assert [(trial.state, trial.reason) for trial in queue.trials.values()][1] == ("failed", "its actor died")
+
+
+@pytest.mark.parametrize(("is_of_place", "state"), [(True, "running"), (False, "failed")])
+def test_a_full_disk_says_nothing_against_a_trial(monkeypatch, tmp_path, is_of_place, state):
+    def run(work, search_alg, callbacks, **settings):
+        trial = SimpleNamespace(config=search_alg.suggest("id"))
+        callbacks[0].on_trial_start(0, [], trial)
+        said = {"reason": "the disk is full", "is_of_place": is_of_place, "seconds": 1.0}
+        callbacks[0].on_trial_result(0, [], trial, said)
+        callbacks[0].on_trial_complete(0, [], trial)
+        while search_alg.suggest("id") != tuning.Searcher.FINISHED:
+            pass
+
+    monkeypatch.setattr(tuning.tune, "run", run)
+    queue = _tuned(tmp_path)
+    first = next(iter(queue.trials.values()))
+    assert (first.state, first.reason) == (state, "the disk is full")
+    if is_of_place:
+        with pytest.raises(StorageError, match="1 of 2 trials are not over: the disk is full"):
+            _conclude(STUDY, list(queue.trials.values()), str(tmp_path), 0.0)
+    assert read_trials(str(tmp_path))[first.name].is_over == (not is_of_place)  # the same command takes it up again
