@@ -122,6 +122,16 @@ def test_a_torn_label_file_is_named_and_written_again(run, tmp_path, labelled, c
     )
 
 
+def test_a_label_file_that_somebody_made_longer_stays(run, tmp_path, labelled) -> None:
+    label(run, tmp_path)
+    file = label_file(tmp_path, 1)
+    file.write_bytes(edited := file.read_bytes() + b"0000")
+    labelled.clear()
+    label(run, tmp_path)
+    assert labelled == []
+    assert file.read_bytes() == edited
+
+
 def test_an_interruption_loses_no_points_of_the_summary(run, tmp_path, labelled, monkeypatch) -> None:
     stream = verb.pool.stream
 
