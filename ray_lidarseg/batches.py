@@ -157,8 +157,8 @@ class PointBatch:
         move = lambda tensor: tensor.to(device, non_blocking=True)  # noqa: E731
         extras, segments = ({name: move(value) for name, value in of.items()} for of in (self.extras, self.segments))
         rays = None if self.rays is None else self.rays.to(device)
-        own = (move(tensor) for tensor in (self.points, self.scan_idx, self.labels))
-        return PointBatch(*own, self.num_scans, extras, rays, segments)
+        points, scan_idx, labels = map(move, (self.points, self.scan_idx, self.labels))
+        return PointBatch(points, scan_idx, labels, self.num_scans, extras, rays, segments)
 
     def select(self, chosen: Bool[Tensor, "P"] | Int[Tensor, "Q"]) -> "PointBatch":
         """The points of a mask, or of ascending indices; the number of scans stays."""
