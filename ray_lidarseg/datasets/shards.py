@@ -303,9 +303,9 @@ class Catalog:
             )
         return self._take([position[frame_id] for frame_id in wanted])
 
-    def of_split(self, split: str) -> "Catalog":
-        """The entries of one split."""
-        return self._take([index for index, name in enumerate(self.split) if name == split])
+    def of_split(self, *splits: str) -> "Catalog":
+        """The entries of one split, or of several."""
+        return self._take([index for index, name in enumerate(self.split) if name in splits])
 
     def with_validation(self, frame_ids: Iterable[str]) -> "Catalog":
         """The same frames, these ones moved into the split ``val``: what a recipe's ``data.val_frames`` asks for.

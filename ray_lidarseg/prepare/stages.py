@@ -80,12 +80,11 @@ class Frames:
         """
         if not splits:
             return self
-        entries = zip(self.catalog.frame_id, self.catalog.split, strict=True)
-        chosen = [frame_id for frame_id, split in entries if split in splits]
-        if not chosen:
+        chosen = self.catalog.of_split(*splits)
+        if not len(chosen):
             there = ", ".join(sorted(set(self.catalog.split))) or "none"
             raise DataError(f"--image-splits {' '.join(splits)}: no frame is of these splits; there are: {there}")
-        return Frames(self.catalog.select(chosen), self.values)
+        return Frames(chosen, self.values)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from ray_lidarseg.datasets import ontology_files
 from ray_lidarseg.datasets.entries import check_recipe, entry_named
 from ray_lidarseg.datasets.evidence import EvidenceReader, evidence_layers
 from ray_lidarseg.datasets.ray_bundles import NO_MASKS, require_cameras, require_segments, segment_layers
-from ray_lidarseg.datasets.shards import Catalog, read_catalog
+from ray_lidarseg.datasets.shards import read_catalog
 from ray_lidarseg.datasets.spec import OpenDataset
 from ray_lidarseg.errors import DataError, RecipeError
 from ray_lidarseg.methods.build import check_evidence
@@ -70,7 +70,7 @@ def complete_evidence(recipe: Recipe) -> Recipe:
         return recipe
     filesystem, folder = storage.resolve(storage.absolute(recipe.data.prepared))
     layers = "/".join(evidence_layers(filesystem, folder, recipe.data.evidence))
-    reader = EvidenceReader(filesystem, folder, _training_frames(read_catalog(filesystem, folder)), layers)
+    reader = EvidenceReader(filesystem, folder, read_catalog(filesystem, folder).of_split("train"), layers)
     if recipe.data.evidence_dim not in (0, reader.feature_dim):
         raise RecipeError(
             f"data.evidence_dim={recipe.data.evidence_dim}, but {layers} has features of length {reader.feature_dim}: "
@@ -88,11 +88,6 @@ def complete_evidence(recipe: Recipe) -> Recipe:
     completed = override(recipe, {"data.evidence": layers, "data.evidence_dim": reader.feature_dim})
     check_evidence(completed, has_text=reader.text is not None)
     return completed
-
-
-def _training_frames(catalog: Catalog) -> Catalog:
-    entries = zip(catalog.frame_id, catalog.split, strict=True)
-    return catalog.select(frame_id for frame_id, split in entries if split == "train")
 
 
 def complete_segments(recipe: Recipe) -> Recipe:

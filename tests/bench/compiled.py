@@ -26,7 +26,7 @@ from torch._dynamo.utils import counters
 
 from ray_lidarseg.models.dense_parts import compile_dense
 from tests.bench import cost
-from tests.bench.ledger import Ledger, Row, parser, print_table
+from tests.bench.ledger import Ledger, Row, closing, print_table
 
 WARM_UP = 2
 TOLERANCES = {"float32": 1e-3, "bfloat16": 3e-2}
@@ -45,12 +45,8 @@ def main() -> int:
             rows.append(ledger.measure(key, lambda m=method, a=amp: measure(args, m, a, device)))
     names = ("plain_s", "compiled_s", "gain", "graphs", "late_graphs", "compiling_s")
     print_table(["a step of", *names], [[_name(row), *(f"{row[name]:.3g}" for name in names)] for row in rows])
-    found = problems(rows)
-    for problem in found:
-        print(problem)
     figures = ", ".join(f"{_name(row)} {row['gain']:.2f} times as fast" for row in rows)
-    print(f"compiled: {figures}: {'FAILED' if found else 'ok'}")
-    return int(bool(found))
+    return closing(problems(rows), f"compiled: {figures}")
 
 
 def measure(args: argparse.Namespace, method: str, amp: str, device: torch.device) -> Row:
@@ -101,15 +97,12 @@ def problems(rows: Sequence[Row]) -> list[str]:
 
 
 def _name(row: Row) -> str:
-    return f"{row['backbone']} {row['method']}, amp {row['amp']}"
+    return f"{cost.name_of(row)}, amp {row['amp']}"
 
 
 def _arguments() -> argparse.Namespace:
-    flags = parser(__doc__.splitlines()[0])
-    flags.add_argument("--methods", nargs="+", default=("supervised", "lasermix"), choices=tuple(cost.FORWARDS))
+    flags = cost.step_flags(__doc__.splitlines()[0], ("supervised", "lasermix"), 0.5, ("fidnet",))
     flags.add_argument("--amp", nargs="+", default=("off", "auto"), choices=("off", "bf16", "auto"), help="train.amp")
-    flags.add_argument("--width", type=float, default=0.5, help="of the recipe's full width")
-    flags.add_argument("--preset", default="demo", choices=("tiny", "demo"), help="sensor of the world")
     flags.add_argument("--rounds", type=int, default=3)
     args = flags.parse_args()
     if args.quick:

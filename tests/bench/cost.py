@@ -16,6 +16,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import argparse
 import ctypes
 import math
 import statistics
@@ -115,6 +116,30 @@ def recipe(backbone: str, method: str, width: float, amp: str = "auto") -> Recip
     pp = load_recipe(f"{backbone}-nuscenes", method="lasermix_pp")
     changes = {"model.width_factor": width * pp.model.width_factor, "data.evidence_dim": EVIDENCE_DIM, "train.amp": amp}
     return with_method(override(pp, changes), method)
+
+
+def step_flags(
+    about: str, methods: Sequence[str], width: float, backbones: Sequence[str] = BACKBONES
+) -> argparse.ArgumentParser:
+    """The flags of benchmarks of steps.
+
+    Args:
+        about: First line of the help.
+        methods: All there are, and the default.
+        width: Default of the part of the recipes' full width.
+        backbones: All there are, and the default.
+    """
+    flags = parser(about)
+    flags.add_argument("--backbones", nargs="+", default=backbones, choices=backbones)
+    flags.add_argument("--methods", nargs="+", default=methods, choices=methods)
+    flags.add_argument("--width", type=float, default=width, help="of the recipes' full width")
+    flags.add_argument("--preset", default="demo", choices=("tiny", "demo"), help="sensor of the world")
+    return flags
+
+
+def name_of(row: Row) -> str:
+    """What a row is of, for people."""
+    return f"{row['backbone']} {row['method']}"
 
 
 def _arguments() -> Any:

@@ -15,27 +15,29 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
+from ray_lidarseg.training.loop import MicroBatches
 from tests.bench import cost
-from tests.bench.ledger import Ledger, Row, parser, print_table
+from tests.bench.ledger import Ledger, Row, closing, print_table
 from tests.gpu.pretend_device import Counts, pretending
 
 METHODS = ("supervised", "lasermix", "lasermix_pp")
 LIMITS = {("minkunet", "supervised"): (12, 3000), **{(name, "lasermix"): (40, None) for name in cost.BACKBONES}}
 """Most waits and launches of a step."""
+Ahead = Callable[[MicroBatches], MicroBatches]
 
 
-def count(backbone: str, method: str, width: float, preset: str) -> Counts:
-    """What the second step of a run does."""
+def count(backbone: str, method: str, width: float, preset: str, ahead: Ahead = lambda batches: batches) -> Counts:
+    """What the second step of a run does; ``ahead`` is done to its batches before, on the host."""
     wanted, device = cost.recipe(backbone, method, width, "off"), torch.device("cuda")
     with pretending() as seen:
         loop = cost._loop(wanted, device)
         loop.one_step(cost._micro_batch(loop.method, cost._scans("tiny", 2)))
-        batches = cost._micro_batch(loop.method, cost._scans(preset, 2))
+        batches = ahead(cost._micro_batch(loop.method, cost._scans(preset, 2)))
         seen.waits.clear()
         seen.launches.clear()
         loop.one_step(batches)
@@ -63,13 +65,11 @@ def main() -> int:
             key = {"backbone": backbone, "method": method, "width": args.width, "preset": args.preset}
             rows.append(ledger.measure(key, lambda k=key: _row(count(**k))))
             _print_lines(rows[-1], args.rows)
-    print_table(["a step of", "waits", "launches"], [[_name(row), row["waits"], row["launches"]] for row in rows])
-    problems = excesses(rows)
-    for problem in problems:
-        print(problem)
-    figures = ", ".join(f"{_name(row)} {row['waits']} waits {row['launches']} launches" for row in rows)
-    print(f"{figures}: {'FAILED' if problems else 'ok'}")
-    return int(bool(problems))
+    print_table(
+        ["a step of", "waits", "launches"], [[cost.name_of(row), row["waits"], row["launches"]] for row in rows]
+    )
+    figures = ", ".join(f"{cost.name_of(row)} {row['waits']} waits {row['launches']} launches" for row in rows)
+    return closing(excesses(rows), figures)
 
 
 def _row(seen: Counts) -> Row:
@@ -78,22 +78,14 @@ def _row(seen: Counts) -> Row:
 
 
 def _print_lines(row: Row, num_rows: int) -> None:
-    print(_name(row))
+    print(cost.name_of(row))
     for name in ("waits", "launches"):
         for place, number in list(row[f"{name}_by_line"].items())[:num_rows]:
             print(f"  {name:9}{number:6}  {place}")
 
 
-def _name(row: Row) -> str:
-    return f"{row['backbone']} {row['method']}"
-
-
 def _arguments() -> Any:
-    flags = parser(__doc__.splitlines()[0])
-    flags.add_argument("--backbones", nargs="+", default=cost.BACKBONES, choices=cost.BACKBONES)
-    flags.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
-    flags.add_argument("--width", type=float, default=0.5, help="of the recipes' full width")
-    flags.add_argument("--preset", default="demo", choices=("tiny", "demo"), help="sensor of the world")
+    flags = cost.step_flags(__doc__.splitlines()[0], METHODS, 0.5)
     flags.add_argument("--rows", type=int, default=12, help="lines to print")
     args = flags.parse_args()
     if args.quick:

@@ -69,6 +69,14 @@ class Ledger:
         return row
 
 
+def closing(problems: Sequence[str], figures: str) -> int:
+    """Prints what does not hold, then the figures and the verdict as the last line; the exit status."""
+    for problem in problems:
+        print(problem)
+    print(f"{figures}: {'FAILED' if problems else 'ok'}")
+    return int(bool(problems))
+
+
 def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Columns as wide as their content, numbers to the right."""
     lines = [[str(cell) for cell in line] for line in (header, *rows)]

@@ -34,7 +34,7 @@ import torch
 from torch.utils import flop_counter
 
 from tests.bench import cost
-from tests.bench.ledger import Ledger, Row, parser, print_table
+from tests.bench.ledger import Ledger, Row, print_table
 
 PINNED = "6209cd2"  # what issue 12 was measured on
 METHODS = ("supervised", "lasermix", "lasermix_pp")
@@ -273,13 +273,9 @@ def _has_lasermix(rows: Sequence[Row]) -> bool:
 
 
 def _arguments() -> Any:
-    flags = parser(__doc__.splitlines()[0])
+    flags = cost.step_flags(__doc__.splitlines()[0], METHODS, 0.5)
     flags.add_argument("--against", default=None, metavar="COMMIT", help=f"also measure this one, for example {PINNED}")
-    flags.add_argument("--backbones", nargs="+", default=cost.BACKBONES, choices=cost.BACKBONES)
-    flags.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     flags.add_argument("--amp", nargs="+", default=("off", "auto"), choices=("off", "bf16", "auto"), help="train.amp")
-    flags.add_argument("--width", type=float, default=0.5, help="of the recipes' full width")
-    flags.add_argument("--preset", default="demo", choices=("tiny", "demo"), help="sensor of the world")
     flags.add_argument("--rounds", type=int, default=5)
     args = flags.parse_args()
     if args.quick:
