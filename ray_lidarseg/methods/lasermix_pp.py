@@ -43,8 +43,8 @@ class LaserMixPP(Method):
     - ``L_ldg = 1 - cos(s, t)``: s the point's class scores, t the cosines of g with the text embeddings of the
       classes; over the unlabelled scans, where no label says better. t is not a probability.
     - Multi-modal mixing: each point of a mixed scan keeps what its own scan's cameras say of it, and both terms are
-      taken once more on the mixed scans, times ``multimodal_mix_weight``. With both weights 0 nothing reads the
-      evidence, so mixing it changes nothing. Strips of images are not mixed: training reads one pooled feature a
+      taken once more on the mixed scans, times ``multimodal_mix_weight`` (and on the scans as they are times
+      ``unmixed_evidence_weight``, ours). With both weights 0 nothing reads the evidence, so mixing it changes nothing. Strips of images are not mixed: training reads one pooled feature a
       segment and no pixels, so exchanging the strips of pixels behind the bands is exchanging per-point evidence.
 
     Each weight of 0 skips its term and the forwards only it needs; all of them 0 is LaserMix bit for bit. A batch
@@ -113,7 +113,7 @@ class LaserMixPP(Method):
             if recipe.mix_weight:
                 terms |= segmentation_terms(student_m, recipe, "mix_", recipe.mix_weight * unlabelled_weight)
         # L_mt: student against teacher on x_l and x_u, over the same cells
-        if recipe.consistency_weight or self.extras:
+        if recipe.consistency_weight or self._reads_unmixed_evidence:
             student_u = self.student(unlabelled, cells_u)
         if recipe.consistency_weight:
             teacher_l = self.teacher(labelled, student_l.cells)
@@ -122,12 +122,13 @@ class LaserMixPP(Method):
         # L_c2l and L_ldg: student against image and language on x_l and x_u, and again on the mixed scans
         stats = {"pseudo_keep_ratio": keep_ratio(pseudo_u)}
         if self.extras:
-            seen = [(labelled, student_l), (unlabelled, student_u)]
             if self.words is not None and recipe.language_weight:
                 word = labelled.segments[LANGUAGE_LOGITS].argmax(dim=1)[labelled.extras[IMAGE_SEGMENT]]
                 self.words.note(word, labelled.labels, _is_paired(labelled), progress)
-            terms |= self._evidence_terms(seen, seen[1:], "", progress)
             stats["paired_ratio"] = _is_paired(unlabelled).float().sum() / max(len(unlabelled), 1)
+        if self._reads_unmixed_evidence:
+            seen = [(labelled, student_l), (unlabelled, student_u)]
+            terms |= self._evidence_terms(seen, seen[1:], "", progress)
         if self._mixes_evidence:
             terms |= self._evidence_terms([(mixed, student_m)], [(mixed, student_m)], "mix_", progress)
         return Losses(terms, stats)
@@ -140,7 +141,7 @@ class LaserMixPP(Method):
         progress: float,
     ) -> dict[str, Float[Tensor, ""]]:
         recipe, terms = self.recipe, {}
-        share = 1.0
+        share = recipe.unmixed_evidence_weight
         if prefix:
             share = recipe.multimodal_mix_weight * ramp_up(progress, recipe.multimodal_mix_ramp_up_ratio)
         if recipe.distillation_weight:
@@ -172,6 +173,10 @@ class LaserMixPP(Method):
         elif known is not None:
             scores, targets = scores * known, targets * known
         return cosine_distance(scores, targets[row], group, weight)
+
+    @property
+    def _reads_unmixed_evidence(self) -> bool:
+        return bool(self.extras and self.recipe.unmixed_evidence_weight)
 
     @property
     def _mixes_evidence(self) -> bool:
@@ -208,6 +213,8 @@ class LaserMixPP(Method):
     @property
     def extras(self) -> frozenset[str]:
         """What the weights above 0 read."""
+        if not self.recipe.reads_evidence:
+            return frozenset()
         wanted = {IMAGE_FEATURES: self.recipe.distillation_weight, LANGUAGE_LOGITS: self.recipe.language_weight}
         names = {name for name, weight in wanted.items() if weight}
         return frozenset({*names, IMAGE_SEGMENT} if names else ())

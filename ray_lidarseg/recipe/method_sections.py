@@ -126,6 +126,7 @@ class LaserMixPP(LaserMix):
         0.0  # ours: share of the paired points left out, those of the smallest margin; M3Net: 0
     )
     language_temperature: NonNegative = 0.0  # paper: 0, "non-probabilistic"; else softmax(cosines / it), CLIP's is 0.01
+    unmixed_evidence_weight: NonNegative = 1.0  # ours: share of both terms on the scans as they are
     multimodal_mix_weight: NonNegative = 1.0  # ours: share of both terms on mixed scans too; 0 switches the part off
     multimodal_mix_ramp_up_ratio: Ratio = 0.0  # ours: none
 
@@ -138,8 +139,9 @@ class LaserMixPP(LaserMix):
 
     @property
     def reads_evidence(self) -> bool:
-        """Unless both parts are off."""
-        return bool(self.distillation_weight or self.language_weight)
+        """Unless both parts are off, or both places where they act."""
+        is_somewhere = self.unmixed_evidence_weight or self.multimodal_mix_weight
+        return bool((self.distillation_weight or self.language_weight) and is_somewhere)
 
 
 class CBST(WithTeacher):

@@ -298,6 +298,7 @@ _LATER_KEYS = {
     ("optim", "eps"): 1e-8,
     ("train", "norm_batches"): 0,
     ("train", "labelled_sampling"): "uniform",
+    ("method", "unmixed_evidence_weight"): 1.0,
 }
 """Keys younger than the first runs, and the value that changes nothing: with it a fingerprint stays what it was."""
 

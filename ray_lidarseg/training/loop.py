@@ -111,6 +111,7 @@ class StepLoop:
             self.precision = None
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == torch.float16)
         self.statistics = BatchStatistics(method)
+        self._parameters = [parameter for parameter in method.parameters() if parameter.requires_grad]
         self.step = self.step_scans = 0
         self.skipped_steps = 0
         self._skipped_in_a_row, self.is_leaving = 0, False
@@ -212,7 +213,7 @@ class StepLoop:
 
     def _clip(self) -> Tensor:
         limit = self.recipe.optim.grad_clip_norm or math.inf
-        return nn.utils.clip_grad_norm_([p for p in self.method.parameters() if p.grad is not None], limit)
+        return nn.utils.clip_grad_norm_([p for p in self._parameters if p.grad is not None], limit)
 
     def _update(self) -> None:
         self._skipped_in_a_row = 0

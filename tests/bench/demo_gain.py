@@ -131,7 +131,8 @@ def _prepare(args: Any) -> None:
         prepared_world(_folder(args, seed), args.preset, seed)
         if "lasermix_pp" in args.methods:
             index = str(_folder(args, seed) / "index.parquet")
-            prepare(index, prepared_folder(_folder(args, seed)), teachers=Teachers.of(**TEACHERS))
+            prepared = prepared_folder(_folder(args, seed))
+            prepare(index, prepared, teachers=Teachers.of(**TEACHERS), image_splits=("train",))
 
 
 def _print(table: Table, rows: Sequence[Row], seeds: Sequence[int]) -> None:

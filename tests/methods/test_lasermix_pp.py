@@ -161,6 +161,8 @@ def test_switches_leave_terms_out(seen_l, seen_u):
     assert names(distillation_weight=0.0) == plain | {"language", "mix_language"}
     assert names(language_weight=0.0) == plain | {"distillation", "mix_distillation"}
     assert names(multimodal_mix_weight=0.0) == plain | {"distillation", "language"}
+    assert names(unmixed_evidence_weight=0.0) == plain | {"mix_distillation", "mix_language"}
+    assert names(multimodal_mix_weight=0.0, unmixed_evidence_weight=0.0) == plain
     assert names(mix_weight=0.0) == plain - {"mix_cross_entropy", "mix_lovasz"} | ours
     assert names(**NOTHING) == plain
 
@@ -197,7 +199,18 @@ def test_a_forward_is_skipped_with_the_last_term_that_needs_it(seen_l, seen_u, m
     assert forwards() == [2, 2, 4, 2, 2]  # student l, teacher u, student mixed, student u, teacher l
     assert forwards(consistency_weight=0.0) == [2, 2, 4, 2]
     assert forwards(consistency_weight=0.0, **NOTHING) == [2, 2, 4]
+    assert forwards(consistency_weight=0.0, unmixed_evidence_weight=0.0) == [2, 2, 4]
     assert forwards(consistency_weight=0.0, mix_weight=0.0, multimodal_mix_weight=0.0) == [2, 2, 2]
+
+
+def test_the_terms_on_scans_as_they_are_have_a_weight_of_their_own(seen_l, seen_u):
+    whole, half = (
+        says(make(schema.LaserMixPP(**PLAIN, unmixed_evidence_weight=share)), seen_l, seen_u).terms
+        for share in (1.0, 0.5)
+    )
+    for name in whole:
+        share = 0.5 if name in ("distillation", "language") else 1.0
+        assert half[name].item() == pytest.approx(share * whole[name].item(), rel=1e-5), name
 
 
 def test_each_part_has_its_own_ramp(seen_l, seen_u):
