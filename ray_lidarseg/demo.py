@@ -24,6 +24,9 @@ from ray_lidarseg.world import generate
 
 T = TypeVar("T")
 
+_EVIDENCE = {"data.evidence": "auto", "method.unmixed_evidence_weight": 0.0}
+"""What images say is read on mixed scans alone: the same points, without a forward of the student more a step."""
+
 METHODS = ("supervised", "lasermix", "lasermix_pp")
 """All train on the same few labels; the differences are what unlabelled scans, and then their images, are worth."""
 
@@ -97,7 +100,7 @@ def demo_recipe(folder: Path, method: str, steps: int = 0, seed: int = 0, ratio:
             "seed": seed,
             "split.seed": seed,
             **({"split.ratio": ratio} if ratio else {}),
-            **({"data.evidence": "auto"} if method == "lasermix_pp" else {}),
+            **(_EVIDENCE if method == "lasermix_pp" else {}),
             **({"train.amp": "bf16"} if computes_bf16_natively() else {}),
             **length,
         },
