@@ -248,7 +248,7 @@ class Workers(Section):
     geometry_in_loader: bool = (
         False  # voxels, maps and pixels on the host, ahead of the step; for GPUs that wait for them
     )
-    compile_dense: bool = False  # torch.compile of dense networks; off: gain unmeasured (tests.bench.compiled)
+    compile_dense: bool = False  # torch.compile of dense networks; off: no gain in bf16 on CPUs (tests.bench.compiled)
     mkl_as_on_intel: bool = False  # overrides what MKL thinks of other processors; `doctor` says what that brings
 
     @property
