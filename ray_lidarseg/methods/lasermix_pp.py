@@ -43,9 +43,10 @@ class LaserMixPP(Method):
     - ``L_ldg = 1 - cos(s, t)``: s the point's class scores, t the cosines of g with the text embeddings of the
       classes; over the unlabelled scans, where no label says better. t is not a probability.
     - Multi-modal mixing: each point of a mixed scan keeps what its own scan's cameras say of it, and both terms are
-      taken once more on the mixed scans, times ``multimodal_mix_weight`` (and on the scans as they are times
-      ``unmixed_evidence_weight``, ours). With both weights 0 nothing reads the evidence, so mixing it changes nothing. Strips of images are not mixed: training reads one pooled feature a
-      segment and no pixels, so exchanging the strips of pixels behind the bands is exchanging per-point evidence.
+      taken once more on the mixed scans, times ``multimodal_mix_weight``; on the scans as they are they count times
+      ``unmixed_evidence_weight`` (ours). With both weights 0 nothing reads the evidence, so mixing it changes nothing.
+      Strips of images are not mixed: training reads one pooled feature a segment and no pixels, so exchanging the
+      strips of pixels behind the bands is exchanging per-point evidence.
 
     Each weight of 0 skips its term and the forwards only it needs; all of them 0 is LaserMix bit for bit. A batch
     without a paired point contributes exactly 0, with a gradient for every parameter.
