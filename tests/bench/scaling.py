@@ -7,8 +7,12 @@ measured here (a GPU's rate, prices, a store's limits) is an assumption, printed
 a formula: steps x (slowest worker's scans + all-reduce + what data make it wait) + start. The fleet is simulated minute
 by minute: nodes come late, are taken away, and share one object store.
 
-Fails (rc 1) where more GPUs would take longer, where the simulation loses or invents frames, or where it is faster than
-its narrowest limit allows. `--quick` computes the same with fewer fleet sizes.
+For MinkUNet a step on an A100, an H100 and an H200 is predicted from the counts of `launches` and published times of
+kernels, beside the counts of 6209cd2 (`tests.bench.gpu_step` says how).
+
+Fails (rc 1) where that prediction is worse than with the older counts, where more GPUs would take longer, where the
+simulation loses or invents frames, or where it is faster than its narrowest limit allows. `--quick` computes the same
+with fewer fleet sizes.
 """
 
 import argparse
@@ -21,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from tests.bench import gpu_step
+from tests.bench.gpu_step import BEFORE, NOW, Host
 from tests.bench.ledger import Ledger, Row, parser, print_table
 
 RESULTS = Path(__file__).with_name("results")
@@ -99,6 +105,7 @@ def main() -> int:
     found = measured(args.results, args.backbone, args.method)
     assumed = Assumed(**{name: getattr(args, name) for name in vars(Assumed())})
     _print_inputs(found, assumed)
+    faults = _print_gpu_steps(args, found)
     ledger = Ledger(args.json)
     key = {"backbone": args.backbone, "method": args.method, **{f"assumed_{k}": v for k, v in vars(assumed).items()}}
     rows = [ledger.measure({**key, "what": "train", "gpus": n}, lambda n=n: training(found, assumed, n)) for n in GPUS]
@@ -115,7 +122,7 @@ def main() -> int:
     ]
     print(f"\nprepare of {FLEET_FRAMES} frames on spot nodes, simulated")
     _table(fleet, ("gpus", "wall_h", "cost", "lost_nodes", "redone", "limit"))
-    faults = [
+    faults += [
         *_slower(rows),
         *_slower(prepared),
         *(f"{row['gpus']} nodes: {row['fault']}" for row in fleet if row["fault"]),
@@ -161,6 +168,16 @@ def measured(folder: Path, backbone: str, method: str) -> Measured:
         rows_per_s=steps["ours"],
         ray_s=median(row["ray_s"] for row in pipeline),
     )
+
+
+def gpu_steps(folder: Path, found: Measured, method: str, host: Host) -> list[Row]:
+    """Predicted steps of MinkUNet at full width with the launches of today and of 6209cd2, as far as counted."""
+    gflop = found.step_s * found.gflops / found.width**2 / gpu_step.passes(method)
+    counted = []
+    for code, file in ((BEFORE, "launches_before.json"), (NOW, "launches.json")):
+        rows = json.loads((folder / file).read_text())
+        counted += [(code, row) for row in rows if row["backbone"] == "minkunet" and row["width"] == 1]
+    return gpu_step.table(counted, host, gflop)
 
 
 def training(found: Measured, assumed: Assumed, gpus: int) -> Row:
@@ -226,6 +243,17 @@ def _slower(rows: Sequence[Row]) -> list[str]:
     ]
 
 
+def _print_gpu_steps(args: argparse.Namespace, found: Measured) -> list[str]:
+    if args.backbone != "minkunet":
+        return []
+    host = Host(**{name: getattr(args, name) for name in vars(Host())})
+    rows = gpu_steps(args.results, found, args.method, host)
+    print("\na step of MinkUNet18 on one GPU, predicted; assumed (flags): ", end="")
+    print(", ".join(f"{name} {value:g}" for name, value in vars(host).items()))
+    _table(rows, ("method", "code", "gpu", "engine", "kernels_ms", "host_ms", "step_ms", "held_up_by"))
+    return gpu_step.slower_than_before(rows)
+
+
 def _table(rows: Sequence[Row], names: Sequence[str]) -> None:
     print_table(names, [[_shown(row[name]) for name in names] for row in rows])
 
@@ -246,7 +274,7 @@ def _arguments() -> argparse.Namespace:
     flags.add_argument("--method", default="lasermix")
     flags.add_argument("--backbone", default="minkunet")
     flags.add_argument("--results", type=Path, default=RESULTS)
-    for name, value in vars(Assumed()).items():
+    for name, value in (vars(Assumed()) | vars(Host())).items():
         flags.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help="assumed")
     return flags.parse_args()
 

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from tests.bench import scaling
-from tests.bench.scaling import RESULTS, Assumed, Measured, fleet_of, measured, preparing, training
+from tests.bench import gpu_step, scaling
+from tests.bench.gpu_step import PUBLISHED_S, Gpu, Host, predicted
+from tests.bench.scaling import RESULTS, Assumed, Measured, fleet_of, gpu_steps, measured, preparing, training
 
 FOUND = Measured(1.0, 0.5, 100.0, 1_000_000, 0.25, 0.0, 1e9, ray_s=3600.0)
 FREE = Assumed(gpu_tflops=1.0, gpu_share=1.0, link_gb_s=1e9, cores=1, price=2.0)  # 1,000 GFLOP/s a GPU
@@ -48,3 +49,27 @@ def test_the_committed_results_hold_what_the_model_reads():
     assert 0 < found.decode_s < found.prepare_s < found.step_s
     with pytest.raises(LookupError, match=r"cost.json holds no row.*python -m tests.bench.cost"):
         measured(RESULTS, "pointnet", "lasermix")
+
+
+def test_a_gpu_waits_for_its_kernels_or_for_the_host_that_starts_them():
+    same, host = gpu_step.PUBLISHED_ON, Host(launch_us=10.0, wait_us=1000.0, pairs=1, voxels=420_000)
+    row = {"method": "supervised", "waits": 3, "launches": 1000}
+    busy = predicted(row, same, "spconv", host)
+    assert busy["kernels_ms"] == pytest.approx(667.0)  # as published
+    assert (busy["step_ms"], busy["held_up_by"]) == (pytest.approx(667.0 + 3), "kernels")
+    idle = predicted(row, same, "spconv", replace(host, voxels=420))
+    assert (idle["step_ms"], idle["held_up_by"]) == (pytest.approx(10.0 + 3), "launches")
+    twice = predicted(row, Gpu(2 * same.tb_per_s, same.tflops), "spconv", host)
+    assert twice["kernels_ms"] == pytest.approx(667.0 / 2)
+    mixed = predicted({**row, "method": "lasermix"}, same, "spconv", replace(host, pairs=2))
+    assert mixed["kernels_ms"] == pytest.approx(2 * (4 + 2 / 3) * 667.0)
+    assert predicted(row, same, "spconv", host, gflop=182e3)["kernels_ms"] == pytest.approx(1000.0)  # products alone
+
+
+def test_launches_of_today_are_predicted_beside_those_of_before():
+    found = measured(RESULTS, "minkunet", "lasermix")
+    rows = gpu_steps(RESULTS, found, "lasermix", Host())
+    assert {(row["gpu"], row["engine"]) for row in rows} == {(a, b) for a in gpu_step.GPUS for b in PUBLISHED_S}
+    assert not gpu_step.slower_than_before(rows)
+    worse = [{**row, "step_ms": 1e9} if row["code"] == gpu_step.NOW else row for row in rows]
+    assert len(gpu_step.slower_than_before(worse)) == len(gpu_step.GPUS) * len(PUBLISHED_S)
