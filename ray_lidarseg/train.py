@@ -118,7 +118,7 @@ def work(config: dict[str, Any]) -> None:
     torch.set_num_threads(max(1, int(plan.recipe.workers.cpus_per_worker)))
     # A channels-last 1x1 kernel has two equal layouts, and DDP warns that it saw the other one.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    ranks = Ranks(context.get_world_rank(), context.get_world_size())
+    ranks = Ranks(context.get_world_rank(), context.get_world_size(), context.get_local_rank())
     if not ranks.rank:
         print(f"training on {ranks.world_size} worker(s)", flush=True)
     tell: Evaluated = _tell if config["is_observed"] else lambda step, lines: None

@@ -50,6 +50,11 @@ def computes_bfloat16(name: str) -> bool:
     return name == "torch" or (name == "auto" and fastest() == "torch")
 
 
+def compiles_kernels(name: str) -> bool:
+    """Whether a backend compiles on the machine it runs on, as it first meets a layer."""
+    return (fastest() if name == "auto" else name) == "spconv-triton"
+
+
 def _is_present(name: str) -> bool:
     try:
         load_backend(name)

@@ -47,10 +47,17 @@ _ANYWHERE = {"float32": None, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among the training workers; without a process group it is alone."""
+    """This process among the training workers; without a process group it is alone.
+
+    Attributes:
+        rank: Among all.
+        world_size: How many there are.
+        local_rank: Among those of its node.
+    """
 
     rank: int = 0
     world_size: int = 1
+    local_rank: int = 0
 
     def sum_(self, tensor: Tensor) -> Tensor:
         """Adds the tensors of all ranks, in place; every rank must call it."""

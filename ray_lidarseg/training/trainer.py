@@ -22,6 +22,7 @@ from ray_lidarseg.models.build import build_segmentor
 from ray_lidarseg.models.dense_parts import compile_dense
 from ray_lidarseg.models.norm_statistics import Statistics, kept_statistics, measured_statistics, write_statistics
 from ray_lidarseg.recipe.schema import Recipe
+from ray_lidarseg.sparse.build import compiles_kernels
 from ray_lidarseg.sparse.mkl_switch import let_mkl_use_all_instructions
 from ray_lidarseg.storage.lock import held
 from ray_lidarseg.training import checkpoints, completion
@@ -36,6 +37,7 @@ from ray_lidarseg.training.run_frames import RunFrames, content_of, frames_of_ru
 from ray_lidarseg.training.starting import begin_with, read_source
 from ray_lidarseg.training.tracking import Tracker, lines_until
 from ray_lidarseg.training.validation import Validation
+from ray_lidarseg.training.warm_kernels import warm_kernels
 
 Keep = Callable[[int, bytes | None], None]
 """Stores a checkpoint, now or soon: the number of steps done, and the file's content on rank 0 (None on all others)."""
@@ -174,6 +176,7 @@ class Trainer:
             recipe = self.plan.recipe
             mlflow = MLflowRun(self._folder, recipe) if recipe.tracking else None
             self._tracker = Tracker(self._folder, text, self.loop.step, recipe.train.steps, mlflow)
+        self._warm()
         with closing(self._batches()) as batches:
             run(self.loop, batches, Hooks(self._record, self._evaluate, self._save, self._is_leaving))
         if self._tracker is not None:
@@ -208,6 +211,14 @@ class Trainer:
             if not self.ranks.rank:
                 fresh = f"fresh: {', '.join(left_out)}" if left_out else "the head, too"
                 print(f"{name} begins with {source.origin} after {source.step} steps ({fresh})", flush=True)
+
+    def _warm(self) -> None:
+        """Lets one process of each node compile what its sparse backend compiles; see ``warm_kernels``."""
+        recipe, student, step = self.plan.recipe, self.loop.method.student, self.loop.step
+        if not student.is_spatial or not compiles_kernels(recipe.sparse.backend) or step == recipe.train.steps:
+            return
+        scans = max((batch for pair in self._steps[step] for batch in pair), key=len)
+        warm_kernels(student, scans, self.loop.precision, self.ranks, self.loop.device)
 
     def _batches(self) -> Generator[MicroBatches, None, None]:
         """From where the loop is to the end."""
