@@ -42,6 +42,7 @@ from ray_lidarseg.errors import LidarSegError, RunError, StorageError
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.runtime import cluster
 from ray_lidarseg.runtime.gauges import TrainGauges
+from ray_lidarseg.runtime.leaving_nodes import LeavingNodes, Notices
 from ray_lidarseg.runtime.resource_releaser import ResourceReleaser
 from ray_lidarseg.storage.lock import held
 from ray_lidarseg.training import checkpoints, completion
@@ -193,6 +194,8 @@ class _WithoutList(ControllerCallback):
 class _Trainer(TorchTrainer):
     """Without the actor that frees the resources of a dead controller, the one for Ray Data, and a handler for Ctrl-C.
 
+    And with ``LeavingNodes`` in place of Ray's failure policy.
+
     The first asks Ray's State API, which a Ray without dashboard lacks and which picks a foreign instance where several
     run on a machine. A driver ends with its controller here, and Ray frees the resources of a driver that ends. The
     second would hand out datasets, and there are none. Ray's handler waits for the workers and then calls ``sys.exit``;
@@ -205,6 +208,10 @@ class _Trainer(TorchTrainer):
         callbacks = super()._create_default_callbacks()
         kept = [item for item in callbacks if not isinstance(item, PlacementGroupCleanerCallback | DatasetsCallback)]
         return [*kept, ResourceReleaser()] if self.may_be_ended else kept
+
+    def _initialize_and_run_controller(self, **parts: Any) -> Any:
+        policy, noted = LeavingNodes(self.run_config.failure_config), [*parts["callbacks"], Notices()]
+        return super()._initialize_and_run_controller(**{**parts, "failure_policy": policy, "callbacks": noted})
 
     def _register_sigint_handler(self, controller: Any) -> None:
         pass
@@ -233,9 +240,7 @@ def _fit(plan: Plan, use_gpu: bool, observer: UserCallback | None) -> None:
                 controller_failure_limit=_START_ATTEMPTS,
                 max_preemption_failures=workers.max_preemptions,
                 relax_collectives_on_preemption=True,
-                # Whatever the grace (0 and 30 s tried), Ray 2.60 counted a node that was killed at its deadline among
-                # max_failures: the others meet the dead rank first. The checkpoint on notice was written in both.
-                preemption_grace_s=0.0,
+                preemption_grace_s=0.0,  # ours: the checkpoint is written on notice, nothing is waited for
             ),
             callbacks=[_OnFailure(), _WithoutList(), *([observer] if observer else [])],
             worker_runtime_env=cluster.worker_runtime_env(),

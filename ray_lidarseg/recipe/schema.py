@@ -244,7 +244,7 @@ class Workers(Section):
     cpus_per_worker: Positive = 1.0
     loader_processes: Annotated[int, Field(ge=0)] = 0  # DataLoader processes inside each worker; 0: in the step loop
     max_failures: Annotated[int, Field(ge=-1)] = 3  # worker-group restarts before the run gives up; -1: never
-    max_preemptions: Annotated[int, Field(ge=-1)] = -1  # Ray's budget of announced losses; it may count failures too
+    max_preemptions: Annotated[int, Field(ge=-1)] = -1  # Ray's budget of announced losses, -1: any number
     geometry_in_loader: bool = (
         False  # voxels, maps and pixels on the host, ahead of the step; for GPUs that wait for them
     )

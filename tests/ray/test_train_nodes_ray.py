@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from tests.ray.nodes import Nodes, nodes_of
 from tests.ray.train_driver import DRIVER, results, wait_for_step
 
 pytestmark = pytest.mark.ray
+
+NOTICE_S = 3.0
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +41,19 @@ def test_a_killed_node_costs_steps_and_no_number_changes(nodes, undisturbed, tin
     said, _ = driver.communicate(timeout=400)
     assert driver.returncode == 0, said
     assert "back to the last checkpoint" in said
+    assert results(tmp_path / "run") == results(undisturbed)
+
+
+def test_an_announced_loss_is_no_failure(nodes, undisturbed, tiny, tmp_path):
+    if nodes.left < 3:
+        nodes.restart()
+    driver = _begin(override(tiny, {"workers.max_failures": 0}), tmp_path / "run", nodes)
+    wait_for_step(tmp_path / "run", 7)
+    nodes.drain("RayTrainWorker", NOTICE_S)
+    time.sleep(NOTICE_S)
+    nodes.kill("RayTrainWorker")
+    said, _ = driver.communicate(timeout=400)
+    assert driver.returncode == 0, said
     assert results(tmp_path / "run") == results(undisturbed)
 
 
