@@ -27,6 +27,12 @@ T = TypeVar("T")
 _EVIDENCE = {"data.evidence": "auto", "method.unmixed_evidence_weight": 0.0}
 """What images say is read on mixed scans alone: the same points, without a forward of the student more a step."""
 
+WHAT_IT_SHOWS = (
+    "One world, two unseen scenes, a few minutes of training: differences of a point or two are chance here. What\n"
+    "unlabelled scans are worth over three seeds and a longer run stands in README.md."
+)
+"""Measured over three worlds by tests/bench/demo_gain.py."""
+
 METHODS = ("supervised", "lasermix", "lasermix_pp")
 """All train on the same few labels; the differences are what unlabelled scans, and then their images, are worth."""
 
@@ -67,6 +73,7 @@ def demo(out: str = "demo", steps: int = 0, seed: int = 0, preset: str = "demo",
         page = folder / "report.html"
         _step("report", _report, folder, page)
     print(f"\n{closing_table(folder, unseen)}")
+    print(WHAT_IT_SHOWS)
     print(f"\nDone in {(time.monotonic() - began) / 60:.1f} min. Report: {page}")
     _open(page)
     return page
