@@ -194,12 +194,11 @@ class _WithoutList(ControllerCallback):
 class _Trainer(TorchTrainer):
     """Without the actor that frees the resources of a dead controller, the one for Ray Data, and a handler for Ctrl-C.
 
-    And with ``LeavingNodes`` in place of Ray's failure policy.
-
     The first asks Ray's State API, which a Ray without dashboard lacks and which picks a foreign instance where several
     run on a machine. A driver ends with its controller here, and Ray frees the resources of a driver that ends. The
     second would hand out datasets, and there are none. Ray's handler waits for the workers and then calls ``sys.exit``;
     a run that is left ends them as well. A driver that is ended while its job goes on needs an actor like the first.
+    In place of Ray's failure policy stands ``LeavingNodes``.
     """
 
     may_be_ended = False

@@ -9,11 +9,11 @@ notice, and counts then: Ray's own reasoning for the errors it does recognise.
 
 from typing import Any
 
+from ray.train import PreemptionError, TrainingFailedError, WorkerGroupError
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2._internal.execution.controller.state import PreemptingState
 from ray.train.v2._internal.execution.failure_handling.default import DefaultFailurePolicy
 from ray.train.v2._internal.execution.failure_handling.failure_policy import FailureDecision
-from ray.train.v2.api.exceptions import PreemptionError, TrainingFailedError, WorkerGroupError
 
 _waiting: list[PreemptingState] = []
 """In the controller's process: the notice it waits for, if any. Its callback and its policy share nothing else."""

@@ -15,15 +15,13 @@ the launches and not in the kernels: their tensors are small beside 40 layers.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tests.bench.cost import FORWARDS
 from tests.bench.ledger import Row
 
 PUBLISHED_S = {"spconv": 0.667, "warpconvnet": 0.289}
 """Forward and backward of MinkUNet18 over ``PUBLISHED_VOXELS`` on ``PUBLISHED_ON`` (WarpConvNet's repository)."""
 PUBLISHED_VOXELS = 420_000
 FORWARD_SHARE = 1 / 3
-FORWARDS = {"supervised": (1, 0), "lasermix": (4, 2), "lasermix_pp": (4, 2)}
-"""Forwards of the student, which learns from all of them, and of the teacher, a pair of scans: tests.bench.cost."""
-
 NOW, BEFORE = "now", "6209cd2"
 """Whose launches and waits."""
 

@@ -1,10 +1,9 @@
 """Which budget a loss is charged to, decided without a cluster."""
 
 import pytest
-from ray.train import FailureConfig
+from ray.train import ControllerError, FailureConfig, WorkerGroupError
 from ray.train.v2._internal.execution.controller.state import PreemptingState, RunningState
 from ray.train.v2._internal.execution.failure_handling.failure_policy import FailureDecision
-from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 from ray.train.v2.api.preemption import PreemptionInfo
 
 from ray_lidarseg.runtime.leaving_nodes import LeavingNodes, Notices
