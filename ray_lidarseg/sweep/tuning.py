@@ -12,6 +12,7 @@ gives back what its workers held (``runtime.resource_releaser``), for which Ray'
 
 import contextlib
 import io
+import logging
 import os
 import tempfile
 import time
@@ -48,6 +49,7 @@ _SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the old output is none where none is asked for
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
+_TUNE_LOG = "ray.tune.execution.tune_controller"
 NESTED_CPUS = 0.01  # of the process in which Ray Train is started; Tune takes no trial that asks for nothing
 
 Watcher = Callable[[Trial], None]
@@ -83,7 +85,7 @@ def _tune_waiting(
 ) -> None:
     scheduler, is_nested = _scheduler(study, base, queue), base.workers.most > 1
     searcher = _Searcher(queue, base, out, watch)
-    with tempfile.TemporaryDirectory(prefix="rls-tune") as scratch, _one_message():
+    with tempfile.TemporaryDirectory(prefix="rls-tune") as scratch, _one_message(), _deaths_untold():
         tune.run(  # a Tuner would pickle what it calls back
             _run_nested if is_nested else _run_here,
             name="sweep",
@@ -284,6 +286,11 @@ class _Records(tune.Callback):
             own.state, own.reason = "finished", ""
         self._keep(own)
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """A trial's process died, and the trial is given another one."""
+        own = self._searcher.trial(trial.config["name"])
+        print(f"the process of trial {own.name} died: it goes on from its last checkpoint", flush=True)
+
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """A trial ended; one that did not say how was stopped by the scheduler."""
         own = self._searcher.trial(trial.config["name"])
@@ -311,6 +318,21 @@ class _Records(tune.Callback):
     def _keep(self, own: Trial) -> None:
         own.write(self._out)
         self._watch(own)
+
+
+@contextmanager
+def _deaths_untold() -> Iterator[None]:
+    """Without Tune's report of a process that died: a traceback of its own waiting. ``_Records`` says it in a line."""
+    log = logging.getLogger(_TUNE_LOG)
+    log.addFilter(_is_no_death)
+    try:
+        yield
+    finally:
+        log.removeFilter(_is_no_death)
+
+
+def _is_no_death(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], ray.exceptions.RayActorError))
 
 
 @contextmanager

@@ -38,6 +38,11 @@ def with_overrides(args: Any) -> Any:
     return args
 
 
+def text_of(settings: Mapping[str, Any]) -> str:
+    """Settings as a row of the ledger names them."""
+    return " ".join(f"{key}={value}" for key, value in settings.items())
+
+
 def table_of(rows: Sequence[Row]) -> Table:
     """mIoU in percent from rows of the ledger."""
     table: dict[tuple[str, float], dict[int, float]] = {}

@@ -33,7 +33,16 @@ from ray_lidarseg.datasets.shards import CATALOG_NAME
 from ray_lidarseg.prepare.requested_layers import Teachers
 from ray_lidarseg.recipe.load import override, with_method
 from ray_lidarseg.recipe.schema import Recipe
-from tests.bench.ladder import Table, conclude, flags_of, part_sentences, print_ladder, table_of, with_overrides
+from tests.bench.ladder import (
+    Table,
+    conclude,
+    flags_of,
+    part_sentences,
+    print_ladder,
+    table_of,
+    text_of,
+    with_overrides,
+)
 from tests.bench.ledger import Ledger, commit
 from tests.bench.oracle_evidence import oracle_layer, write_oracle
 from tests.bench.runs import Job, measure_all, prepared_world, world_id
@@ -231,7 +240,7 @@ def _job(args: Any, name: str, ratio: float, seed: int) -> Job:
     key = {"protocol": PROTOCOL, "world": world, "model": model, "row": name, "ratio": ratio, "seed": seed}
     key |= {"steps": wanted.train.steps, "labelled_per_step": wanted.train.labelled_per_step, "lr": wanted.optim.lr}
     shared = {key: value for key, value in args.overrides.items() if key not in _PART_KEYS}
-    key |= {"evidence": wanted.data.evidence, "overrides": _text(shared)}
+    key |= {"evidence": wanted.data.evidence, "overrides": text_of(shared)}
     if RUNGS[name].reads_evidence:
         key |= {"parts": parts_of(wanted)}
     folder = run_folder(args.folder / RUNS / commit(), name, ratio, seed, wanted)
@@ -248,11 +257,9 @@ def parts_of(wanted: Recipe) -> str:
     """What the parts of LaserMix++ are set to, those of language only where it has a weight."""
     names = [key.partition(".")[2] for key in _PART_KEYS]
     values = {name: getattr(wanted.method, name) for name in names}
-    return _text({name: value for name, value in values.items() if values["language_weight"] or "language" not in name})
-
-
-def _text(settings: Mapping[str, Any]) -> str:
-    return " ".join(f"{key}={value}" for key, value in settings.items())
+    return text_of(
+        {name: value for name, value in values.items() if values["language_weight"] or "language" not in name}
+    )
 
 
 def _evidence(args: Any, name: str) -> str:

@@ -1,7 +1,7 @@
 """Are LaserMix and LaserMix++ more robust than labels only? mIoU clean, mCE and mRR on the world `bench`, three seeds.
 
 `python -m tests.bench.robustness --json FILE [--rows …] [--seeds …] [--ratio 0.1] [--frames 60] [--faults …]
-[--runs FOLDER] [--jobs 2] [--show] [--quick]`
+[--set …] [--runs FOLDER] [--jobs 2] [--show] [--quick]`
 
 Runs are those of `tests.bench.lasermix_pp` in the same folder: what that has trained at this commit is only scored,
 and the other way round. ``--runs build/bench/WORLD-SEED/runs/COMMIT`` scores those of another commit or checkout, as
@@ -33,6 +33,7 @@ from ray_lidarseg.datasets.shards import keyframe_table, parquet_bytes
 from ray_lidarseg.metrics.robustness import Baseline, robustness
 from ray_lidarseg.prepare.requested_layers import Teachers
 from ray_lidarseg.sample import Keyframe
+from tests.bench.ladder import text_of, with_overrides
 from tests.bench.lasermix_pp import FEATURES, MASKS, RUNGS, RUNS, recipe, run_folder
 from tests.bench.ledger import Ledger, Row, commit, parser, print_table
 from tests.bench.robust_run import FRAMES, OPTIONS, link
@@ -138,14 +139,15 @@ def _arguments() -> Any:
     flags.add_argument("--jobs", type=int, default=2, help="runs at a time")
     flags.add_argument("--show", action="store_true", help="print what the file holds, train and score nothing")
     flags.add_argument("--folder", type=Path, help="world and runs, kept (default: build/bench/WORLD-SEED)")
-    args = flags.parse_args()
+    flags.add_argument("--set", nargs="*", default=[], dest="overrides", help="KEY=VALUE of the recipe, for all rows")
+    args = with_overrides(flags.parse_args())
     for fault in args.faults:
         name, _, severity = fault.partition("/")
         if name not in CAMERA_FAULTS or severity not in SEVERITIES:
             flags.error(f"--faults {fault}: expected one of {', '.join(CAMERA_FAULTS)}, a slash, and a severity")
-    args.overrides = {}
     if args.quick:
-        args.world, args.seeds, args.ratio, args.frames, args.overrides = "tiny", [0], 0.2, 2, QUICK
+        args.world, args.seeds, args.ratio, args.frames = "tiny", [0], 0.2, 2
+        args.overrides = {**QUICK, **args.overrides}
     args.rows = [*dict.fromkeys([BASE, *args.rows]), *(f"all+{fault}" for fault in args.faults)]
     args.folder = args.folder or Path("build/bench") / f"{args.world}-{args.world_seed}"
     args.teachers = Teachers.of(MASKS, FEATURES, [])
@@ -173,6 +175,8 @@ def _job(args: Any, row: str, seed: int) -> Job:
     key = {"world": world_id(args.world, args.world_seed), "row": row, "ratio": args.ratio, "seed": seed}
     key |= {"steps": wanted.train.steps, "width_px": wanted.model.width_px, "scored_frames": args.frames}
     key |= {"corruptions_version": VERSION}
+    if args.overrides and not args.quick:
+        key |= {"overrides": text_of(args.overrides)}
     run = run_folder(_runs(args), row.replace("/", "-"), args.ratio, seed, wanted)
     return Job(key, wanted, args.folder / "robust" / run.parent.name / run.name, "tests.bench.robust_run")
 
