@@ -47,6 +47,16 @@ def computes_bf16_natively() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
+def slowness(precision: torch.dtype | None, device: torch.device) -> str:
+    """A warning in words where a device only imitates the type; empty where it computes in it."""
+    if precision != torch.bfloat16 or device.type != "cpu" or computes_bf16_natively():
+        return ""
+    return (
+        "train.amp=bf16 on a processor without bfloat16 products, which it imitates: a convolution takes tens of times "
+        "as long as in float32; train.amp=auto or off does not"
+    )
+
+
 def usual_channels(module: nn.Module) -> int:
     """Channels of the products most parameters take part in, rounded to a multiple of 16, at most 128.
 

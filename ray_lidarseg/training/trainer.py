@@ -32,6 +32,7 @@ from ray_lidarseg.training.host_geometry import RepresentedSteps
 from ray_lidarseg.training.loading import loaded
 from ray_lidarseg.training.loop import Hooks, MicroBatches, Ranks, StepLoop, run, synchronise_batch_norm
 from ray_lidarseg.training.mlflow_run import MLflowRun, require
+from ray_lidarseg.training.precision import slowness
 from ray_lidarseg.training.run_folder import RunFolder, differing_keys, parse_lines
 from ray_lidarseg.training.run_frames import RunFrames, content_of, frames_of_run, refuse_changed, stored_frames
 from ray_lidarseg.training.starting import begin_with, read_source
@@ -173,6 +174,8 @@ class Trainer:
         text = self._resume()
         self._health = Health(self.plan.recipe.method.deployed, parse_lines(text.splitlines()))
         if not self.ranks.rank:
+            if warning := slowness(self.loop.precision, self.loop.device):
+                print(f"WARNING: {warning}", flush=True)
             recipe = self.plan.recipe
             mlflow = MLflowRun(self._folder, recipe) if recipe.tracking else None
             self._tracker = Tracker(self._folder, text, self.loop.step, recipe.train.steps, mlflow)

@@ -115,8 +115,9 @@ class Bench:
         process = self._begun(told.words(out))
         while not told.began(out) and process.poll() is None:
             time.sleep(_LOOK_S)
-        done = told.done(out)
-        was_struck = process.poll() is None and self._strike(fault, verb, out, process)
+        done, was_struck = told.done(out), False
+        while process.poll() is None and not (was_struck := self._strike(fault, verb, out, process)):
+            time.sleep(_LOOK_S)  # between two stages nobody works
         said, commands = self._waited(process), 1
         while process.returncode and commands < _ATTEMPTS:
             self._heal(fault, out)

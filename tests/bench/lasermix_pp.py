@@ -270,11 +270,12 @@ def _evidence(args: Any, name: str) -> str:
 
 
 def _prepare(args: Any) -> None:
-    """World, shards and layers, as far as they are missing."""
+    """World, shards and, for rows that read them, layers, as far as they are missing."""
     from ray_lidarseg.prepare import prepare
 
     prepared = prepared_world(args.folder, args.world, args.world_seed)
-    prepare(str(args.folder / "index.parquet"), prepared, teachers=args.teachers)
+    if any(RUNGS[name].reads_evidence for name in args.rows):
+        prepare(str(args.folder / "index.parquet"), prepared, teachers=args.teachers)
     if any(RUNGS[name].is_oracle for name in args.rows):
         write_oracle(prepared, args.layers[0].name, args.layers[1].name, NUSCENES.class_names)
     if args.tune:

@@ -7,7 +7,7 @@ from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.sparse.modules import SparseConv3d
 from ray_lidarseg.sparse.torch_backend import TorchBackend
 from ray_lidarseg.training import precision as module
-from ray_lidarseg.training.precision import precision, usual_channels
+from ray_lidarseg.training.precision import precision, slowness, usual_channels
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 WIDE, NARROW = nn.Linear(64, 64), nn.Linear(16, 16)
@@ -63,3 +63,12 @@ def test_the_usual_width_is_that_of_most_weights():
     both = nn.Sequential(nn.Linear(64, 64), nn.Linear(16, 16))  # (4096 * 64 + 256 * 16) / 4352 = 61.2
     assert usual_channels(both) == 64
     assert usual_channels(nn.BatchNorm1d(4)) == 0
+
+
+@pytest.mark.parametrize("is_native", [False, True])
+def test_a_processor_that_imitates_bf16_is_warned_of(is_native, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: is_native)
+    cpu = torch.device("cpu")
+    assert bool(slowness(torch.bfloat16, cpu)) is not is_native
+    assert "train.amp=auto" in slowness(torch.bfloat16, cpu) or is_native
+    assert slowness(None, cpu) == slowness(torch.bfloat16, torch.device("cuda")) == ""
