@@ -33,7 +33,7 @@ class Verb:
         words: Of the command, given where it writes.
         began: Whether the results there have begun.
         left: Everything it leaves there that a clock does not decide.
-        process: A word in the titles of the processes that work for it.
+        process: What the titles of the processes that work for it begin with; raylets name kinds of workers, too.
         begin_with: A folder it works in beside what is there already; empty for none.
         done: Work that is over there and must not be done twice, by name, with its times.
     """
@@ -63,39 +63,39 @@ def verbs_in(folder: Path, pid: int, steps: int) -> dict[str, Verb]:
             lambda out: ["world", "--preset", "tiny", "--out", out],
             lambda out: len(list(Path(out).rglob("*.bin"))) > 1,
             lambda out: digests(out, "maps"),
-            process="_scene_task",
+            process="ray::_scene_task",
         ),
         "prepare": Verb(
             lambda out: ["prepare", index, "--out", out, "--masks", "slic", "--actors", "2:2"],
             lambda out: any("/shard-" in name for name in names(f"{out}/layers") or names(out)),
             shard_rows,
-            process="Worker",
+            process="ray::Map",
         ),
         "train": Verb(
             lambda out: ["train", "demo", *sets, *_sets(f"train.steps={steps}", *_TRAIN), "--run", out],
             lambda out: '"step": 12,' in text(f"{out}/metrics.jsonl"),
             lambda out: {"lines": run_numbers(out)},
-            process="RayTrainWorker",
+            process="ray::RayTrainWorker",
         ),
         "sweep": Verb(
             lambda out: ["sweep", str(study), "--recipe", "demo", *sets, *_sets(*_TRIAL), "--out", out],
             lambda out: bool(trials_over(out)),
             trials,
-            process="ImplicitFunc",
+            process="ray::ImplicitFunc",
             done=trials_over,
         ),
         "evaluate": Verb(
             lambda out: ["evaluate", out, "--split", "train"],
-            lambda out: bool(descendants(pid, "Map")) or any("evaluation" in name for name in names(out)),
+            lambda out: bool(descendants(pid, "ray::Map")) or any("evaluation" in name for name in names(out)),
             lambda out: {name: value for name, value in digests(out).items() if "evaluation" in name},
-            process="Map",
+            process="ray::Map",
             begin_with=run,
         ),
         "predict": Verb(
             lambda out: ["predict", out, "--prepared", prepared, "--split", "train", "--out", f"{out}/labels"],
             lambda out: any(name.endswith(".label") for name in names(out)),
             lambda out: {name: value for name, value in digests(out).items() if name.endswith(".label")},
-            process="Map",
+            process="ray::Map",
             begin_with=run,
         ),
     }

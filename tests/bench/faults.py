@@ -116,8 +116,9 @@ class Bench:
         while not told.began(out) and process.poll() is None:
             time.sleep(_LOOK_S)
         done, was_struck = told.done(out), False
-        while process.poll() is None and not (was_struck := self._strike(fault, verb, out, process)):
-            time.sleep(_LOOK_S)  # between two stages nobody works
+        for _ in _looks(process):  # between two stages nobody works
+            if process.poll() is not None or (was_struck := self._strike(fault, verb, out, process)):
+                break
         said, commands = self._waited(process), 1
         while process.returncode and commands < _ATTEMPTS:
             self._heal(fault, out)
@@ -220,8 +221,9 @@ class Bench:
         else:
             process.kill()
             process.wait()
-            while fault != "driver" and self._busy(verb):  # what they write yet would take the harm away again
-                time.sleep(_LOOK_S)
+            for _ in _looks(process):  # what they write yet would take the harm away again
+                if fault == "driver" or not self._busy(verb):
+                    break
         if fault == "torn file":
             torn = self._newest(verb, out)
             torn.write_bytes(torn.read_bytes()[: torn.stat().st_size // 2])
@@ -259,6 +261,19 @@ def _bench(folder: Path | None, steps: int) -> Iterator[Bench]:
         urllib.request.urlopen(urllib.request.Request(f"{endpoint}/faults", method="PUT")).close()
         with nodes_of(3) as nodes:
             yield Bench(place, nodes, faults, steps)
+
+
+def _looks(process: subprocess.Popen[str]) -> Iterator[None]:
+    """Now and then, until it takes too long.
+
+    Raises:
+        subprocess.TimeoutExpired: It does.
+    """
+    deadline_s = time.monotonic() + _LIMIT_S
+    while time.monotonic() < deadline_s:
+        yield
+        time.sleep(_LOOK_S)
+    raise subprocess.TimeoutExpired(process.args, _LIMIT_S)
 
 
 def _of(found: dict[str, str], those: Iterable[str]) -> dict[str, str | None]:
