@@ -36,6 +36,10 @@ class DataError(LidarSegError):
     """A file of the data set is missing, truncated, inconsistent or holds an unknown id."""
 
 
+class TornFileError(DataError):
+    """Of a file that this package wrote a part is there, and nothing can be read from it."""
+
+
 class SplitError(LidarSegError):
     """A label split selects nothing, or names frames that do not exist."""
 

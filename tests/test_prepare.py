@@ -1,5 +1,6 @@
 """What `prepare` decides before and after its pipeline; none of it may start Ray."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -10,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
+from ray_lidarseg.datasets import shards
 from ray_lidarseg.datasets.decode import decode
 from ray_lidarseg.datasets.shards import PreparedFrames, read_catalog, shard_entries, write_shard
-from ray_lidarseg.errors import DataError, StorageError
+from ray_lidarseg.errors import DataError, StorageError, TornFileError
 from ray_lidarseg.index import index
 from ray_lidarseg.prepare import PrepareReport, decoding, pipeline, prepare
 from ray_lidarseg.prepare.stage_report import Progress, Result
@@ -95,11 +97,48 @@ def test_an_index_that_changed_since_is_noticed(source: str, out: str, column: s
         prepare(source, out)
 
 
-def test_a_torn_shard_is_named_with_the_remedy(source: str, out: str) -> None:
+def _tear(out: str) -> Path:
     torn = Path(out, next(iter(shard_entries(LOCAL, out)))["shard"])
     torn.write_bytes(torn.read_bytes()[:100])
-    with pytest.raises(DataError, match=rf"{torn.name} is not a whole Parquet file .*delete it and run"):
+    return torn
+
+
+def test_a_torn_shard_is_deleted_and_its_frames_are_prepared_again(source: str, out: str, inline, capsys) -> None:
+    frames = [entry["frame_id"] for entry in shard_entries(LOCAL, out)]
+    torn = _tear(out)
+    report = prepare(source, out)
+    assert report.done == COUNT - report.skipped > 0
+    assert f"{out}: torn and deleted: {torn.name}; what they held is prepared again" in capsys.readouterr().out
+    assert list(read_catalog(LOCAL, out).frame_id) == sorted(frames)
+    assert prepare(source, out).skipped == COUNT
+
+
+def test_where_only_failed_frames_are_wanted_a_torn_shard_is_named_with_the_remedy(source: str, out: str) -> None:
+    torn = _tear(out)
+    with pytest.raises(TornFileError, match=rf"{torn.name} is not a whole Parquet file .*delete it and run"):
+        prepare(source, out, retry_failed=True)
+    assert torn.exists()
+
+
+def test_a_torn_index_costs_no_shard(source: str, out: str) -> None:
+    before = sorted(Path(out).iterdir())
+    Path(source).write_bytes(Path(source).read_bytes()[:100])
+    with pytest.raises(TornFileError, match=r"index.parquet is not a whole Parquet file"):
         prepare(source, out)
+    assert {*before} <= {*Path(out).iterdir()}
+
+
+def test_a_disk_that_cannot_be_read_costs_no_shard(source: str, out: str, monkeypatch) -> None:
+    def unread(file: object, pre_buffer: bool) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    before = sorted(Path(out).glob("shard-*"))
+    with monkeypatch.context() as broken:
+        broken.setattr(shards, "_opened", unread)
+        with pytest.raises(DataError, match="Input/output error") as caught:
+            decoding.decoded_frames({}, out)
+    assert not isinstance(caught.value, TornFileError)
+    assert sorted(Path(out).glob("shard-*")) == before
 
 
 def test_an_index_that_is_missing(tmp_path: Path) -> None:

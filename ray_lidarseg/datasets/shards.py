@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from ray_lidarseg.errors import DataError
+from ray_lidarseg.errors import DataError, TornFileError
 from ray_lidarseg.sample import SCHEMA_VERSION, Keyframe
 from ray_lidarseg.storage.whole_files import files_in, patiently, write_whole
 
@@ -146,7 +146,8 @@ def open_parquet(filesystem: fs.FileSystem, path: str, writer: str = "prepare") 
         writer: The verb that wrote it, for the remedy in errors.
 
     Raises:
-        DataError: The file is missing, torn, or of another schema version.
+        DataError: The file is missing or of another schema version, or the storage fails.
+        TornFileError: It is not whole.
     """
     is_local = isinstance(filesystem, fs.LocalFileSystem)  # pre-buffering is for round trips, and starts threads
     try:
@@ -157,7 +158,8 @@ def open_parquet(filesystem: fs.FileSystem, path: str, writer: str = "prepare") 
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing: run `ray-lidarseg {writer}` to the end first") from error
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(
+        kind = DataError if isinstance(error, OSError) else TornFileError  # a store that fails says nothing of the file
+        raise kind(
             f"{path} is not a whole Parquet file ({error}): delete it and run `ray-lidarseg {writer}` again"
         ) from error
     file.path = path
@@ -234,6 +236,35 @@ def drop_rows(filesystem: fs.FileSystem, folder: str, outdated: Collection[tuple
             write_whole(filesystem, f"{folder}/{new_name}", parquet_bytes(rest, rows_per_group=1))
         if name != new_name:
             filesystem.delete_file(f"{folder}/{name}")
+
+
+def drop_torn(filesystem: fs.FileSystem, folder: str) -> list[str]:
+    """Deletes the shards of a folder that are not whole, its catalog first; returns their names.
+
+    Args:
+        filesystem: Where the folder lies.
+        folder: Of shards, or of a layer.
+
+    Raises:
+        DataError: A shard is of another schema version, or the storage fails.
+        OSError: The folder cannot be written.
+    """
+
+    def is_torn(name: str) -> bool:
+        try:
+            open_parquet(filesystem, f"{folder}/{name}").close()
+        except TornFileError:
+            return True
+        return False
+
+    with ThreadPoolExecutor(_LISTING_THREADS) as threads:
+        names = list_shards(filesystem, folder)
+        torn = [name for name, found in zip(names, threads.map(is_torn, names), strict=True) if found]
+    if torn and filesystem.get_file_info(f"{folder}/{CATALOG_NAME}").type != fs.FileType.NotFound:
+        filesystem.delete_file(f"{folder}/{CATALOG_NAME}")
+    for name in torn:
+        filesystem.delete_file(f"{folder}/{name}")
+    return torn
 
 
 def write_shard(filesystem: fs.FileSystem, folder: str, frames: Sequence[Keyframe]) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from ray_lidarseg import storage
@@ -23,6 +24,7 @@ from ray_lidarseg.prepare.stages import (
     run_stage,
     stages_of,
 )
+from ray_lidarseg.prepare.torn_shards import without_torn
 from ray_lidarseg.recipe.ontology import Ontology
 from ray_lidarseg.runtime.cluster import connect
 from ray_lidarseg.runtime.pool import Actors
@@ -117,7 +119,8 @@ class _Job:
     def _decode(self, listed: dict[str, dict[str, Any]], ontology: Ontology | None) -> tuple[PrepareReport, Frames]:
         filesystem, folder = storage.resolve(self.out)
         remove_unfinished(filesystem, folder)
-        decoded = decoded_frames(listed, self.out)
+        compared = partial(decoded_frames, listed, self.out)
+        decoded = compared() if self.only_failed else without_torn(self.out, compared)
         self._drop_changed(decoded)
         progress = progress_of(listed, decoded, self.out, self.limit, self.only_failed)
         try:

@@ -7,6 +7,7 @@ image is decoded once for each teacher, which costs little beside SAM.
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,11 +26,12 @@ from ray_lidarseg.datasets.layers import (
 )
 from ray_lidarseg.datasets.origin import Compared, compare, described
 from ray_lidarseg.datasets.shards import CATALOG_NAME, Catalog, drop_rows
-from ray_lidarseg.errors import DataError
+from ray_lidarseg.errors import DataError, TornFileError
 from ray_lidarseg.foundation.prompts import vocabulary
 from ray_lidarseg.foundation.settings import PairSettings, SlicMasks
 from ray_lidarseg.prepare.requested_layers import Teachers, probed, uses_gpu
 from ray_lidarseg.prepare.stage_report import FAILURES_NAME, Progress, Result, Spent, read_failures
+from ray_lidarseg.prepare.torn_shards import without_torn
 from ray_lidarseg.prepare.workers import FeatureWorker, LayerWorker, MaskWorker, PairWorker
 from ray_lidarseg.recipe.ontology import Ontology
 from ray_lidarseg.runtime.pool import Actors, stream
@@ -223,7 +225,8 @@ def run_stage(stage: Stage, frames: Frames, limit: float, only_failed: bool) -> 
     filesystem, folder = storage.resolve(stage.uri)
     remove_unfinished(filesystem, folder)
     places = stage.places(frames)
-    compared = compared_layer(stage.out, stage.layer, frames)
+    as_it_is = partial(compared_layer, stage.out, stage.layer, frames)
+    compared = as_it_is() if only_failed else without_torn(stage.uri, as_it_is)
     finished = compared.finished | (compared.changed.keys() if only_failed else set())
     _drop_changed(stage, compared, only_failed)
     earlier = {name: why for name, why in read_failures(stage.uri, finished).items() if name in places}
@@ -259,7 +262,10 @@ def is_up_to_date(stage: Stage, frames: Frames) -> bool:
     """Whether the layer has its catalog and every frame; says so without Ray and without building a teacher."""
     if not storage.exists(storage.join(stage.uri, CATALOG_NAME)):
         return False
-    return compared_layer(stage.out, stage.layer, frames).finished >= set(frames.catalog.frame_id)
+    try:
+        return compared_layer(stage.out, stage.layer, frames).finished >= set(frames.catalog.frame_id)
+    except TornFileError:
+        return False
 
 
 def found_layer(stage: Stage, catalog: Catalog, ontology: Ontology | None) -> None:

@@ -451,3 +451,15 @@ def test_splits_that_no_frame_is_of(index: str, out: str) -> None:
     with pytest.raises(DataError, match=r"--image-splits val test: no frame is of these splits; there are: train"):
         prepare(index, out, teachers=slic(), image_splits=("val", "test"))
     assert prepare(index, out, image_splits=("val",)).layers == ()
+
+
+def test_a_torn_shard_of_a_layer_is_deleted_and_its_frames_are_computed_again(index: str, out: str, capsys) -> None:
+    prepare(index, out, teachers=slic())
+    masks = Path(layer_folder(out, layer_of(out, "masks")))
+    torn = masks / list_shards(LOCAL, str(masks))[0]
+    torn.write_bytes(b"")
+    report = prepare(index, out, teachers=slic())
+    assert report.layers[0].done > 0
+    assert report.layers[0].done + report.layers[0].skipped == COUNT
+    assert f"torn and deleted: {torn.name}" in capsys.readouterr().out
+    assert [layer.skipped for layer in prepare(index, out, teachers=slic()).layers] == [COUNT, COUNT]
