@@ -6,7 +6,8 @@ A cell runs the verb's command, strikes once its first results are there, waits 
 again (at most twice) where it ended with an error or was killed. Afterwards what it left is compared with what an
 undisturbed command left: for `train` every logged number, for `sweep` those of every trial, none of them lost or
 trained twice, for `predict` and `world` every byte, for `prepare` every row, for `evaluate` every count; with a damaged
-checkpoint `evaluate` and `predict` must say so and take the one before. Seconds lost are those of all commands beyond
+checkpoint `evaluate` and `predict` must say so and take the one before, or refuse to add its predictions to those of
+the damaged one. Seconds lost are those of all commands beyond
 those of the undisturbed one.
 
 Linux; a full disk is a small tmpfs, which root may mount. Rows of the JSON file are not measured again. Fails (rc 1)
@@ -42,6 +43,9 @@ _NOTHING_THERE = {
     **{(verb, "damaged checkpoint"): "reads none" for verb in ("world", "prepare")},
     ("world", "storage outage"): "local only",
 }
+_OTHER_IS_TAKEN, _OTHER_THERE = "the one before is taken", "holds other predictions"
+_REFUSED = "refused"
+"""To add the predictions of one model to those of another: the folder stays as it is, and the error names it."""
 _OUTAGE_S, _LIMIT_S, _ATTEMPTS = 6.0, 240.0, 3
 _LOOK_S = 0.1  # looking oftener takes from the command what it is measured with
 
@@ -95,7 +99,7 @@ class Bench:
                 outcome, commands, said = "HANGS", 0, self._said()
                 self.nodes.restart()
             lost_s = round(time.monotonic() - began - took_s, 1)
-        is_fine, how = outcome == "same", "by itself" if commands == 1 else f"{commands} commands"
+        is_fine, how = outcome in ("same", _REFUSED), "by itself" if commands == 1 else f"{commands} commands"
         return {
             "outcome": f"{outcome}, {how}" if commands else outcome,
             "lost_s": lost_s,
@@ -124,10 +128,12 @@ class Bench:
             self._heal(fault, out)
             process, commands = self._begun(told.words(out)), commands + 1
             said += self._waited(process)
-        if not was_struck or process.returncode:
-            return "ENDS" if was_struck else "TOO LATE", commands, said
-        if fault == "damaged checkpoint" and told.begin_with:
-            return "same" if "the one before is taken" in said else "OTHER", commands, said
+        if not was_struck:
+            return "TOO LATE", commands, said
+        if fault == "damaged checkpoint" and told.begin_with and _OTHER_IS_TAKEN in said:
+            return "same" if not process.returncode else _REFUSED if _OTHER_THERE in said else "ENDS", commands, said
+        if process.returncode:
+            return "ENDS", commands, said
         other = difference(wanted, told.left(out)) or difference(done, _of(told.done(out), done))
         return "OTHER" if other else "same", commands, said + other
 
