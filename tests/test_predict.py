@@ -161,6 +161,26 @@ def test_an_interruption_loses_no_points_of_the_summary(run, tmp_path, labelled,
     assert len(log.read_text().splitlines()) == NUM_SCANS == len(read_log(str(tmp_path / "out")))
 
 
+@pytest.mark.parametrize("lost", [1, NUM_SCANS])
+def test_scans_that_a_dead_node_took_along_are_tried_again_unless_it_took_all(
+    run, tmp_path, labelled, monkeypatch, lost
+) -> None:
+    stream, groups = verb.pool.stream, []
+
+    def without_some(rows: list[dict], worker: type, arguments: dict, group: int) -> Iterator[dict]:
+        groups.append((len(rows), group))
+        yield from stream(rows if len(groups) > 1 else rows[lost:], worker, arguments, group)
+
+    monkeypatch.setattr(verb.pool, "stream", without_some)
+    if lost == NUM_SCANS:
+        report = label(run, tmp_path)
+        assert (report.done, report.failed, len(groups)) == (0, NUM_SCANS, 1)
+        assert set(report.reasons.values()) == {"its worker process kept dying (out of memory?)"}
+    else:
+        assert label(run, tmp_path).done == NUM_SCANS
+        assert groups[1:] == [(lost, 1)]
+
+
 def test_a_scan_that_changed_is_named_and_labelled_again(run, tmp_path, labelled, capsys) -> None:
     label(run, tmp_path)
     confidence = label_file(tmp_path, 1).with_suffix(".confidence.npy")

@@ -92,7 +92,7 @@ class _Scorer:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         positions = rows.column("position").to_pylist()
-        result: dict[str, Any] = {"num_frames": len(positions), "error": "", "counts": ""}
+        result: dict[str, Any] = {"positions": positions, "error": "", "counts": ""}
         try:
             frames = [self.frames[position] for position in positions]
             counts = {name: self._counts(model, frames) for name, model in self.models.items()}

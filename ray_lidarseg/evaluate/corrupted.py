@@ -119,7 +119,7 @@ class _VariantScorer:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         positions = rows.column("position").to_pylist()
-        result = {"positions": positions, "num_frames": len(positions), "error": "", "counts": ""}
+        result = {"positions": positions, "error": "", "counts": ""}
         try:
             frames = [self.frames[position] for position in positions]
             use_intensity, batch = self.recipe.data.use_intensity, len(frames)

@@ -96,7 +96,7 @@ class _Reader:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         positions = rows.column("position").to_pylist()
-        result: dict[str, Any] = {"num_frames": len(positions), "error": "", "scores": b""}
+        result: dict[str, Any] = {"positions": positions, "error": "", "scores": b""}
         try:
             result["scores"] = self._scores(positions).to_bytes()
         except Exception as error:  # the driver raises it, as the DataError it is

@@ -56,7 +56,7 @@ class _Renderer:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         positions = rows.column("position").to_pylist()
-        result: dict[str, Any] = {"num_frames": len(positions), "error": "", "views": b""}
+        result: dict[str, Any] = {"positions": positions, "error": "", "views": b""}
         try:
             found = [self.renderer(position) for position in positions]
             result["views"] = pack_views([view for view in found if view is not None], self.step)

@@ -52,23 +52,26 @@ def digest_of(catalog: Catalog) -> str:
 def results(
     positions: Sequence[int], worker: type, arguments: dict[str, Any], batch: int, title: str
 ) -> Iterator[dict[str, Any]]:
-    """Result rows of a pool over catalog positions, as they come; each has ``num_frames`` and ``error``.
+    """Result rows of a pool over catalog positions, as they come; each has its ``positions`` and ``error``.
 
     Raises:
         DataError: What a worker reports, or frames that gave no result.
     """
-    rows = [{"position": position} for position in positions]
-    done = 0
-    with connect(), progress(len(rows), title, "frame") as bar:
-        for part in pool.stream(rows, worker, arguments, batch):
-            if part["error"]:
-                raise DataError(part["error"])
-            yield part
-            done += part["num_frames"]
-            bar.update(part["num_frames"])
-    if done < len(rows):
+    waiting = set(positions)
+    with connect(), progress(len(waiting), title, "frame") as bar:
+        for group in (batch, 1):  # a frame that kills its process, or a node that dies, takes others with it
+            rows = [{"position": place} for place in positions if place in waiting]
+            for part in pool.stream(rows, worker, arguments, group):
+                if part["error"]:
+                    raise DataError(part["error"])
+                yield part
+                waiting -= set(part["positions"])
+                bar.update(len(part["positions"]))
+            if len(waiting) == len(positions):
+                break  # none gave a result: none will
+    if waiting:
         raise DataError(
-            f"{len(rows) - done} of {len(rows)} frames gave no result, their worker process kept dying (out of "
+            f"{len(waiting)} of {len(positions)} frames gave no result, their worker process kept dying (out of "
             "memory?): set train.evaluate_batch to less in the run's recipe.yaml"
         )
 

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from ray_lidarseg.errors import ResourceError
 from ray_lidarseg.runtime.cluster import num_gpus, require, worker_runtime_env
+from ray_lidarseg.runtime.deaths import deaths_untold
 
 if TYPE_CHECKING:
     import torch
 
+_DATA_LOG = "ray.data._internal.execution.streaming_executor_state"
 _RETRIES = 2  # of a group whose process died; a scan that kills it every time must not loop for ever
 _GROW_AT = 1.0  # tasks an actor; Ray Data's own 1.75 is never reached with one task at a time, and no pool would grow
 _ADVICE = (
@@ -103,7 +105,8 @@ def stream(
 ) -> Iterator[dict]:
     """Result rows of a pool of ``worker`` actors over ``rows``, in any order, as they come; Ray must be connected.
 
-    A group whose process keeps dying gives no result: the caller sees which rows are missing.
+    A group whose process keeps dying, or whose node died while Ray did not know it yet, gives no result: how many did
+    is said, and the caller sees which rows are missing.
 
     Args:
         rows: Flat rows, all with the same columns.
@@ -116,10 +119,14 @@ def stream(
     if not rows:
         return
     num_groups = -(-len(rows) // group)
-    with quiet_data():
+    with quiet_data(), deaths_untold(_DATA_LOG) as deaths:
         mapped = _mapped(rows, worker, arguments, num_groups, actors)
         for batch in mapped.iter_batches(batch_size=None, batch_format="pyarrow"):
             yield from batch.to_pylist()
+    if deaths.count:
+        print(
+            f"{deaths.count} of {num_groups} groups gave no result: their worker process or its node died", flush=True
+        )
 
 
 def _mapped(

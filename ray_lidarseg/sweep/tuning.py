@@ -12,7 +12,6 @@ gives back what its workers held (``runtime.resource_releaser``), for which Ray'
 
 import contextlib
 import io
-import logging
 import os
 import tempfile
 import time
@@ -33,6 +32,7 @@ from ray_lidarseg import storage
 from ray_lidarseg.errors import LidarSegError, RunError, StorageError
 from ray_lidarseg.recipe.load import parse_recipe
 from ray_lidarseg.recipe.schema import Recipe
+from ray_lidarseg.runtime.deaths import deaths_untold
 from ray_lidarseg.sweep.study import METRICS, Study
 from ray_lidarseg.sweep.trial_queue import TrialQueue
 from ray_lidarseg.sweep.trials import FOLDER, Trial, metrics_of
@@ -85,7 +85,7 @@ def _tune_waiting(
 ) -> None:
     scheduler, is_nested = _scheduler(study, base, queue), base.workers.most > 1
     searcher = _Searcher(queue, base, out, watch)
-    with tempfile.TemporaryDirectory(prefix="rls-tune") as scratch, _one_message(), _deaths_untold():
+    with tempfile.TemporaryDirectory(prefix="rls-tune") as scratch, _one_message(), deaths_untold(_TUNE_LOG):
         tune.run(  # a Tuner would pickle what it calls back
             _run_nested if is_nested else _run_here,
             name="sweep",
@@ -318,21 +318,6 @@ class _Records(tune.Callback):
     def _keep(self, own: Trial) -> None:
         own.write(self._out)
         self._watch(own)
-
-
-@contextmanager
-def _deaths_untold() -> Iterator[None]:
-    """Without Tune's report of a process that died: a traceback of its own waiting. ``_Records`` says it in a line."""
-    log = logging.getLogger(_TUNE_LOG)
-    log.addFilter(_is_no_death)
-    try:
-        yield
-    finally:
-        log.removeFilter(_is_no_death)
-
-
-def _is_no_death(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], ray.exceptions.RayActorError))
 
 
 @contextmanager

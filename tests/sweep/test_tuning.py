@@ -1,10 +1,8 @@
 """What a sweep does where Tune gives a trial up that was never begun; Tune itself is played here."""
 
-import logging
 from types import SimpleNamespace
 
 import pytest
-from ray.exceptions import ActorDiedError
 
 from ray_lidarseg.errors import StorageError
 from ray_lidarseg.recipe.load import load_recipe
@@ -88,12 +86,3 @@ def test_a_full_disk_says_nothing_against_a_trial(monkeypatch, tmp_path, is_of_p
         with pytest.raises(StorageError, match="1 of 2 trials are not over: the disk is full"):
             _conclude(STUDY, list(queue.trials.values()), str(tmp_path), 0.0)
     assert read_trials(str(tmp_path))[first.name].is_over == (not is_of_place)  # the same command takes it up again
-
-
-def test_of_a_process_that_died_no_traceback_is_shown_and_of_anything_else_it_is(caplog):
-    log = logging.getLogger("ray.tune.execution.tune_controller")
-    with tuning._deaths_untold(), caplog.at_level(logging.ERROR, log.name):
-        log.error("died", exc_info=ActorDiedError())
-        log.error("wrong", exc_info=ValueError("of a trial"))
-    log.error("died later", exc_info=ActorDiedError())
-    assert [record.message for record in caplog.records] == ["wrong", "died later"]
