@@ -87,7 +87,7 @@ def verbs_in(folder: Path, pid: int, steps: int) -> dict[str, Verb]:
         "evaluate": Verb(
             lambda out: ["evaluate", out, "--split", "train"],
             lambda out: bool(descendants(pid, "ray::Map")) or any("evaluation" in name for name in names(out)),
-            lambda out: {name: value for name, value in digests(out).items() if "evaluation" in name},
+            evaluations,
             process="ray::Map",
             begin_with=run,
         ),
@@ -132,6 +132,14 @@ def shard_rows(out: str) -> dict[str, Any]:
         for row in pq.read_table(path, filesystem=filesystem).to_pylist():
             rows[f"{name.rpartition('/')[0].removeprefix(out)}/{row['frame_id']}"] = repr(row)
     return rows
+
+
+def evaluations(out: str) -> dict[str, Any]:
+    """Everything that a run's evaluation says, without the commit that scored it."""
+    found = {name: value for name, value in digests(out).items() if "/evaluation/" in name}
+    for name in (name for name in found if name.endswith(".json")):
+        found[name] = {key: value for key, value in json.loads(text(out + name)).items() if key != "commit"}
+    return found
 
 
 def run_numbers(run: str) -> list[dict[str, Any]]:

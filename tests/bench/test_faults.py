@@ -7,7 +7,17 @@ from pathlib import Path
 from pyarrow import fs
 
 from ray_lidarseg.datasets.shards import write_shard
-from tests.bench.fault_verbs import VERBS, difference, digests, run_numbers, shard_rows, trials, trials_over, verbs_in
+from tests.bench.fault_verbs import (
+    VERBS,
+    difference,
+    digests,
+    evaluations,
+    run_numbers,
+    shard_rows,
+    trials,
+    trials_over,
+    verbs_in,
+)
 from tests.bench.faults import _NOTHING_THERE, FAULTS, _is_idle
 from tests.ray.conftest import keyframe
 
@@ -40,6 +50,17 @@ def test_files_are_compared_by_their_bytes_and_locks_not_at_all(tmp_path: Path):
         (tmp_path / name).write_bytes(content)
     one, locked, other = (digests(str(tmp_path / name)) for name in "abc")
     assert one == locked
+    assert one != other
+
+
+def test_evaluations_are_compared_by_their_numbers_whichever_commit_scored(tmp_path: Path):
+    for name, commit, miou in (("a", "1", 0.5), ("b", "2", 0.5), ("c", "1", 0.6)):
+        (tmp_path / name / "evaluation").mkdir(parents=True)
+        content = json.dumps({"commit": commit, "miou_ratio": miou})
+        (tmp_path / name / "evaluation" / "train.json").write_text(content)
+        (tmp_path / name / "recipe.yaml").write_text(name)
+    one, later, other = (evaluations(str(tmp_path / name)) for name in "abc")
+    assert one == later != {}
     assert one != other
 
 
