@@ -26,7 +26,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -211,9 +211,11 @@ class Bench:
         """Does the harm; whether there was something to harm."""
         if fault == "worker":
             busy = self._busy(verb)
-            for pid in random.Random(0).sample(busy, min(1, len(busy))):
-                os.kill(pid, signal.SIGKILL)
-            return bool(busy)
+            with suppress(ProcessLookupError):  # it has ended since it was seen: there is another one later
+                for pid in random.Random(0).sample(busy, min(1, len(busy))):
+                    os.kill(pid, signal.SIGKILL)
+                return bool(busy)
+            return False
         if fault == "node":
             return self.nodes.kill(self.verbs[verb].process) > 0
         if fault == "head":
