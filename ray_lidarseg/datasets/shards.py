@@ -31,7 +31,7 @@ _TAIL_BYTES = len("PAR1") + 4  # a file ends with the length of its footer and t
 _FOOTER_MARK = b"\nsha256:"
 _FOOTER_READ_BYTES = 1 << 16  # Arrow's own first read
 _OPEN_FILES = 16  # a footer and a handle each
-_LISTING_THREADS = 8  # footers come one round trip each from object storage
+LISTING_THREADS = 8  # footers come one round trip each from object storage
 
 _FRAME_FIELDS = (
     ("frame_id", pa.string()),
@@ -208,6 +208,12 @@ def shard_name(frame_ids: Iterable[str]) -> str:
     return f"shard-{hashlib.sha256(chr(10).join(frame_ids).encode()).hexdigest()[:16]}.parquet"
 
 
+def drop_catalog(filesystem: fs.FileSystem, folder: str) -> None:
+    """Deletes the catalog of a folder, if there is one: before its shards change, so that nobody reads by it."""
+    if filesystem.get_file_info(f"{folder}/{CATALOG_NAME}").type != fs.FileType.NotFound:
+        filesystem.delete_file(f"{folder}/{CATALOG_NAME}")
+
+
 def drop_rows(filesystem: fs.FileSystem, folder: str, outdated: Collection[tuple[str, int]]) -> None:
     """Takes rows out of the shards of a folder; its catalog goes first, so that nobody reads by it meanwhile.
 
@@ -225,8 +231,8 @@ def drop_rows(filesystem: fs.FileSystem, folder: str, outdated: Collection[tuple
     by_shard: dict[str, set[int]] = {}
     for name, row in outdated:
         by_shard.setdefault(name, set()).add(row)
-    if by_shard and filesystem.get_file_info(f"{folder}/{CATALOG_NAME}").type != fs.FileType.NotFound:
-        filesystem.delete_file(f"{folder}/{CATALOG_NAME}")
+    if by_shard:
+        drop_catalog(filesystem, folder)
     for name, rows in by_shard.items():
         with open_parquet(filesystem, f"{folder}/{name}") as file:
             table = file.read(use_threads=False)
@@ -236,35 +242,6 @@ def drop_rows(filesystem: fs.FileSystem, folder: str, outdated: Collection[tuple
             write_whole(filesystem, f"{folder}/{new_name}", parquet_bytes(rest, rows_per_group=1))
         if name != new_name:
             filesystem.delete_file(f"{folder}/{name}")
-
-
-def drop_torn(filesystem: fs.FileSystem, folder: str) -> list[str]:
-    """Deletes the shards of a folder that are not whole, its catalog first; returns their names.
-
-    Args:
-        filesystem: Where the folder lies.
-        folder: Of shards, or of a layer.
-
-    Raises:
-        DataError: A shard is of another schema version, or the storage fails.
-        OSError: The folder cannot be written.
-    """
-
-    def is_torn(name: str) -> bool:
-        try:
-            open_parquet(filesystem, f"{folder}/{name}").close()
-        except TornFileError:
-            return True
-        return False
-
-    with ThreadPoolExecutor(_LISTING_THREADS) as threads:
-        names = list_shards(filesystem, folder)
-        torn = [name for name, found in zip(names, threads.map(is_torn, names), strict=True) if found]
-    if torn and filesystem.get_file_info(f"{folder}/{CATALOG_NAME}").type != fs.FileType.NotFound:
-        filesystem.delete_file(f"{folder}/{CATALOG_NAME}")
-    for name in torn:
-        filesystem.delete_file(f"{folder}/{name}")
-    return torn
 
 
 def write_shard(filesystem: fs.FileSystem, folder: str, frames: Sequence[Keyframe]) -> str:
@@ -439,7 +416,7 @@ def listed_rows(filesystem: fs.FileSystem, folder: str, columns: Sequence[str]) 
             table = patiently(filesystem, lambda: file.read(columns=list(columns), use_threads=False))
         return [{**row, "shard": name, "row": index} for index, row in enumerate(table.to_pylist())]
 
-    with ThreadPoolExecutor(_LISTING_THREADS) as threads:
+    with ThreadPoolExecutor(LISTING_THREADS) as threads:
         for found in threads.map(rows, list_shards(filesystem, folder)):
             yield from found
 

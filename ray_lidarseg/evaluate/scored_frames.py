@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from typing import Any
 
 from ray_lidarseg import storage
@@ -57,21 +58,17 @@ def results(
     Raises:
         DataError: What a worker reports, or frames that gave no result.
     """
-    waiting = set(positions)
-    with connect(), progress(len(waiting), title, "frame") as bar:
-        for group in (batch, 1):  # a frame that kills its process, or a node that dies, takes others with it
-            rows = [{"position": place} for place in positions if place in waiting]
-            for part in pool.stream(rows, worker, arguments, group):
-                if part["error"]:
-                    raise DataError(part["error"])
-                yield part
-                waiting -= set(part["positions"])
-                bar.update(len(part["positions"]))
-            if len(waiting) == len(positions):
-                break  # none gave a result: none will
-    if waiting:
+    rows, done = [{"position": position} for position in positions], 0
+    with connect(), progress(len(rows), title, "frame") as bar:
+        for part in pool.stream_twice(rows, worker, arguments, batch, "position", itemgetter("positions")):
+            if part["error"]:
+                raise DataError(part["error"])
+            yield part
+            done += len(part["positions"])
+            bar.update(len(part["positions"]))
+    if done < len(rows):
         raise DataError(
-            f"{len(waiting)} of {len(positions)} frames gave no result, their worker process kept dying (out of "
+            f"{len(rows) - done} of {len(rows)} frames gave no result, their worker process kept dying (out of "
             "memory?): set train.evaluate_batch to less in the run's recipe.yaml"
         )
 

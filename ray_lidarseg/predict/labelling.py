@@ -242,19 +242,16 @@ def _labelled_already(rows: list[dict[str, Any]], job: Job) -> dict[str, Labelle
 def _run(waiting: list[dict[str, Any]], job: Job, prepared: str, progress: _Progress, log: PredictionLog) -> None:
     arguments = {"job": job, "prepared": storage.absolute(prepared) if prepared else ""}
     with connect(), progress_bar(len(waiting), "predict", "scan") as bar:
-        for group in (job.batch, 1):  # a scan that kills its process, or a node that dies, takes others with it
-            rows = [row for row in waiting if row["frame_id"] in progress.waiting]
-            for result in pool.stream(rows, Labeller, arguments, group):
-                scan = LabelledScan.from_line(result["line"])
-                if scan is None:
-                    progress.fail(result["frame_id"], result["error"])
-                else:
-                    progress.add(scan)
-                    log.add(scan)
-                bar.update()
-                bar.set_postfix(failed=len(progress.failures), refresh=False)
-            if len(progress.waiting) == len(waiting):
-                break  # none gave a result: none will
+        of_one = lambda result: (result["frame_id"],)  # noqa: E731
+        for result in pool.stream_twice(waiting, Labeller, arguments, job.batch, "frame_id", of_one):
+            scan = LabelledScan.from_line(result["line"])
+            if scan is None:
+                progress.fail(result["frame_id"], result["error"])
+            else:
+                progress.add(scan)
+                log.add(scan)
+            bar.update()
+            bar.set_postfix(failed=len(progress.failures), refresh=False)
     for frame_id in sorted(progress.waiting):
         progress.fail(frame_id, "its worker process kept dying (out of memory?)")
 

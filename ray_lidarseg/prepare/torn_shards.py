@@ -1,10 +1,13 @@
 """Shards that a machine left half written when it went: deleted, so that their frames are prepared again."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from pyarrow import fs
+
 from ray_lidarseg import storage
-from ray_lidarseg.datasets.shards import drop_torn
+from ray_lidarseg.datasets.shards import LISTING_THREADS, drop_catalog, list_shards, open_parquet
 from ray_lidarseg.errors import TornFileError
 
 Read = TypeVar("Read")
@@ -27,8 +30,28 @@ def without_torn(uri: str, read: Callable[[], Read]) -> Read:
         return read()
     except TornFileError:
         with storage.explained("write", uri):
-            names = drop_torn(*storage.resolve(uri))
+            names = _drop_torn(*storage.resolve(uri))
         if not names:
             raise
     print(f"{uri}: torn and deleted: {', '.join(names)}; what they held is prepared again", flush=True)
     return read()
+
+
+def _drop_torn(filesystem: fs.FileSystem, folder: str) -> list[str]:
+    """Deletes the shards of a folder that are not whole; returns their names."""
+
+    def is_torn(name: str) -> bool:
+        try:
+            open_parquet(filesystem, f"{folder}/{name}").close()
+        except TornFileError:
+            return True
+        return False
+
+    names = list_shards(filesystem, folder)
+    with ThreadPoolExecutor(LISTING_THREADS) as threads:
+        torn = [name for name, found in zip(names, threads.map(is_torn, names), strict=True) if found]
+    if torn:
+        drop_catalog(filesystem, folder)
+    for name in torn:
+        filesystem.delete_file(f"{folder}/{name}")
+    return torn

@@ -1,36 +1,29 @@
-"""Processes that died while Ray waited for them: counted, and no traceback of the waiting shown."""
+"""Processes that died while Ray waited for them: no traceback of the waiting is shown."""
 
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-
-
-@dataclass
-class Deaths:
-    """How many there were."""
-
-    count: int = 0
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a record is of anything else; called by a logger."""
-        from ray.exceptions import RayActorError
-
-        is_death = bool(record.exc_info) and isinstance(record.exc_info[1], RayActorError)
-        self.count += is_death
-        return not is_death
 
 
 @contextmanager
-def deaths_untold(logger: str) -> Iterator[Deaths]:
-    """Without what one of Ray's loggers says of processes that died; the caller says it in a line of its own.
+def deaths_untold(name: str) -> Iterator[None]:
+    """Without what a part of Ray says of processes that died; the caller says it in a line of its own.
 
     Args:
-        logger: Its whole name: a filter sees no records of the loggers below.
+        name: Of its logger, as ``ray.data``; a filter sees no records of loggers below, so each of them gets it.
     """
-    deaths, log = Deaths(), logging.getLogger(logger)
-    log.addFilter(deaths)
+    below = [known for known in logging.root.manager.loggerDict if known.startswith(f"{name}.")]
+    logs = [logging.getLogger(known) for known in (name, *below)]
+    for log in logs:
+        log.addFilter(_is_no_death)
     try:
-        yield deaths
+        yield
     finally:
-        log.removeFilter(deaths)
+        for log in logs:
+            log.removeFilter(_is_no_death)
+
+
+def _is_no_death(record: logging.LogRecord) -> bool:
+    from ray.exceptions import RayActorError
+
+    return not (record.exc_info and isinstance(record.exc_info[1], RayActorError))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,6 @@ from ray_lidarseg.runtime.deaths import deaths_untold
 if TYPE_CHECKING:
     import torch
 
-_DATA_LOG = "ray.data._internal.execution.streaming_executor_state"
 _RETRIES = 2  # of a group whose process died; a scan that kills it every time must not loop for ever
 _GROW_AT = 1.0  # tasks an actor; Ray Data's own 1.75 is never reached with one task at a time, and no pool would grow
 _ADVICE = (
@@ -105,8 +104,8 @@ def stream(
 ) -> Iterator[dict]:
     """Result rows of a pool of ``worker`` actors over ``rows``, in any order, as they come; Ray must be connected.
 
-    A group whose process keeps dying, or whose node died while Ray did not know it yet, gives no result: how many did
-    is said, and the caller sees which rows are missing.
+    A group whose process keeps dying, or whose node died while Ray did not know it yet, gives no result: the caller
+    sees which rows are missing.
 
     Args:
         rows: Flat rows, all with the same columns.
@@ -119,14 +118,44 @@ def stream(
     if not rows:
         return
     num_groups = -(-len(rows) // group)
-    with quiet_data(), deaths_untold(_DATA_LOG) as deaths:
+    with quiet_data():
         mapped = _mapped(rows, worker, arguments, num_groups, actors)
         for batch in mapped.iter_batches(batch_size=None, batch_format="pyarrow"):
             yield from batch.to_pylist()
-    if deaths.count:
-        print(
-            f"{deaths.count} of {num_groups} groups gave no result: their worker process or its node died", flush=True
-        )
+
+
+def stream_twice(
+    rows: Sequence[Mapping[str, Any]],
+    worker: type,
+    arguments: Mapping[str, Any],
+    group: int,
+    key: str,
+    keys_of: Callable[[dict], Collection[Any]],
+) -> Iterator[dict]:
+    """As ``stream``; rows that gave no result are tried once more, each alone, unless none gave one.
+
+    A row that kills its process takes its group along, and a node that dies what Ray hands to it until its heartbeats
+    are missed.
+
+    Args:
+        rows: See ``stream``; so are ``worker``, ``arguments`` and ``group``.
+        worker: See there.
+        arguments: See there.
+        group: Rows in one call of the first pass.
+        key: Column that tells rows apart.
+        keys_of: Which rows a result is of.
+    """
+    waiting = {row[key] for row in rows}
+
+    def one_pass(size: int) -> Iterator[dict]:
+        for result in stream([row for row in rows if row[key] in waiting], worker, arguments, size):
+            waiting.difference_update(keys_of(result))
+            yield result
+
+    yield from one_pass(group)
+    if waiting and len(waiting) < len(rows):
+        print(f"{len(waiting)} of {len(rows)} gave no result, their process or node died: once more", flush=True)
+        yield from one_pass(1)
 
 
 def _mapped(
@@ -177,7 +206,7 @@ def quiet_data() -> Iterator[None]:
     scaling.actor_pool_util_upscaling_threshold = _GROW_AT
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), deaths_untold("ray.data"):
             warnings.filterwarnings("ignore", message=".*ray_remote_args")  # Ray 2.60 has no other door for retries
             yield
     finally:

@@ -49,7 +49,6 @@ _SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the old output is none where none is asked for
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
-_TUNE_LOG = "ray.tune.execution.tune_controller"
 NESTED_CPUS = 0.01  # of the process in which Ray Train is started; Tune takes no trial that asks for nothing
 
 Watcher = Callable[[Trial], None]
@@ -85,7 +84,7 @@ def _tune_waiting(
 ) -> None:
     scheduler, is_nested = _scheduler(study, base, queue), base.workers.most > 1
     searcher = _Searcher(queue, base, out, watch)
-    with tempfile.TemporaryDirectory(prefix="rls-tune") as scratch, _one_message(), deaths_untold(_TUNE_LOG):
+    with tempfile.TemporaryDirectory(prefix="rls-tune") as scratch, _one_message(), deaths_untold("ray.tune"):
         tune.run(  # a Tuner would pickle what it calls back
             _run_nested if is_nested else _run_here,
             name="sweep",

@@ -52,8 +52,8 @@ def slowness(precision: torch.dtype | None, device: torch.device) -> str:
     if precision != torch.bfloat16 or device.type != "cpu" or computes_bf16_natively():
         return ""
     return (
-        "train.amp=bf16 on a processor without bfloat16 products, which it imitates: a convolution takes tens of times "
-        "as long as in float32; train.amp=auto or off does not"
+        "train.amp=bf16 on a processor without bfloat16 products: it imitates them, far slower than it computes in "
+        "float32; train.amp=auto or off is faster here"
     )
 
 

@@ -7,8 +7,7 @@ again (at most twice) where it ended with an error or was killed. Afterwards wha
 undisturbed command left: for `train` every logged number, for `sweep` those of every trial, none of them lost or
 trained twice, for `predict` and `world` every byte, for `prepare` every row, for `evaluate` every count; with a damaged
 checkpoint `evaluate` and `predict` must say so and take the one before, or refuse to add its predictions to those of
-the damaged one. Seconds lost are those of all commands beyond
-those of the undisturbed one.
+the damaged one. Seconds lost are those of all commands beyond those of the undisturbed one.
 
 Linux; a full disk is a small tmpfs, which root may mount. Rows of the JSON file are not measured again. Fails (rc 1)
 where a cell ends with another result, or with none. `--quick`: killed worker and driver of `train` on few steps.

@@ -75,9 +75,9 @@ class Nodes:
         self._take()
         self.left = self._count
 
-    def drain(self, word: str, seconds: float) -> None:
-        """Announces that a node with such a process is taken away then, as clouds do of spot instances."""
-        self._ask(f"drain {word} {seconds}")
+    def take_away(self, word: str, seconds: float) -> None:
+        """Announces that a node with such a process is taken away then, as clouds do of spot instances, and does it."""
+        self.left -= min(1, int(self._ask(f"take {word} {seconds}")))
 
     def close(self) -> None:
         """Ends all of it."""
@@ -166,14 +166,13 @@ def _serve(count: int) -> None:
             print("> 0", flush=True)
             continue
         node = sorted(busy, key=raylet)[0]
-        if action == "drain":
+        if action == "take":
             deadline_ms = int((time.time() + float(words[1])) * 1000)
             reason = autoscaler_pb2.DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
             GcsClient(cluster.address).drain_node(node.node_id, reason, "spot", deadline_ms)
-            print("> drained", flush=True)
-            continue
+            time.sleep(float(words[1]))
         for process in [*descendants(raylet(node), ""), raylet(node)]:
-            with suppress(ProcessLookupError):  # a node that was announced to go ends by itself meanwhile
+            with suppress(ProcessLookupError):  # it has ended since it was seen
                 os.kill(process, signal.SIGKILL)
         cluster.remove_node(node, allow_graceful=False)
         print(f"> {len(busy)}", flush=True)

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,9 +48,7 @@ def test_an_announced_loss_is_no_failure(nodes, undisturbed, tiny, tmp_path):
         nodes.restart()
     driver = _begin(override(tiny, {"workers.max_failures": 0}), tmp_path / "run", nodes)
     wait_for_step(tmp_path / "run", 7)
-    nodes.drain("RayTrainWorker", NOTICE_S)
-    time.sleep(NOTICE_S)
-    nodes.kill("RayTrainWorker")
+    nodes.take_away("RayTrainWorker", NOTICE_S)
     said, _ = driver.communicate(timeout=400)
     assert driver.returncode == 0, said
     assert results(tmp_path / "run") == results(undisturbed)
@@ -60,7 +57,7 @@ def test_an_announced_loss_is_no_failure(nodes, undisturbed, tiny, tmp_path):
 def test_an_elastic_run_goes_on_with_the_nodes_that_are_left(nodes, undisturbed, tiny, tmp_path):
     """Of two nodes one is left: from there one worker takes each step."""
     while nodes.left > 2:
-        nodes.kill("ray::")
+        assert nodes.kill("ray::"), "a node without a process cannot be found: this would never end"
     recipe = override(tiny, {"workers.num_workers": [1, 2]})
     driver = _begin(recipe, tmp_path / "run", nodes)
     wait_for_step(tmp_path / "run", 7)
