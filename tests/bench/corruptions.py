@@ -1,10 +1,12 @@
-"""Seconds a scan of each corruption, on one core, beside a plain copy of the scan.
+"""Seconds a scan of each corruption, on one core, beside a plain pass over the scan.
 
 `python -m tests.bench.corruptions [--json FILE] [--quick]`
 
 Scans are of the synthetic world, in nuScenes' size (32 beams, 1,084 columns) and SemanticKITTI's (64 beams). CPU time
-of this process, median over scans. Fails (rc 1) where all 24 forms of a nuScenes scan take more than 1 s together: the
-25-fold pass of `evaluate --robustness` should not be about its corruptions.
+of this process, median over scans. The plain pass, taken beside each corruption, is what any reader does: range,
+azimuth and inclination of every point, and the points sorted by azimuth. Fails (rc 1) where a form of a scan takes, on
+average, longer than ``MAX_PASSES`` of them: the 25-fold pass of `evaluate --robustness` should not be about its
+corruptions.
 """
 
 import os
@@ -14,7 +16,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -30,7 +32,8 @@ from ray_lidarseg.synthetic.presets import PRESETS
 from ray_lidarseg.synthetic.scene import Scene
 from tests.bench.ledger import Ledger, Row, parser, print_table
 
-LIMIT_S = 1.0
+MAX_PASSES = 20.0
+"""Of a form, the mean over all 24: 11 of a nuScenes scan and 6 of a SemanticKITTI one when it was set."""
 SPECS = (nuscenes.SPEC, semantickitti.SPEC)
 
 
@@ -53,17 +56,19 @@ def main() -> int:
             for name in CORRUPTIONS
         ],
     )
-    total = {
-        spec.name: sum(row[severity] for row in rows if row["dataset"] == spec.name for severity in SEVERITIES)
-        for spec in SPECS
-    }
-    is_good = total["nuscenes"] <= LIMIT_S
-    said = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in total.items())
+    passes = {spec.name: passes_of([row for row in rows if row["dataset"] == spec.name]) for spec in SPECS}
+    is_good = all(value <= MAX_PASSES for value in passes.values())
     print(
-        f"one core, 24 forms of a scan, median of {num_scans} scans: {said} (nuscenes <= {LIMIT_S:g}): "
+        f"one core, a corrupted form of a scan in plain passes over it, mean of 24, medians of {num_scans} scans: "
+        f"{', '.join(f'{name} {value:.1f}' for name, value in passes.items())} (<= {MAX_PASSES:g}): "
         f"{'ok' if is_good else 'FAILED'}"
     )
     return int(not is_good)
+
+
+def passes_of(rows: Sequence[Row]) -> float:
+    """Plain passes that a form of a scan takes, the mean over all forms in the rows of a data set."""
+    return statistics.mean(row[severity] / row["plain_s"] for row in rows for severity in SEVERITIES)
 
 
 class Scans:
@@ -74,23 +79,38 @@ class Scans:
         self.frames: list[Keyframe] = []
 
     def seconds(self, corruption: str) -> Row:
-        """Median CPU seconds at each severity, and points a scan."""
+        """Median CPU seconds at each severity and of a plain pass, and points a scan."""
         self.frames = self.frames or [frame_of(self.spec, number) for number in range(self.count)]
         points = round(statistics.mean(len(frame.points) for frame in self.frames))
-        return {"points": points, **{rank: self._median(corruption, rank) for rank in SEVERITIES}}
+        works = {rank: self._corruption(corruption, rank) for rank in SEVERITIES}
+        works["plain_s"] = lambda frame: plain_pass(frame.points)
+        return {"points": points, **self._medians(works)}
 
-    def _median(self, corruption: str, severity: str) -> float:
+    def _corruption(self, corruption: str, severity: str) -> Callable[[Keyframe], object]:
         chosen = setting(self.spec.name, corruption, severity)
-        corrupt(self.frames[0], chosen, self.spec, self.spec.sensor)  # tables are made once a process
-        return round(statistics.median(self._timed(chosen)), 5)
+        return lambda frame: corrupt(frame, chosen, self.spec, self.spec.sensor)
 
-    def _timed(self, chosen) -> Sequence[float]:
-        seconds = []
-        for frame in self.frames:
-            began = time.process_time()
-            corrupt(frame, chosen, self.spec, self.spec.sensor)
-            seconds.append(time.process_time() - began)
-        return seconds
+    def _medians(self, works: Mapping[str, Callable[[Keyframe], object]]) -> Row:
+        """By name of the work, all of them on a scan before the next scan: a busy machine hurts them alike."""
+        for work in works.values():
+            work(self.frames[0])  # tables are made once a process
+        seconds = [{name: _timed(work, frame) for name, work in works.items()} for frame in self.frames]
+        return {name: round(statistics.median(one[name] for one in seconds), 5) for name in works}
+
+
+def plain_pass(points: np.ndarray) -> np.ndarray:
+    """[P, 3] range (m), azimuth and inclination (rad) of points [P, 4], in the order of their azimuth."""
+    x, y, z = points[:, :3].T
+    range_m = np.sqrt(x * x + y * y + z * z)
+    azimuth = np.arctan2(y, x)
+    inclination = np.arcsin(z / np.maximum(range_m, 1e-6))
+    return np.stack([range_m, azimuth, inclination], axis=1)[np.argsort(azimuth, kind="stable")]
+
+
+def _timed(work: Callable[[Keyframe], object], frame: Keyframe) -> float:
+    began = time.process_time()
+    work(frame)
+    return time.process_time() - began
 
 
 def frame_of(spec: DatasetSpec, number: int) -> Keyframe:
