@@ -123,22 +123,27 @@ def main() -> int:
 def of_scene(name: str, value: float, quality: float, seed: int, frames: tuple[int, ...]) -> Row:
     """Counts of one scene."""
     preset = PRESETS["demo"] if name == "as mounted" else with_options(PRESETS["demo"], {name: value})
+    scene = scene_of(preset, seed)
     total: dict[str, int] = {f"{target}_{count}": 0 for target in TARGETS for count in COUNTS}
     for frame in frames:
-        for key, count in of_frame(preset, seed, frame, quality).items():
+        for key, count in of_frame(scene, seed, frame, quality).items():
             total[key] += count
     return total
 
 
-def of_frame(preset: Preset, seed: int, frame: int, quality: float) -> dict[str, int]:
+def scene_of(preset: Preset, seed: int) -> Scene:
+    """The scene of a seed, one of the first three of its world."""
+    return Scene(preset, seed, seed % 3)
+
+
+def of_frame(scene: Scene, seed: int, frame: int, quality: float) -> dict[str, int]:
     """Counts of one frame, all cameras."""
-    scene = Scene(preset, seed, seed % 3)
     sweep = scan(scene, frame)
     labels = NUSCENES.to_train(sweep.labels)
     is_used = usable(sweep.points[:, :4], SENSOR)
     points, labels = sweep.points[is_used, :4].astype(np.float32), labels[is_used]
     cameras = [_camera(scene, frame, place) for place in range(len(RIG))]
-    views = [view_of(seed, frame, place, preset.camera_time_error_ms) for place in range(len(RIG))]
+    views = [view_of(seed, frame, place, scene.preset.camera_time_error_ms) for place in range(len(RIG))]
     pixels = [_draw(camera, view, seed + frame) for camera, view in zip(cameras, views, strict=True)]
     bundles, truth = [], []
     for place, (camera, view, chosen) in enumerate(zip(cameras, views, pixels, strict=True)):
@@ -218,7 +223,7 @@ def view_of(seed: int, frame: int, place: int, time_error_ms: float) -> View:
 @cache
 def _lit(seed: int, time_error_ms: float) -> tuple[Scene, Light]:
     preset = with_options(PRESETS["demo"], {"camera_time_error_ms": time_error_ms} if time_error_ms else {})
-    scene = Scene(preset, seed, seed % 3)
+    scene = scene_of(preset, seed)
     return scene, Light(scene)
 
 

@@ -11,13 +11,24 @@ from ray_lidarseg.synthetic.options import with_options
 from ray_lidarseg.synthetic.presets import PRESETS
 from ray_lidarseg.types import IGNORE
 from tests.bench import parallax
-from tests.bench.parallax import COUNTS, NUM_CLASSES, TARGETS, cells, class_scores, interval, of_frame, ratios, view_of
+from tests.bench.parallax import (
+    COUNTS,
+    NUM_CLASSES,
+    TARGETS,
+    cells,
+    class_scores,
+    interval,
+    of_frame,
+    ratios,
+    scene_of,
+    view_of,
+)
 
 
 @pytest.fixture(scope="module")
 def counts() -> dict[str, int]:
     view_of.cache_clear()
-    return of_frame(PRESETS["demo"], 9800, 3, 1.0)
+    return of_frame(scene_of(PRESETS["demo"], 9800), 9800, 3, 1.0)
 
 
 def test_counts_are_possible_and_the_same_pixels_judge_all_targets(counts):
@@ -33,7 +44,7 @@ def test_a_model_that_is_always_right_is_right_on_nearly_every_labelled_pixel(co
 
 
 def test_a_wrong_calibration_hurts_every_target(counts):
-    wrong = of_frame(with_options(PRESETS["demo"], {"calibration_error_deg": 8.0}), 9800, 3, 1.0)
+    wrong = of_frame(scene_of(with_options(PRESETS["demo"], {"calibration_error_deg": 8.0}), 9800), 9800, 3, 1.0)
     assert all(ratios(wrong, target)[2] < ratios(counts, target)[2] - 0.05 for target in TARGETS)
 
 
