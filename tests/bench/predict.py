@@ -106,7 +106,7 @@ def _arguments() -> argparse.Namespace:
     flags = parser(__doc__.splitlines()[0])
     flags.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS, help="backbones")
     flags.add_argument("--world", default="demo", help="preset of the scans for throughput")
-    flags.add_argument("--frames", type=int, default=40, help="for throughput; 0: none")
+    flags.add_argument("--frames", type=int, default=160, help="for throughput; 0: none; few are noise")
     flags.add_argument("--many", type=int, default=2000, help="scans for memory; 0: none")
     flags.add_argument("--killed", type=int, default=60, help="scans of the job that is killed")
     flags.add_argument("--folder", type=Path, default=Path("build/bench/predict"), help="worlds (kept) and labels")
