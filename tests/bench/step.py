@@ -3,9 +3,10 @@
 `python -m tests.bench.step [--against COMMIT] [--backbones …] [--methods …] [--amp off auto] [--json FILE] [--quick]`
 
 The steps of ``tests.bench.cost``: the real step loop on scans of the synthetic world at their real size, networks of
-the built-in nuScenes recipes at a part of their width, with the method's rules of 6209cd2. Each commit runs in a
-process of its own, the older one out of a checkout that git makes in a temporary folder; the processes take turns step
-by step, so a busy machine hurts all alike. CPU seconds of one thread, medians, the first round warms up. ``bound`` is
+the built-in nuScenes recipes at a part of their width, with the method's rules of 6209cd2. Each commit and precision
+runs in a process of its own, as a training has one of each (two precisions in one process cost either a fifth), the
+older commit out of a checkout that git makes in a temporary folder; the processes take turns step by step, so a busy
+machine hurts all alike. CPU seconds of one thread, medians, the first round warms up. ``bound`` is
 what the products of the step take at the speed of a product of 4096 rows of 64 channels in the fastest library
 (``sparse.products``), and nothing else.
 
@@ -158,14 +159,12 @@ def _own_tree() -> Path:
     return Path(__file__).resolve().parents[2]
 
 
-def measure(workers: dict[str, Worker], wanted: Row, amps: Sequence[str], rounds: int) -> list[Row]:
-    """Rows of one backbone and method: the older commit in float32, this one in every precision asked for."""
-    variants = {("against", "off"): "against"} if "against" in workers else {}
-    variants |= {("now", amp): amp for amp in amps}
-    taken: dict[tuple[str, str], list[Row]] = {variant: [] for variant in variants}
+def measure(workers: dict[tuple[str, str], Worker], wanted: Row, rounds: int) -> list[Row]:
+    """Rows of one backbone and method, one for each process: the older commit's, and this one's in every precision."""
+    taken: dict[tuple[str, str], list[Row]] = {variant: [] for variant in workers}
     for number in range(rounds + 1):
-        for commit, amp in variants:
-            taken[commit, amp].append(workers[commit].ask({**wanted, "amp": amp, "count": not number}))
+        for (commit, amp), process in workers.items():
+            taken[commit, amp].append(process.ask({**wanted, "amp": amp, "count": not number}))
     bounds = {"float32": _products().float32_gflops, "bfloat16": _products().bf16_gflops}
     rows = []
     for (commit, amp), answers in taken.items():
@@ -234,7 +233,7 @@ def main() -> int:
     ledger = Ledger(args.json)
     rows: list[Row] = []
     with ExitStack() as stack:
-        workers: dict[str, Worker] = {}
+        workers: dict[tuple[str, str], Worker] = {}
         for backbone in args.backbones:
             for method in args.methods:
                 wanted = {"backbone": backbone, "method": method, "width": args.width, "preset": args.preset}
@@ -243,8 +242,8 @@ def main() -> int:
                 keys = [{**key, "of": of, "amp": amp} for of, amp in names]
                 fresh: list[Row] = []
                 if any(ledger.find(known) is None for known in keys):
-                    workers = workers or _workers(stack, args)
-                    fresh = measure(workers, wanted, args.amp, args.rounds)
+                    workers = workers or _workers(stack, names, args.against)
+                    fresh = measure(workers, wanted, args.rounds)
                 for known in keys:
                     rows.append(ledger.measure(known, lambda k=known, f=fresh: _of(f, k)))
     show(rows)
@@ -255,11 +254,14 @@ def main() -> int:
     return int(bool(problems))
 
 
-def _workers(stack: ExitStack, args: Any) -> dict[str, Worker]:
+def _workers(
+    stack: ExitStack, variants: Sequence[tuple[str, str]], against: str | None
+) -> dict[tuple[str, str], Worker]:
+    """A process of each commit and precision."""
     trees = {"now": _own_tree()}
-    if args.against:
-        trees["against"] = stack.enter_context(checkout(args.against))
-    return {name: stack.enter_context(worker(tree)) for name, tree in trees.items()}
+    if against:
+        trees["against"] = stack.enter_context(checkout(against))
+    return {(of, amp): stack.enter_context(worker(trees[of])) for of, amp in variants}
 
 
 def _of(fresh: Sequence[Row], key: Row) -> Row:
