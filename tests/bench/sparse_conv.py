@@ -13,7 +13,7 @@ Medians of process CPU time (what a free core would take) and of wall time. Exit
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from statistics import median
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -26,7 +26,7 @@ from ray_lidarseg.models.minkunet import MinkUNet, build_minkunet
 from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch, SensorSpec
 from ray_lidarseg.sparse.backend import Kind
-from ray_lidarseg.sparse.geometry import VoxelGeometry
+from ray_lidarseg.sparse.geometry import Request, VoxelGeometry
 from ray_lidarseg.sparse.kernel_map import Kernel, KernelMap, offsets_of, submanifold_map
 from ray_lidarseg.sparse.modules import SparseConv3d
 from ray_lidarseg.sparse.products import fast, measured
@@ -101,6 +101,9 @@ class NaiveBackend:
 
     def __init__(self) -> None:
         self.maps: WeakKeyDictionary[VoxelGeometry, dict[Any, Any]] = WeakKeyDictionary()
+
+    def prepare(self, geometry: VoxelGeometry, wanted: Iterable[Request]) -> None:
+        """Nothing: maps are searched when a layer first wants them."""
 
     def conv(
         self, x: Tensor, weight: Tensor, geometry: VoxelGeometry, kind: Kind, kernel: Kernel, level: int
