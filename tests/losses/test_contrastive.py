@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from ray_lidarseg.losses.contrastive import info_nce, tolerant_info_nce
+from ray_lidarseg.losses.contrastive import info_nce, row_quantile, tolerant_info_nce
 from ray_lidarseg.losses.row_blocks import paired_rows
 
 
@@ -49,6 +49,14 @@ def test_the_tolerant_loss_is_that_of_its_definition(drop, balanced, quantiles):
     expected = slow_tolerant(points, images, 0.2, *quantiles, drop, balanced)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(gradient, torch.autograd.grad(expected, points)[0])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 50, 101, 2001])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_quantiles_of_rows_are_torchs_to_the_bit(count, dtype):
+    values = torch.rand(7, count, generator=torch.Generator().manual_seed(count), dtype=dtype)
+    for share in (0.0, 0.01, 0.02, 0.3, 0.5, 0.77, 0.99, 1.0):
+        assert torch.equal(row_quantile(values, share), values.quantile(share, dim=1, keepdim=True))
 
 
 @pytest.mark.parametrize("drop", ["zero_logit", "mask"])
