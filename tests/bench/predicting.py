@@ -2,10 +2,12 @@
 
 `python -m tests.bench.predicting verb|loop ACTORS RUN INDEX OUT`
 
-The loop calls the package's own functions to decode, label and write, as many scans at once as the verb's groups hold.
+The loop calls the package's own functions to decode, label and write, as many scans at once as the verb's groups hold;
+for several actors there are as many loops, each a process with every so-manieth group.
 """
 
 import functools
+import multiprocessing
 import sys
 from pathlib import Path
 
@@ -26,15 +28,31 @@ from ray_lidarseg.training.run_folder import load_method
 SPLIT = "val"
 
 
-def by_loop(run: str, index: str, out: str) -> None:
-    """Every scan of the index, one group after the other, in this process."""
+def by_loops(run: str, index: str, out: str, count: int) -> None:
+    """The same by so many processes.
+
+    Raises:
+        RuntimeError: One of them failed.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    loops = [spawn.Process(target=by_loop, args=(run, index, out, part, count)) for part in range(count)]
+    for loop in loops:
+        loop.start()
+    for loop in loops:
+        loop.join()
+    if any(loop.exitcode for loop in loops):
+        raise RuntimeError(f"loops ended with {[loop.exitcode for loop in loops]}")
+
+
+def by_loop(run: str, index: str, out: str, part: int = 0, parts: int = 1) -> None:
+    """Every scan of the index, one group after the other, in this process; with ``parts`` every so-manieth group."""
     torch.set_num_threads(1)
     method, recipe, _ = load_method(run)
     sensor, group, taxonomy = resolve_sensor(recipe.data), recipe.train.evaluate_batch, dataset_of(recipe.data).taxonomy
     rows = pq.read_table(index, columns=["frame_id", "points_uri", "dataset"]).to_pylist()
-    for first in range(0, len(rows), group):
-        part = rows[first : first + group]
-        frames = [decode(Keyframe(row["frame_id"], row["dataset"], "", "", 0, row["points_uri"])) for row in part]
+    for first in range(part * group, len(rows), parts * group):
+        chosen = rows[first : first + group]
+        frames = [decode(Keyframe(row["frame_id"], row["dataset"], "", "", 0, row["points_uri"])) for row in chosen]
         for frame, scan in zip(frames, label_frames(method.deployed_model, frames, sensor), strict=True):
             file = storage.join(out, label_path(frame.frame_id, "lidarseg", SPLIT))
             storage.write_bytes(confidence_path(file), confidence_bytes(scan.confidence))
@@ -51,7 +69,7 @@ def main() -> None:
     way, actors, *places = sys.argv[1:]
     run, index, out = (str(Path(place).resolve()) for place in places)
     if way == "loop":
-        by_loop(run, index, out)
+        by_loops(run, index, out, int(actors)) if int(actors) > 1 else by_loop(run, index, out)
     else:
         by_verb(run, index, out, int(actors))
 

@@ -2,12 +2,17 @@
 
 import pytest
 
+from tests.bench import predicting
 from tests.bench.predict import verdict, working_cpu_s
 from tests.bench.process_tree import Sample
 
 
-def row(way: str, cpu_s: float, is_same: bool = True) -> dict:
-    return {"model": "fidnet", "way": way, "actors": 1, "scans_per_s": 2.0, "cpu_s": cpu_s, "is_same": is_same}
+def row(way: str, cpu_s: float, is_same: bool = True, actors: int = 1) -> dict:
+    return {"model": "fidnet", "way": way, "actors": actors, "scans_per_s": 2.0, "cpu_s": cpu_s, "is_same": is_same}
+
+
+ONE = [row("loop", 1.0), row("verb", 1.1)]
+TWO = [row("loop", 1.0, actors=2), row("verb", 1.05, actors=2)]
 
 
 KILLED = {"way": "killed", "frames": 60, "before": 20, "scans": 60, "is_once": True, "is_same": True}
@@ -17,9 +22,11 @@ MEMORY = {"way": "memory", "frames": 2000, "growth_ratio": 0.01, "peak_mib": 900
 @pytest.mark.parametrize(
     ("rows", "others", "is_quick", "expected", "sentence"),
     [
-        ([row("loop", 1.0), row("verb", 1.05)], [MEMORY, KILLED], False, True, "95% of the loop's work a CPU second"),
-        ([row("loop", 1.0), row("verb", 1.1)], [], False, False, "91% of the loop's work"),
-        ([row("loop", 1.0), row("verb", 1.1)], [], True, True, "91% of the loop's work"),
+        (TWO, [MEMORY, KILLED], False, True, "fidnet does 95.2% with 2 of the loops' work a CPU second"),
+        ([*ONE, *TWO], [], False, True, "90.9% with 1, 95.2% with 2"),
+        ([*TWO, *ONE[:1], row("verb", 1.0)], [], False, True, "100.0% with 1, 95.2% with 2"),
+        (ONE, [], False, False, "90.9% with 1"),
+        (ONE, [], True, True, "90.9% with 1"),
         ([row("loop", 1.0), row("verb", 1.0, is_same=False)], [], True, False, "OTHER labels than the loop's"),
         ([], [{**MEMORY, "growth_ratio": 0.06}], False, False, "grows by 6.0%"),
         ([], [{**KILLED, "is_once": False}], True, False, "NOT ONCE"),
@@ -36,3 +43,31 @@ def test_verdict(rows, others, is_quick, expected, sentence):
 def test_cpu_time_between_samples_is_shared_out_and_services_do_not_count():
     samples = [Sample(0.0, 0.0, 1.0, 1.0, 2), Sample(2.0, 0.0, 6.0, 2.0, 2), Sample(4.0, 0.0, 9.0, 3.0, 2)]
     assert working_cpu_s(samples, 1.0, 3.0) == pytest.approx((4 + 6) / 2 - (0 + 4) / 2)
+
+
+def test_several_loops_label_every_scan_once(monkeypatch):
+    taken = []
+    monkeypatch.setattr(predicting.multiprocessing, "get_context", lambda _: Spawn(taken))
+    predicting.by_loops("run", "index", "out", 3)
+    assert taken == [("run", "index", "out", part, 3) for part in range(3)]
+    monkeypatch.setattr(Spawn, "exitcode", 1)
+    with pytest.raises(RuntimeError, match=r"ended with \[1, 1\]"):
+        predicting.by_loops("run", "index", "out", 2)
+
+
+class Spawn:
+    """Processes that only say what they were told."""
+
+    exitcode = 0
+
+    def __init__(self, taken: list) -> None:
+        self.taken = taken
+
+    def Process(self, target, args):
+        self.taken.append(args)
+        return self
+
+    def start(self) -> None:
+        """Nothing."""
+
+    join = start
