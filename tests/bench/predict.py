@@ -105,7 +105,9 @@ def _rows(args: argparse.Namespace, ledger: Ledger, model: str, folder: Path) ->
 def _arguments() -> argparse.Namespace:
     flags = parser(__doc__.splitlines()[0])
     flags.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS, help="backbones")
-    flags.add_argument("--actors", nargs="+", type=int, default=list(ACTORS), help="numbers of them; the last decides")
+    flags.add_argument(
+        "--actors", nargs="+", type=int, default=list(ACTORS), help="numbers of them; the largest decides"
+    )
     flags.add_argument("--world", default="demo", help="preset of the scans for throughput")
     flags.add_argument("--frames", type=int, default=160, help="for throughput; 0: none; few are noise")
     flags.add_argument("--many", type=int, default=2000, help="scans for memory; 0: none")

@@ -3,7 +3,7 @@
 `python -m tests.bench.predicting verb|loop ACTORS RUN INDEX OUT`
 
 The loop calls the package's own functions to decode, label and write, as many scans at once as the verb's groups hold;
-for several actors there are as many loops, each a process with every so-manieth group.
+beside several actors there are as many loops, processes that share out the groups.
 """
 
 import functools
@@ -29,7 +29,7 @@ SPLIT = "val"
 
 
 def by_loops(run: str, index: str, out: str, count: int) -> None:
-    """The same by so many processes.
+    """Every scan of the index, by so many processes that share out the groups.
 
     Raises:
         RuntimeError: One of them failed.
@@ -45,7 +45,7 @@ def by_loops(run: str, index: str, out: str, count: int) -> None:
 
 
 def by_loop(run: str, index: str, out: str, part: int = 0, parts: int = 1) -> None:
-    """Every scan of the index, one group after the other, in this process; with ``parts`` every so-manieth group."""
+    """One group after the other in this process: every scan of the index, or one of ``parts`` shares of its groups."""
     torch.set_num_threads(1)
     method, recipe, _ = load_method(run)
     sensor, group, taxonomy = resolve_sensor(recipe.data), recipe.train.evaluate_batch, dataset_of(recipe.data).taxonomy
