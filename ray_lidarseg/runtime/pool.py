@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 _RETRIES = 2  # of a group whose process died; a scan that kills it every time must not loop for ever
-_GROW_AT = 1.0  # tasks an actor; Ray Data's own 1.75 is never reached with one task at a time, and no pool would grow
+_GROW_AT = 1.0  # groups an actor; Ray Data's own 1.75 is never reached with one at hand, and no pool would grow
 _ADVICE = (
     "ask for fewer actors (--actors MIN:MAX) or less for each (--gpus, --cpus), or add nodes",
     "wait for it to end, or run without GPUs (--gpus 0)",
@@ -101,6 +101,7 @@ def stream(
     arguments: Mapping[str, Any],
     group: int,
     actors: Actors = Actors(),
+    at_hand: int = 1,
 ) -> Iterator[dict]:
     """Result rows of a pool of ``worker`` actors over ``rows``, in any order, as they come; Ray must be connected.
 
@@ -114,12 +115,14 @@ def stream(
         arguments: See above; small and picklable.
         group: Rows in one call.
         actors: Size of the pool and of its actors.
+        at_hand: Groups an actor holds, the one it works on included. With one it waits after each until Ray Data has
+            looked again, up to a tenth of a second; those that wait in an actor share the fate of one that kills it.
     """
     if not rows:
         return
     num_groups = -(-len(rows) // group)
     with quiet_data():
-        mapped = _mapped(rows, worker, arguments, num_groups, actors)
+        mapped = _mapped(rows, worker, arguments, num_groups, actors, at_hand)
         for batch in mapped.iter_batches(batch_size=None, batch_format="pyarrow"):
             yield from batch.to_pylist()
 
@@ -132,10 +135,11 @@ def stream_twice(
     key: str,
     keys_of: Callable[[dict], Collection[Any]],
 ) -> Iterator[dict]:
-    """As ``stream``; rows that gave no result are tried once more, each alone, unless none gave one.
+    """As ``stream``, with a group at hand beside the one in work; rows that gave no result are tried once more, each
+    alone in its actor, unless none gave one.
 
-    A row that kills its process takes its group along, and a node that dies what Ray hands to it until its heartbeats
-    are missed.
+    A row that kills its process takes along its group and the one at hand, and a node that dies what Ray hands to it
+    until its heartbeats are missed.
 
     Args:
         rows: See ``stream``; so are ``worker``, ``arguments`` and ``group``.
@@ -147,19 +151,25 @@ def stream_twice(
     """
     waiting = {row[key] for row in rows}
 
-    def one_pass(size: int) -> Iterator[dict]:
-        for result in stream([row for row in rows if row[key] in waiting], worker, arguments, size):
+    def one_pass(size: int, at_hand: int) -> Iterator[dict]:
+        left = [row for row in rows if row[key] in waiting]
+        for result in stream(left, worker, arguments, size, at_hand=at_hand):
             waiting.difference_update(keys_of(result))
             yield result
 
-    yield from one_pass(group)
+    yield from one_pass(group, 2)
     if waiting and len(waiting) < len(rows):
         print(f"{len(waiting)} of {len(rows)} gave no result, their process or node died: once more", flush=True)
-        yield from one_pass(1)
+        yield from one_pass(1, 1)
 
 
 def _mapped(
-    rows: Sequence[Mapping[str, Any]], worker: type, arguments: Mapping[str, Any], num_groups: int, actors: Actors
+    rows: Sequence[Mapping[str, Any]],
+    worker: type,
+    arguments: Mapping[str, Any],
+    num_groups: int,
+    actors: Actors,
+    at_hand: int,
 ) -> Any:
     import ray
 
@@ -169,8 +179,8 @@ def _mapped(
         fn_constructor_kwargs=dict(arguments),
         batch_size=None,
         batch_format="pyarrow",
-        # One group at a time in an actor: a group that kills it must not use up the retries of others that wait there.
-        compute=ray.data.ActorPoolStrategy(min_size=min_size, max_size=max_size, max_tasks_in_flight_per_actor=1),
+        # More than one at hand: a group that kills its actor uses up the retries of others that wait there, too.
+        compute=ray.data.ActorPoolStrategy(min_size=min_size, max_size=max_size, max_tasks_in_flight_per_actor=at_hand),
         num_cpus=actors.num_cpus,
         num_gpus=actors.gpus,
         runtime_env=worker_runtime_env(),

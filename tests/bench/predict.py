@@ -9,17 +9,17 @@ finished after each worker's first group over the time they took. Loops and verb
 a second (`tests/bench/turns.py`): what else the machine does hurts both alike, and neither the other; time spent
 waiting for the other's turn does not count.
 
-`cpu_s` is CPU time of driver and actors for a scan in the same span, without Ray's services: the figure to compare on
-a machine that others use as well, and the one that counts: with actors on all cores, which is what the verb takes
-unless it is told otherwise, it must do at least 95 % of the loops' work a CPU second. One driver serves all actors, so
-with one actor alone its share is larger.
+With actors on all cores, which is what the verb takes unless it is told otherwise, it must label at least 95 % of the
+loops' scans a second of its turns. `cpu_s` is CPU time of driver and actors for a scan in the same span, without Ray's
+services; it does not see an actor that waits, so it decides nothing. One driver serves all actors, so with one actor
+alone its share is larger.
 
 Memory is that of all processes over many small scans: a line fitted to all but the first third. Killed: the driver of a
 job gets SIGKILL after a third of its scans; the same command then labels the others, and every scan stands exactly once
 in the list and has the labels the loop gives it.
 
 Fails (rc 1) where labels differ from the loops', a scan is labelled twice or not at all, memory grows by more than 5 %,
-or the work a CPU second is below 95 % of the loops'; with --quick the last two do not count.
+or the scans a second are below 95 % of the loops'; with --quick the last two do not count.
 """
 
 import argparse
@@ -49,7 +49,7 @@ from tests.bench.prepare import growth, repeated, sustained, world_index
 from tests.bench.process_tree import Sample, Watch, watched
 from tests.bench.turns import Tree, taking_turns
 
-MIN_WORK_RATIO, MAX_GROWTH_RATIO = 0.95, 0.05  # the issue's, and as for `prepare`
+MIN_SPEED_RATIO, MAX_GROWTH_RATIO = 0.95, 0.05  # the issue's, and as for `prepare`
 MODELS = {
     "fidnet": {"width_factor": 0.25, "height_px": 32, "width_px": 1024},
     "minkunet": {"width_factor": 0.25, "voxel_size_m": 0.1},
@@ -273,10 +273,10 @@ def verdict(rows: Sequence[Row], others: Sequence[Row], is_quick: bool = False) 
     if not is_good:
         parts.append("OTHER labels than the loop's")
     for model in dict.fromkeys(row["model"] for row in rows):
-        works = _works([row for row in rows if row["model"] == model])
-        is_good = is_good and (is_quick or list(works.values())[-1] >= MIN_WORK_RATIO)
-        said = ", ".join(f"{work:.1%} with {actors}" for actors, work in works.items())
-        parts.append(f"{model} does {said} of the loops' work a CPU second")
+        shares = _shares([row for row in rows if row["model"] == model])
+        is_good = is_good and (is_quick or list(shares.values())[-1] >= MIN_SPEED_RATIO)
+        said = ", ".join(f"{share:.1%} with {actors}" for actors, share in shares.items())
+        parts.append(f"{model} labels {said} of the loops' scans/s")
     for row in others:
         if row["way"] == "memory":
             is_good = is_good and (is_quick or row["growth_ratio"] <= MAX_GROWTH_RATIO)
@@ -293,10 +293,10 @@ def verdict(rows: Sequence[Row], others: Sequence[Row], is_quick: bool = False) 
     return is_good, "; ".join(parts)
 
 
-def _works(rows: Sequence[Row]) -> dict[int, float]:
-    """Of one backbone: the verb's work a CPU second over the loops', by the number of actors, ascending."""
-    cpu_s = {(row["actors"], row["way"]): row["cpu_s"] for row in rows}
-    return {count: cpu_s[count, "loop"] / cpu_s[count, "verb"] for count in sorted({count for count, _ in cpu_s})}
+def _shares(rows: Sequence[Row]) -> dict[int, float]:
+    """Of one backbone: the verb's scans/s over the loops', by the number of actors, ascending."""
+    speed = {(row["actors"], row["way"]): row["scans_per_s"] for row in rows}
+    return {count: speed[count, "verb"] / speed[count, "loop"] for count in sorted({count for count, _ in speed})}
 
 
 def _print(rows: Sequence[Row]) -> None:

@@ -1,8 +1,10 @@
 import os
+import re
 import time
 
 import pyarrow as pa
 import pytest
+import ray
 
 from ray_lidarseg.errors import ResourceError
 from ray_lidarseg.runtime import pool
@@ -40,12 +42,22 @@ def test_a_group_that_kills_its_process_is_left_out(local_ray, doubler, capfd):
     assert "Traceback" not in said.out + said.err
 
 
-def test_what_a_deadly_row_took_along_comes_in_a_second_pass(local_ray, doubler, capfd):
-    rows = [{"value": value} for value in range(6)]
+def test_what_a_deadly_row_took_along_comes_in_a_second_pass(local_ray, doubler, capfd, monkeypatch):
+    """The first pass has a group at hand, so that no actor waits for Ray Data; the second has none that could be lost."""
+    strategy, at_hand = ray.data.ActorPoolStrategy, []
+
+    def recorded(**settings):
+        at_hand.append(settings["max_tasks_in_flight_per_actor"])
+        return strategy(**settings)
+
+    monkeypatch.setattr(ray.data, "ActorPoolStrategy", recorded)
+    rows = [{"value": value} for value in range(12)]
     of_one = lambda row: (row["value"],)  # noqa: E731
     results = list(pool.stream_twice(rows, doubler, {"factor": 2, "deadly": 5}, 2, "value", of_one))
-    assert sorted(row["value"] for row in results) == [0, 1, 2, 3, 4]
-    assert "2 of 6 gave no result, their process or node died: once more" in capfd.readouterr().out
+    assert sorted(row["value"] for row in results) == [value for value in range(12) if value != 5]
+    assert at_hand == [2, 1]
+    # its own group, and the one at hand in its actor where there was one
+    assert re.search(r"[24] of 12 gave no result, their process or node died: once more", capfd.readouterr().out)
 
 
 def test_no_rows_need_no_pool(doubler):
