@@ -43,7 +43,7 @@ def test_a_group_that_kills_its_process_is_left_out(local_ray, doubler, capfd):
 
 
 def test_what_a_deadly_row_took_along_comes_in_a_second_pass(local_ray, doubler, capfd, monkeypatch):
-    """The first pass has a group at hand, so that no actor waits for Ray Data; the second has none that could be lost."""
+    """The first pass has a group at hand, so no actor waits for Ray Data; the second has none that could be lost."""
     strategy, at_hand = ray.data.ActorPoolStrategy, []
 
     def recorded(**settings):
