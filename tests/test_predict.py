@@ -70,7 +70,7 @@ def labelled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The pool is one actor in this process; gives the ids of the scans that were labelled."""
     done: list[str] = []
 
-    def stream(rows: list[dict], worker: type, arguments: dict[str, Any], group: int) -> Iterator[dict]:
+    def stream(rows: list[dict], worker: type, arguments: dict[str, Any], group: int, at_hand: int) -> Iterator[dict]:
         actor = worker(**arguments) if rows else None
         for first in range(0, len(rows), group):
             part = rows[first : first + group]
@@ -135,8 +135,8 @@ def test_a_label_file_that_somebody_made_longer_stays(run, tmp_path, labelled) -
 def test_an_interruption_loses_no_points_of_the_summary(run, tmp_path, labelled, monkeypatch) -> None:
     stream = verb.pool.stream
 
-    def dies(*arguments: Any) -> Iterator[dict]:
-        for number, result in enumerate(stream(*arguments)):
+    def dies(*arguments: Any, at_hand: int) -> Iterator[dict]:
+        for number, result in enumerate(stream(*arguments, at_hand=at_hand)):
             if number == 2:
                 raise SystemExit  # as a kill would: the third scan has its labels, its result never came
             yield result
@@ -167,9 +167,9 @@ def test_scans_that_a_dead_node_took_along_are_tried_again_unless_it_took_all(
 ) -> None:
     stream, groups = verb.pool.stream, []
 
-    def without_some(rows: list[dict], worker: type, arguments: dict, group: int) -> Iterator[dict]:
+    def without_some(rows: list[dict], worker: type, arguments: dict, group: int, at_hand: int) -> Iterator[dict]:
         groups.append((len(rows), group))
-        yield from stream(rows if len(groups) > 1 else rows[lost:], worker, arguments, group)
+        yield from stream(rows if len(groups) > 1 else rows[lost:], worker, arguments, group, at_hand)
 
     monkeypatch.setattr(verb.pool, "stream", without_some)
     if lost == NUM_SCANS:

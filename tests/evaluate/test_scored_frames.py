@@ -15,7 +15,7 @@ def passes(monkeypatch):
     seen: list[tuple[list[int], int]] = []
 
     def play(lost: int, deadly: tuple[int, ...] = ()):
-        def stream(rows, worker, arguments, group):
+        def stream(rows, worker, arguments, group, at_hand):
             places = [row["position"] for row in rows]
             seen.append((places, group))
             for place in places[lost if len(seen) == 1 else 0 :]:
@@ -55,7 +55,7 @@ def test_where_none_gives_a_result_there_is_no_second_pass(passes):
 
 def test_what_a_worker_reports_is_raised(passes, monkeypatch):
     passes(lost=0)
-    broken = lambda *_: iter([{"positions": [0], "error": "a shard is torn"}])  # noqa: E731
+    broken = lambda *_, **__: iter([{"positions": [0], "error": "a shard is torn"}])  # noqa: E731
     monkeypatch.setattr(scored_frames.pool, "stream", broken)
     with pytest.raises(DataError, match="a shard is torn"):
         _places(1)
