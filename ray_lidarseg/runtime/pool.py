@@ -135,8 +135,8 @@ def stream_twice(
     key: str,
     keys_of: Callable[[dict], Collection[Any]],
 ) -> Iterator[dict]:
-    """As ``stream``, with a group at hand beside the one in work; rows that gave no result are tried once more, each
-    alone in its actor, unless none gave one.
+    """As ``stream``, with a group at hand beside the one in work where there are more than two; rows that gave no
+    result are tried once more, each alone in its actor, unless none gave one.
 
     A row that kills its process takes along its group and the one at hand, and a node that dies what Ray hands to it
     until its heartbeats are missed.
@@ -157,7 +157,8 @@ def stream_twice(
             waiting.difference_update(keys_of(result))
             yield result
 
-    yield from one_pass(group, 2)
+    # of two groups a deadly one would take the other along, and none would give a result
+    yield from one_pass(group, 2 if len(rows) > 2 * group else 1)
     if waiting and len(waiting) < len(rows):
         print(f"{len(waiting)} of {len(rows)} gave no result, their process or node died: once more", flush=True)
         yield from one_pass(1, 1)

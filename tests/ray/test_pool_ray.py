@@ -60,6 +60,13 @@ def test_what_a_deadly_row_took_along_comes_in_a_second_pass(local_ray, doubler,
     assert re.search(r"[24] of 12 gave no result, their process or node died: once more", capfd.readouterr().out)
 
 
+def test_a_deadly_group_does_not_take_along_the_only_other_one(local_ray, doubler):
+    rows = [{"value": value} for value in range(4)]
+    of_one = lambda row: (row["value"],)  # noqa: E731
+    results = list(pool.stream_twice(rows, doubler, {"factor": 2, "deadly": 1}, 2, "value", of_one))
+    assert sorted(row["value"] for row in results) == [0, 2, 3]
+
+
 def test_no_rows_need_no_pool(doubler):
     assert list(pool.stream([], doubler, {"factor": 2, "deadly": -1}, group=2)) == []
 
