@@ -68,10 +68,12 @@ def by_verb(run: str, index: str, out: str, actors: int) -> None:
 def main() -> None:
     way, actors, *places = sys.argv[1:]
     run, index, out = (str(Path(place).resolve()) for place in places)
-    if way == "loop":
-        by_loops(run, index, out, int(actors)) if int(actors) > 1 else by_loop(run, index, out)
-    else:
+    if way == "verb":
         by_verb(run, index, out, int(actors))
+    elif int(actors) > 1:
+        by_loops(run, index, out, int(actors))
+    else:
+        by_loop(run, index, out)
 
 
 if __name__ == "__main__":

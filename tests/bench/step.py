@@ -4,7 +4,7 @@
 
 The steps of ``tests.bench.cost``: the real step loop on scans of the synthetic world at their real size, networks of
 the built-in nuScenes recipes at a part of their width, with the method's rules of 6209cd2. Each commit and precision
-runs in a process of its own, as a training has one of each (two in one process cost each a quarter more), the older
+runs in a process of its own, as a training has one of each (two in one process slow sparse networks down), the older
 commit out of a checkout that git makes in a temporary folder; the processes take turns step by step, so a busy machine
 hurts all alike. CPU seconds of one thread, medians, the first round warms up. ``bound`` is
 what the products of the step take at the speed of a product of 4096 rows of 64 channels in the fastest library
