@@ -114,3 +114,14 @@ def test_a_score_that_is_no_number_is_not_lost():
     logits[4] = torch.nan
     targets[4] = 0
     assert lovasz_softmax(logits.float(), targets).isnan()
+
+
+def test_float32_on_a_cpu_is_the_general_form_across_blocks():
+    logits, targets = random_cells(70_001, 3, seed=7)  # more than two blocks, the last of them small
+    results = []
+    for scores in (logits.float().requires_grad_(), logits.clone().requires_grad_()):
+        loss = lovasz_softmax(scores, targets)
+        results.append((loss.detach(), *torch.autograd.grad(2 * loss, scores)))
+    (value, gradient), (expected, expected_gradient) = results
+    assert float(value) == pytest.approx(float(expected), abs=1e-6)
+    assert float((gradient - expected_gradient).norm() / expected_gradient.norm()) < 1e-3
