@@ -10,7 +10,8 @@ from ray_lidarseg.checks.measures import measure
 from ray_lidarseg.datasets import ontology_files
 from ray_lidarseg.datasets.class_map import chosen_label_files, class_map, counted, described_map, warnings_of
 from ray_lidarseg.datasets.entries import dataset_named, entry_named
-from ray_lidarseg.datasets.shards import keyframe_table, parquet_bytes
+from ray_lidarseg.datasets.parquet_files import parquet_bytes
+from ray_lidarseg.datasets.shards import keyframe_table
 from ray_lidarseg.datasets.spec import DatasetSpec, IndexOptions, OpenDataset
 from ray_lidarseg.errors import DataError, LidarSegError
 from ray_lidarseg.recipe.ontology import Ontology, parse_ontology

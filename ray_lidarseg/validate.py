@@ -16,10 +16,12 @@ from ray_lidarseg.checks.checks import check_all, check_class_map, check_times
 from ray_lidarseg.checks.findings import Finding, has_errors
 from ray_lidarseg.checks.measures import FrameMeasures, measure
 from ray_lidarseg.datasets import ontology_files
+from ray_lidarseg.datasets.catalog import CATALOG_NAME, read_catalog
 from ray_lidarseg.datasets.class_map import MappedId, class_map, class_map_of_classes, counted, described_map
 from ray_lidarseg.datasets.decode import decode_unclipped
 from ray_lidarseg.datasets.entries import dataset_named
-from ray_lidarseg.datasets.shards import CATALOG_NAME, PreparedFrames, open_parquet, read_catalog
+from ray_lidarseg.datasets.parquet_files import open_parquet
+from ray_lidarseg.datasets.prepared_frames import PreparedFrames
 from ray_lidarseg.datasets.spec import DatasetSpec
 from ray_lidarseg.errors import DataError, reason
 from ray_lidarseg.recipe.ontology import Ontology

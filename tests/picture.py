@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ray_lidarseg import storage
+from ray_lidarseg.datasets.catalog import read_catalog
 from ray_lidarseg.datasets.entries import dataset_of
-from ray_lidarseg.datasets.shards import PreparedFrames, read_catalog
+from ray_lidarseg.datasets.prepared_frames import PreparedFrames
 from ray_lidarseg.models.inference import label_frames
 from ray_lidarseg.report import pictures
 from ray_lidarseg.training.run_folder import load_method

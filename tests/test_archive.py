@@ -9,8 +9,9 @@ import pytest
 
 from ray_lidarseg.archive import archive
 from ray_lidarseg.cli import main
+from ray_lidarseg.datasets.parquet_files import parquet_bytes
 from ray_lidarseg.datasets.semantickitti import CLASSES
-from ray_lidarseg.datasets.shards import keyframe_table, parquet_bytes
+from ray_lidarseg.datasets.shards import keyframe_table
 from ray_lidarseg.datasets.submission import label_bytes
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.sample import Keyframe

@@ -8,8 +8,9 @@ import pytest
 import torch
 from pyarrow import fs
 
+from ray_lidarseg.datasets.catalog import read_catalog, write_catalog
 from ray_lidarseg.datasets.sensor import resolve_sensor
-from ray_lidarseg.datasets.shards import read_catalog, write_catalog, write_shard
+from ray_lidarseg.datasets.shards import write_shard
 from ray_lidarseg.errors import DataError, RunError, StorageError
 from ray_lidarseg.evaluate import clean as verb
 from ray_lidarseg.evaluate import evaluate, rendered

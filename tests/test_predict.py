@@ -13,11 +13,13 @@ import pytest
 import torch
 from pyarrow import fs
 
+from ray_lidarseg.datasets.catalog import write_catalog
+from ray_lidarseg.datasets.parquet_files import parquet_bytes
 from ray_lidarseg.datasets.point_clouds import read_cloud
 from ray_lidarseg.datasets.prediction_log import read_log
 from ray_lidarseg.datasets.semantickitti import CLASSES
 from ray_lidarseg.datasets.sensor import resolve_sensor
-from ray_lidarseg.datasets.shards import keyframe_table, parquet_bytes, write_catalog, write_shard
+from ray_lidarseg.datasets.shards import keyframe_table, write_shard
 from ray_lidarseg.errors import RunError, StorageError
 from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.predict import labelling as verb

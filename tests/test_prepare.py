@@ -11,9 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from ray_lidarseg.datasets import shards
+from ray_lidarseg.datasets import parquet_files
+from ray_lidarseg.datasets.catalog import read_catalog, shard_entries
 from ray_lidarseg.datasets.decode import decode
-from ray_lidarseg.datasets.shards import PreparedFrames, read_catalog, shard_entries, write_shard
+from ray_lidarseg.datasets.prepared_frames import PreparedFrames
+from ray_lidarseg.datasets.shards import write_shard
 from ray_lidarseg.errors import DataError, StorageError, TornFileError
 from ray_lidarseg.index import index
 from ray_lidarseg.prepare import PrepareReport, decoding, pipeline, prepare
@@ -134,7 +136,7 @@ def test_a_disk_that_cannot_be_read_costs_no_shard(source: str, out: str, monkey
 
     before = sorted(Path(out).glob("shard-*"))
     with monkeypatch.context() as broken:
-        broken.setattr(shards, "_opened", unread)
+        broken.setattr(parquet_files, "_opened", unread)
         with pytest.raises(DataError, match="Input/output error") as caught:
             decoding.decoded_frames({}, out)
     assert not isinstance(caught.value, TornFileError)

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Float16, Float32, Int8, Int64, UInt16
 from pyarrow import fs
 
+from ray_lidarseg.datasets.catalog import Catalog
 from ray_lidarseg.datasets.layers import (
     TEXT_FILE,
     LayerRows,
@@ -21,7 +22,6 @@ from ray_lidarseg.datasets.layers import (
     layer_names,
     read_layer,
 )
-from ray_lidarseg.datasets.shards import Catalog
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.storage.whole_files import patiently
 from ray_lidarseg.types import IMAGE_FEATURES, IMAGE_SEGMENT, LANGUAGE_LOGITS

@@ -21,17 +21,11 @@ import pyarrow as pa
 from jaxtyping import Float, Int8, Int16, UInt16
 from pyarrow import fs
 
+from ray_lidarseg.datasets.catalog import CATALOG_NAME, entries_table, listed_rows, write_entries
 from ray_lidarseg.datasets.image_files import read_ids
-from ray_lidarseg.datasets.shards import (
-    CATALOG_NAME,
-    OpenShards,
-    entries_table,
-    listed_rows,
-    open_parquet,
-    parquet_bytes,
-    shard_name,
-    write_entries,
-)
+from ray_lidarseg.datasets.parquet_files import open_parquet, parquet_bytes
+from ray_lidarseg.datasets.prepared_frames import OpenShards
+from ray_lidarseg.datasets.shards import shard_name
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.recipe.bad_input import read_json, require, shown
 from ray_lidarseg.storage.whole_files import files_in, patiently, write_whole

@@ -3,7 +3,7 @@
 import pyarrow as pa
 
 from ray_lidarseg import storage
-from ray_lidarseg.datasets.shards import open_parquet
+from ray_lidarseg.datasets.parquet_files import open_parquet
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.recipe.ontology import Ontology, parse_ontology
 from ray_lidarseg.recipe.schema import Data

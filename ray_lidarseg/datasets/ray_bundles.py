@@ -14,9 +14,10 @@ from jaxtyping import Bool, Int64, UInt8, UInt16
 from pyarrow import fs
 
 from ray_lidarseg import storage
+from ray_lidarseg.datasets.catalog import Catalog
 from ray_lidarseg.datasets.image_files import read_ids
 from ray_lidarseg.datasets.layers import LayerRows, layer_names, read_layer, segments_of
-from ray_lidarseg.datasets.shards import Catalog, OpenShards
+from ray_lidarseg.datasets.prepared_frames import OpenShards
 from ray_lidarseg.datasets.world_images import CLASSES, label_file
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.geometry.camera import pixel_centres

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ray_lidarseg import storage
-from ray_lidarseg.datasets.shards import Catalog
+from ray_lidarseg.datasets.catalog import Catalog
 from ray_lidarseg.errors import SplitError, StorageError
 from ray_lidarseg.recipe import schema
 from ray_lidarseg.recipe.bad_input import shown

@@ -10,9 +10,9 @@ from ray_lidarseg.datasets.augment_images import augment_image
 from ray_lidarseg.datasets.division import slots_of
 from ray_lidarseg.datasets.evidence import EvidenceReader, check_extras
 from ray_lidarseg.datasets.points import to_batch
+from ray_lidarseg.datasets.prepared_frames import PreparedFrames
 from ray_lidarseg.datasets.ray_bundles import RayReader, RayRequest
 from ray_lidarseg.datasets.sampler import LABELLED, UNLABELLED, StepSampler, class_balanced_repeats
-from ray_lidarseg.datasets.shards import PreparedFrames
 from ray_lidarseg.datasets.splits import LabelSplit
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.recipe.schema import Recipe

@@ -6,10 +6,11 @@ from typing import Any
 import pyarrow as pa
 
 from ray_lidarseg import storage
+from ray_lidarseg.datasets.catalog import Catalog
 from ray_lidarseg.datasets.entries import dataset_of
 from ray_lidarseg.datasets.evidence import TextEmbeddings
+from ray_lidarseg.datasets.prepared_frames import PreparedFrames
 from ray_lidarseg.datasets.sensor import resolve_sensor
-from ray_lidarseg.datasets.shards import Catalog, PreparedFrames
 from ray_lidarseg.errors import reason
 from ray_lidarseg.evaluate.language import other_words, score_language
 from ray_lidarseg.evaluate.rendered import render_views

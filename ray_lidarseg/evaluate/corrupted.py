@@ -13,11 +13,12 @@ from typing import Any
 import pyarrow as pa
 
 from ray_lidarseg import storage
+from ray_lidarseg.datasets.catalog import Catalog
 from ray_lidarseg.datasets.corruptions.corrupt import without_effect
 from ray_lidarseg.datasets.corruptions.severities import CORRUPTIONS, SEVERITIES, VERSION, settings
 from ray_lidarseg.datasets.entries import dataset_of
+from ray_lidarseg.datasets.prepared_frames import PreparedFrames
 from ray_lidarseg.datasets.sensor import resolve_sensor
-from ray_lidarseg.datasets.shards import Catalog, PreparedFrames
 from ray_lidarseg.datasets.spec import DatasetSpec
 from ray_lidarseg.errors import DataError, RunError, reason
 from ray_lidarseg.evaluate.score_tables import describe_robustness, numbers, numbers_of

@@ -7,10 +7,11 @@ import pyarrow as pa
 import torch
 
 from ray_lidarseg import storage
+from ray_lidarseg.datasets.catalog import Catalog
 from ray_lidarseg.datasets.evidence import EvidenceReader, TextEmbeddings
 from ray_lidarseg.datasets.points import to_batch
+from ray_lidarseg.datasets.prepared_frames import PreparedFrames
 from ray_lidarseg.datasets.sensor import resolve_sensor
-from ray_lidarseg.datasets.shards import Catalog, PreparedFrames
 from ray_lidarseg.errors import DataError, RunError, reason
 from ray_lidarseg.evaluate.scored_frames import results
 from ray_lidarseg.methods.distill import Distill

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ray_lidarseg.datasets.shards import Catalog
+from ray_lidarseg.datasets.catalog import Catalog
 from ray_lidarseg.errors import LidarSegError, reason
 from ray_lidarseg.evaluate.scored_frames import FOLDER, results
 from ray_lidarseg.recipe.schema import NeRF, Recipe

@@ -7,7 +7,7 @@ from typing import Any
 
 from ray_lidarseg import storage
 from ray_lidarseg.datasets import ontology_files
-from ray_lidarseg.datasets.shards import Catalog, read_catalog
+from ray_lidarseg.datasets.catalog import Catalog, read_catalog
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.runtime import pool

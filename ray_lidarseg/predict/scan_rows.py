@@ -5,10 +5,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ray_lidarseg import storage
+from ray_lidarseg.datasets.catalog import read_catalog
 from ray_lidarseg.datasets.entries import entry_named
+from ray_lidarseg.datasets.parquet_files import open_parquet
 from ray_lidarseg.datasets.point_files import FORMATS, has_known_extension
+from ray_lidarseg.datasets.prepared_frames import PreparedFrames
 from ray_lidarseg.datasets.scans import scan_id
-from ray_lidarseg.datasets.shards import PreparedFrames, open_parquet, read_catalog
 from ray_lidarseg.datasets.spec import OpenDataset
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.recipe.schema import Data

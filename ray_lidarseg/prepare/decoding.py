@@ -15,11 +15,13 @@ import pyarrow as pa
 from pyarrow import fs
 
 from ray_lidarseg import storage
+from ray_lidarseg.datasets.catalog import shard_entries
 from ray_lidarseg.datasets.decode import decode
 from ray_lidarseg.datasets.entries import holds_images
 from ray_lidarseg.datasets.origin import Compared, Entries, Origin, compare, values_of
+from ray_lidarseg.datasets.parquet_files import open_parquet
 from ray_lidarseg.datasets.points import num_nonfinite
-from ray_lidarseg.datasets.shards import open_parquet, shard_entries, shard_file
+from ray_lidarseg.datasets.shards import shard_file
 from ray_lidarseg.errors import DataError, reason
 from ray_lidarseg.prepare.stage_report import NUM_RETRIES, Progress, Result, read_failures
 from ray_lidarseg.recipe.ontology import Ontology

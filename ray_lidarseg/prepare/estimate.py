@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ray_lidarseg import storage
-from ray_lidarseg.datasets.shards import open_parquet, parquet_bytes
+from ray_lidarseg.datasets.parquet_files import open_parquet, parquet_bytes
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.prepare.decoding import decoded_frames, listed_frames
 from ray_lidarseg.prepare.pipeline import prepare

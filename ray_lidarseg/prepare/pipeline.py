@@ -8,8 +8,8 @@ from typing import Any
 
 from ray_lidarseg import storage
 from ray_lidarseg.datasets import ontology_files
+from ray_lidarseg.datasets.catalog import drop_rows, write_catalog
 from ray_lidarseg.datasets.origin import Compared, described
-from ray_lidarseg.datasets.shards import drop_rows, write_catalog
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.prepare.decoding import decoded_frames, listed_frames, progress_of, run_decoding
 from ray_lidarseg.prepare.requested_layers import Teachers

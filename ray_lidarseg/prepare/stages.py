@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ray_lidarseg import storage
+from ray_lidarseg.datasets.catalog import CATALOG_NAME, Catalog, drop_rows
 from ray_lidarseg.datasets.evidence import read_text
 from ray_lidarseg.datasets.layers import (
     LAYER_FILE,
@@ -25,7 +26,6 @@ from ray_lidarseg.datasets.layers import (
     write_layer_catalog,
 )
 from ray_lidarseg.datasets.origin import Compared, compare, described
-from ray_lidarseg.datasets.shards import CATALOG_NAME, Catalog, drop_rows
 from ray_lidarseg.errors import DataError, TornFileError
 from ray_lidarseg.foundation.prompts import vocabulary
 from ray_lidarseg.foundation.settings import PairSettings, SlicMasks

@@ -7,8 +7,8 @@ from typing import Any
 from pyarrow import fs
 
 from ray_lidarseg import storage
+from ray_lidarseg.datasets.catalog import catalog_of_entries, shard_entries
 from ray_lidarseg.datasets.layers import Layer, layer_bytes, layer_names, read_layer
-from ray_lidarseg.datasets.shards import catalog_of_entries, shard_entries
 from ray_lidarseg.prepare.decoding import decoded_frames, listed_frames
 from ray_lidarseg.prepare.stage_report import read_failures
 from ray_lidarseg.prepare.stages import Frames, compared_layer, entries_of, layer_uri

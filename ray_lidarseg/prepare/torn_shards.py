@@ -7,7 +7,9 @@ from typing import TypeVar
 from pyarrow import fs
 
 from ray_lidarseg import storage
-from ray_lidarseg.datasets.shards import LISTING_THREADS, drop_catalog, list_shards, open_parquet
+from ray_lidarseg.datasets.catalog import LISTING_THREADS, drop_catalog
+from ray_lidarseg.datasets.parquet_files import open_parquet
+from ray_lidarseg.datasets.shards import list_shards
 from ray_lidarseg.errors import TornFileError
 
 Read = TypeVar("Read")

@@ -23,7 +23,7 @@ from ray_lidarseg.datasets.layers import (
     segments_of,
 )
 from ray_lidarseg.datasets.origin import Origin
-from ray_lidarseg.datasets.shards import OpenShards
+from ray_lidarseg.datasets.prepared_frames import OpenShards
 from ray_lidarseg.errors import DataError, reason
 from ray_lidarseg.foundation.build import build_features, build_masks
 from ray_lidarseg.foundation.pairing import pair_points, pixels_in

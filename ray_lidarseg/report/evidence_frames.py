@@ -9,10 +9,11 @@ from pyarrow import fs
 
 from ray_lidarseg import storage
 from ray_lidarseg.datasets import ontology_files
+from ray_lidarseg.datasets.catalog import Catalog, read_catalog
 from ray_lidarseg.datasets.entries import dataset_named
 from ray_lidarseg.datasets.evidence import EvidenceReader
 from ray_lidarseg.datasets.layers import Layer, LayerRows, cameras_of, layer_names, read_layer, segments_of
-from ray_lidarseg.datasets.shards import Catalog, PreparedFrames, read_catalog
+from ray_lidarseg.datasets.prepared_frames import PreparedFrames
 from ray_lidarseg.datasets.taxonomy import Taxonomy
 from ray_lidarseg.errors import DataError, LidarSegError
 from ray_lidarseg.metrics.confusion import Confusion

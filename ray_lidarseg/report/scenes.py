@@ -10,13 +10,16 @@ import pyarrow.compute as pc
 from pydantic import ValidationError
 
 from ray_lidarseg import storage
+from ray_lidarseg.datasets.catalog import Catalog, read_catalog
 from ray_lidarseg.datasets.decode import decode
 from ray_lidarseg.datasets.entries import dataset_of
 from ray_lidarseg.datasets.ontology_files import mean_the_same
+from ray_lidarseg.datasets.parquet_files import open_parquet
 from ray_lidarseg.datasets.prediction_log import LabelledScan, read_log
+from ray_lidarseg.datasets.prepared_frames import PreparedFrames
 from ray_lidarseg.datasets.scans import decode_scan
 from ray_lidarseg.datasets.sensor import resolve_sensor
-from ray_lidarseg.datasets.shards import Catalog, PreparedFrames, content_digest, open_parquet, read_catalog
+from ray_lidarseg.datasets.shards import content_digest
 from ray_lidarseg.datasets.submission import read_confidence, read_labels
 from ray_lidarseg.datasets.taxonomy import Taxonomy
 from ray_lidarseg.datasets.work_list import least_certain

@@ -2,10 +2,10 @@
 
 from ray_lidarseg import storage
 from ray_lidarseg.datasets import ontology_files
+from ray_lidarseg.datasets.catalog import read_catalog
 from ray_lidarseg.datasets.entries import check_recipe, entry_named
 from ray_lidarseg.datasets.evidence import EvidenceReader, evidence_layers
 from ray_lidarseg.datasets.ray_bundles import NO_MASKS, require_cameras, require_segments, segment_layers
-from ray_lidarseg.datasets.shards import read_catalog
 from ray_lidarseg.datasets.spec import OpenDataset
 from ray_lidarseg.errors import DataError, RecipeError
 from ray_lidarseg.methods.build import check_evidence

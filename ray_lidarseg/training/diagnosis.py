@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ray_lidarseg.datasets.catalog import Catalog
 from ray_lidarseg.datasets.points import to_batch
-from ray_lidarseg.datasets.shards import Catalog, PreparedFrames
+from ray_lidarseg.datasets.prepared_frames import PreparedFrames
 from ray_lidarseg.datasets.splits import LabelSplit
 from ray_lidarseg.methods.method import Method
 from ray_lidarseg.metrics.confusion import Confusion

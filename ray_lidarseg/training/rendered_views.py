@@ -14,12 +14,13 @@ from jaxtyping import Float32, UInt8, UInt16
 from torch import Tensor
 
 from ray_lidarseg import storage
+from ray_lidarseg.datasets.catalog import Catalog
 from ray_lidarseg.datasets.entries import entry_named
 from ray_lidarseg.datasets.image_files import read_picture
 from ray_lidarseg.datasets.points import to_batch
+from ray_lidarseg.datasets.prepared_frames import PreparedFrames
 from ray_lidarseg.datasets.ray_bundles import RayReader, true_classes
 from ray_lidarseg.datasets.sensor import resolve_sensor
-from ray_lidarseg.datasets.shards import Catalog, PreparedFrames
 from ray_lidarseg.errors import DataError, LidarSegError, RecipeError, RunError
 from ray_lidarseg.methods.nerf import NeRF
 from ray_lidarseg.recipe.schema import Recipe

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 
 from ray_lidarseg import storage
+from ray_lidarseg.datasets.catalog import Catalog
 from ray_lidarseg.datasets.layers import KINDS, layer_digests
 from ray_lidarseg.datasets.origin import digest_of_value
-from ray_lidarseg.datasets.shards import Catalog
 from ray_lidarseg.datasets.splits import LabelSplit, make_split, no_labels
 from ray_lidarseg.errors import RunError, SplitError, StorageError
 from ray_lidarseg.recipe.bad_input import read_json

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from ray_lidarseg import storage
+from ray_lidarseg.datasets.catalog import CATALOG_NAME, Catalog, read_catalog
 from ray_lidarseg.datasets.entries import dataset_of
+from ray_lidarseg.datasets.prepared_frames import PreparedFrames
 from ray_lidarseg.datasets.sensor import resolve_sensor
-from ray_lidarseg.datasets.shards import CATALOG_NAME, Catalog, PreparedFrames, read_catalog
 from ray_lidarseg.datasets.stream import TrainSteps
 from ray_lidarseg.errors import RecipeError, RunError
 from ray_lidarseg.methods.build import build_method

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ray_lidarseg.datasets.entries import dataset_of
-from ray_lidarseg.datasets.shards import PreparedFrames
+from ray_lidarseg.datasets.prepared_frames import PreparedFrames
 from ray_lidarseg.methods.method import Method
 from ray_lidarseg.metrics.scoring import score
 from ray_lidarseg.models.segmentor import Segmentor

@@ -15,11 +15,12 @@ import torch
 from safetensors.torch import save_file
 
 from ray_lidarseg import storage
+from ray_lidarseg.datasets.catalog import read_catalog
 from ray_lidarseg.datasets.entries import dataset_of
 from ray_lidarseg.datasets.evidence import EvidenceReader, TextEmbeddings
 from ray_lidarseg.datasets.points import to_batch
+from ray_lidarseg.datasets.prepared_frames import PreparedFrames
 from ray_lidarseg.datasets.sensor import resolve_sensor
-from ray_lidarseg.datasets.shards import PreparedFrames, read_catalog
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.methods.distill import Distill
 from ray_lidarseg.metrics.zero_shot import LanguageScores

@@ -20,8 +20,9 @@ import cv2
 from pyarrow import fs
 
 from ray_lidarseg.datasets import world_images
+from ray_lidarseg.datasets.catalog import CATALOG_NAME, write_catalog
 from ray_lidarseg.datasets.decode import decode
-from ray_lidarseg.datasets.shards import CATALOG_NAME, write_catalog, write_shard
+from ray_lidarseg.datasets.shards import write_shard
 from ray_lidarseg.datasets.world_images import CLASSES as WORLD_IMAGES
 from ray_lidarseg.recipe.load import load_recipe, override, with_method
 from ray_lidarseg.recipe.schema import Recipe

@@ -34,9 +34,11 @@ import pyarrow.parquet as pq
 import torch
 from pyarrow import fs
 
+from ray_lidarseg.datasets.catalog import write_catalog
 from ray_lidarseg.datasets.entries import dataset_of
+from ray_lidarseg.datasets.prepared_frames import PreparedFrames
 from ray_lidarseg.datasets.sensor import resolve_sensor
-from ray_lidarseg.datasets.shards import PreparedFrames, keyframe_table, write_catalog, write_shard
+from ray_lidarseg.datasets.shards import keyframe_table, write_shard
 from ray_lidarseg.datasets.splits import make_split
 from ray_lidarseg.datasets.stream import TrainSteps
 from ray_lidarseg.prepare.decoding import _prepare_rows

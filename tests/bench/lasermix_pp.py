@@ -28,8 +28,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ray_lidarseg.datasets.catalog import CATALOG_NAME
 from ray_lidarseg.datasets.nuscenes import CLASSES as NUSCENES
-from ray_lidarseg.datasets.shards import CATALOG_NAME
 from ray_lidarseg.prepare.requested_layers import Teachers
 from ray_lidarseg.recipe.load import override, with_method
 from ray_lidarseg.recipe.schema import Recipe

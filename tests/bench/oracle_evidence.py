@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int8, UInt8, UInt16
 from pyarrow import fs
 
+from ray_lidarseg.datasets.catalog import CATALOG_NAME, read_catalog
 from ray_lidarseg.datasets.evidence import TextEmbeddings
 from ray_lidarseg.datasets.layers import (
     LAYER_FILE,
@@ -20,7 +21,7 @@ from ray_lidarseg.datasets.layers import (
     write_layer_catalog,
     write_layer_shard,
 )
-from ray_lidarseg.datasets.shards import CATALOG_NAME, PreparedFrames, read_catalog
+from ray_lidarseg.datasets.prepared_frames import PreparedFrames
 from ray_lidarseg.storage.whole_files import write_whole
 from ray_lidarseg.types import IGNORE
 

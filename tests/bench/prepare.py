@@ -37,7 +37,9 @@ import pyarrow.parquet as pq
 
 from ray_lidarseg import storage
 from ray_lidarseg.datasets.layers import cameras_of, layer_entries
-from ray_lidarseg.datasets.shards import OpenShards, keyframe_table, parquet_bytes
+from ray_lidarseg.datasets.parquet_files import parquet_bytes
+from ray_lidarseg.datasets.prepared_frames import OpenShards
+from ray_lidarseg.datasets.shards import keyframe_table
 from ray_lidarseg.prepare import Teachers
 from ray_lidarseg.prepare.stages import layer_uri
 from ray_lidarseg.sample import Keyframe

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
+from ray_lidarseg.datasets.catalog import read_catalog
 from ray_lidarseg.datasets.semantickitti import CLASSES
-from ray_lidarseg.datasets.shards import read_catalog
 from ray_lidarseg.recipe.load import override, with_method
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.storage import resolve

@@ -15,10 +15,11 @@ from pathlib import Path
 import torch
 
 from ray_lidarseg import storage
+from ray_lidarseg.datasets.catalog import read_catalog
 from ray_lidarseg.datasets.corruptions.severities import CORRUPTIONS, SEVERITIES
 from ray_lidarseg.datasets.entries import dataset_of
+from ray_lidarseg.datasets.prepared_frames import PreparedFrames
 from ray_lidarseg.datasets.sensor import resolve_sensor
-from ray_lidarseg.datasets.shards import PreparedFrames, read_catalog
 from ray_lidarseg.metrics.scoring import Scores, score
 from ray_lidarseg.metrics.variant_scoring import CLEAN, VARIANTS, merged, score_variants
 from ray_lidarseg.models.combined import Combined

@@ -29,7 +29,8 @@ import pyarrow.parquet as pq
 from ray_lidarseg import storage
 from ray_lidarseg.datasets.corruptions.camera_faults import CAMERA_FAULTS, corrupt_cameras
 from ray_lidarseg.datasets.corruptions.severities import CORRUPTIONS, SEVERITIES, VERSION
-from ray_lidarseg.datasets.shards import keyframe_table, parquet_bytes
+from ray_lidarseg.datasets.parquet_files import parquet_bytes
+from ray_lidarseg.datasets.shards import keyframe_table
 from ray_lidarseg.metrics.robustness import Baseline, robustness
 from ray_lidarseg.prepare.requested_layers import Teachers
 from ray_lidarseg.sample import Keyframe

@@ -27,7 +27,8 @@ import pyarrow.parquet as pq
 import yaml
 from pyarrow import fs
 
-from ray_lidarseg.datasets.shards import write_catalog, write_shard
+from ray_lidarseg.datasets.catalog import write_catalog
+from ray_lidarseg.datasets.shards import write_shard
 from tests.bench.ledger import Ledger, Row, parser, print_table
 from tests.ray.conftest import NUM_TRAIN, NUM_VAL, keyframe
 

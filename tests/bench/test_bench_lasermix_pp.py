@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from pyarrow import fs
 
-from ray_lidarseg.datasets.shards import PreparedFrames, read_catalog, write_catalog, write_shard
+from ray_lidarseg.datasets.catalog import read_catalog, write_catalog
+from ray_lidarseg.datasets.prepared_frames import PreparedFrames
+from ray_lidarseg.datasets.shards import write_shard
 from ray_lidarseg.recipe.load import with_method
 from ray_lidarseg.sample import Keyframe
 from ray_lidarseg.training.run_folder import differing_keys

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from pyarrow import fs
 
+from ray_lidarseg.datasets.catalog import read_catalog, write_catalog
 from ray_lidarseg.datasets.evidence import EvidenceReader
 from ray_lidarseg.datasets.layers import (
     LAYER_FILE,
@@ -15,7 +16,7 @@ from ray_lidarseg.datasets.layers import (
     write_layer_catalog,
     write_layer_shard,
 )
-from ray_lidarseg.datasets.shards import read_catalog, write_catalog, write_shard
+from ray_lidarseg.datasets.shards import write_shard
 from ray_lidarseg.sample import Keyframe
 from ray_lidarseg.storage.whole_files import write_whole
 from ray_lidarseg.types import IGNORE, IMAGE_SEGMENT, LANGUAGE_LOGITS

@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 from pyarrow import fs
 
+from ray_lidarseg.datasets.catalog import write_catalog
 from ray_lidarseg.datasets.corruptions.severities import CORRUPTIONS
+from ray_lidarseg.datasets.parquet_files import parquet_bytes
 from ray_lidarseg.datasets.sensor import resolve_sensor
-from ray_lidarseg.datasets.shards import keyframe_table, parquet_bytes, write_catalog, write_shard
+from ray_lidarseg.datasets.shards import keyframe_table, write_shard
 from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.metrics.scoring import Scores
 from ray_lidarseg.metrics.variant_scoring import VARIANTS

@@ -8,9 +8,10 @@ import pytest
 from pyarrow import fs
 
 from ray_lidarseg.datasets import entries
+from ray_lidarseg.datasets.catalog import write_catalog
 from ray_lidarseg.datasets.decode import decode
 from ray_lidarseg.datasets.entries import DATASETS, check_recipe, dataset_named, dataset_of, entry_named
-from ray_lidarseg.datasets.shards import write_catalog, write_shard
+from ray_lidarseg.datasets.shards import write_shard
 from ray_lidarseg.datasets.spec import DatasetSpec
 from ray_lidarseg.errors import DataError, RecipeError
 from ray_lidarseg.foundation.prompts import vocabulary

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pyarrow import fs
 
 from ray_lidarseg.datasets import layers
+from ray_lidarseg.datasets.catalog import Catalog, write_catalog
 from ray_lidarseg.datasets.evidence import Evidence, EvidenceReader, TextEmbeddings, evidence_layers, read_text
 from ray_lidarseg.datasets.layers import (
     Layer,
@@ -21,7 +22,7 @@ from ray_lidarseg.datasets.layers import (
     write_layer_catalog,
     write_layer_shard,
 )
-from ray_lidarseg.datasets.shards import Catalog, list_shards, write_catalog, write_shard
+from ray_lidarseg.datasets.shards import list_shards, write_shard
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.sample import Keyframe
 from ray_lidarseg.types import IMAGE_FEATURES, IMAGE_SEGMENT, LANGUAGE_LOGITS

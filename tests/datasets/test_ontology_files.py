@@ -5,8 +5,9 @@ import yaml
 
 from ray_lidarseg.datasets import ontology_files
 from ray_lidarseg.datasets.entries import dataset_of
+from ray_lidarseg.datasets.parquet_files import parquet_bytes
 from ray_lidarseg.datasets.sensor import resolve_sensor
-from ray_lidarseg.datasets.shards import keyframe_table, parquet_bytes
+from ray_lidarseg.datasets.shards import keyframe_table
 from ray_lidarseg.errors import DataError, RecipeError
 from ray_lidarseg.recipe.load import override, parse_recipe
 from ray_lidarseg.recipe.ontology import Ontology, parse_ontology

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 
+from ray_lidarseg.datasets.catalog import write_catalog
 from ray_lidarseg.datasets.layers import (
     Layer,
     layer_folder,
     masks_columns,
 )
+from ray_lidarseg.datasets.prepared_frames import PreparedFrames
 from ray_lidarseg.datasets.ray_bundles import (
     RayReader,
     RayRequest,
@@ -20,7 +22,7 @@ from ray_lidarseg.datasets.ray_bundles import (
     require_segments,
     segment_layers,
 )
-from ray_lidarseg.datasets.shards import PreparedFrames, write_catalog, write_shard
+from ray_lidarseg.datasets.shards import write_shard
 from ray_lidarseg.datasets.splits import LabelSplit
 from ray_lidarseg.datasets.stream import TrainSteps
 from ray_lidarseg.errors import DataError

@@ -10,8 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from ray_lidarseg.datasets import shards
-from ray_lidarseg.datasets.shards import PreparedFrames, read_catalog, write_catalog, write_shard
+from ray_lidarseg.datasets import parquet_files, prepared_frames
+from ray_lidarseg.datasets.catalog import drop_rows, read_catalog, write_catalog
+from ray_lidarseg.datasets.prepared_frames import OpenShards, PreparedFrames
+from ray_lidarseg.datasets.shards import content_digest, list_shards, write_shard
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.sample import CameraImage, Keyframe
 
@@ -145,7 +147,7 @@ def test_frames_move_into_validation(folder: str) -> None:
 
 
 def test_few_files_stay_open(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "_OPEN_FILES", 2)
+    monkeypatch.setattr(prepared_frames, "_OPEN_FILES", 2)
     frames = frames_of(folder)
     assert [frames[i].frame_id for i in (0, 6, 11, 1)] == ["frame-000", "frame-006", "frame-011", "frame-001"]
     assert len(frames._shards._files) == 2
@@ -194,7 +196,7 @@ def test_a_catalog_of_other_shards_is_noticed(folder: str) -> None:
 
 
 def test_another_schema_version_is_refused(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "SCHEMA_VERSION", 99)
+    monkeypatch.setattr(parquet_files, "SCHEMA_VERSION", 99)
     with pytest.raises(DataError, match=r"catalog.parquet has schema version 1, this release reads 99: write it again"):
         read_catalog(LOCAL, folder)
 
@@ -228,15 +230,15 @@ def test_a_folder_of_an_earlier_release_has_no_such_names(folder: str) -> None:
 
 
 def test_no_flipped_bit_of_a_shard_is_read_as_if_nothing_were(folder: str) -> None:
-    file = Path(folder, shards.list_shards(LOCAL, folder)[0])
+    file = Path(folder, list_shards(LOCAL, folder)[0])
     data, silent, noticed = file.read_bytes(), 0, 0
-    right = [shards.OpenShards(LOCAL, folder).row(file.name, row) for row in range(5)]
+    right = [OpenShards(LOCAL, folder).row(file.name, row) for row in range(5)]
     for position in np.random.default_rng(0).choice(8 * len(data), 600, replace=False):
         flipped = bytearray(data)
         flipped[position // 8] ^= 1 << (position % 8)
         file.write_bytes(flipped)
         try:
-            opened = shards.OpenShards(LOCAL, folder)
+            opened = OpenShards(LOCAL, folder)
             silent += [opened.row(file.name, row) for row in range(5)] != right
         except DataError:
             noticed += 1
@@ -245,10 +247,10 @@ def test_no_flipped_bit_of_a_shard_is_read_as_if_nothing_were(folder: str) -> No
 
 def test_a_large_footer_is_checked_and_one_without_digest_is_read(tmp_path: Path) -> None:
     table = pa.table({f"a_column_with_a_long_name_{number}": [number] for number in range(900)})
-    data = shards.parquet_bytes(table, 1)
+    data = parquet_files.parquet_bytes(table, 1)
     length = int.from_bytes(data[-8:-4], "little") + 8
     assert length > 1 << 16
-    mark = len(shards._FOOTER_MARK) + 32
+    mark = len(parquet_files._FOOTER_MARK) + 32
     for name, content, is_good in (
         ("ours", data, True),
         ("flipped", data[:-5000] + bytes([data[-5000] ^ 4]) + data[-4999:], False),
@@ -256,15 +258,15 @@ def test_a_large_footer_is_checked_and_one_without_digest_is_read(tmp_path: Path
     ):
         (tmp_path / name).write_bytes(content)
         if is_good:
-            assert shards.open_parquet(LOCAL, str(tmp_path / name)).read().to_pylist() == table.to_pylist()
+            assert parquet_files.open_parquet(LOCAL, str(tmp_path / name)).read().to_pylist() == table.to_pylist()
         else:
             with pytest.raises(DataError, match="digest of its footer differs: bits have flipped"):
-                shards.open_parquet(LOCAL, str(tmp_path / name))
+                parquet_files.open_parquet(LOCAL, str(tmp_path / name))
 
 
 def test_the_catalog_knows_the_content_of_a_frame_and_not_its_name() -> None:
     frame, other = keyframe(4, camera=True), keyframe(4, camera=True)
-    assert shards.content_digest(frame) == shards.content_digest(other)
+    assert content_digest(frame) == content_digest(other)
     labels = frame.labels.copy()
     labels[0] ^= 1
     for changed in (
@@ -273,13 +275,13 @@ def test_the_catalog_knows_the_content_of_a_frame_and_not_its_name() -> None:
         dataclasses.replace(frame, labels=np.zeros(0, np.uint8)),
         dataclasses.replace(frame, cameras=(dataclasses.replace(frame.cameras[0], image=b"x"),)),
     ):
-        assert shards.content_digest(changed) != shards.content_digest(frame)
-    assert shards.content_digest(dataclasses.replace(frame, frame_id="x", scene="y")) == shards.content_digest(frame)
+        assert content_digest(changed) != content_digest(frame)
+    assert content_digest(dataclasses.replace(frame, frame_id="x", scene="y")) == content_digest(frame)
 
 
 def test_the_catalog_holds_the_digests(folder: str) -> None:
     catalog = read_catalog(LOCAL, folder)
-    assert catalog.digest == tuple(shards.content_digest(frames_of(folder)[index]) for index in range(12))
+    assert catalog.digest == tuple(content_digest(frames_of(folder)[index]) for index in range(12))
 
 
 def test_rows_that_are_dropped_are_gone_and_the_others_stay_as_they_are(folder: str) -> None:
@@ -289,14 +291,14 @@ def test_rows_that_are_dropped_are_gone_and_the_others_stay_as_they_are(folder: 
     }
     before = {frame.frame_id: frame for frame in (frames[index] for index in range(12))}
     gone = ["frame-000", "frame-003", *(f"frame-{number:03d}" for number in range(5, 10))]  # two, and a whole shard
-    shards.drop_rows(LOCAL, folder, [place[name] for name in gone])
+    drop_rows(LOCAL, folder, [place[name] for name in gone])
     assert not Path(folder, "catalog.parquet").exists()
-    assert len(shards.list_shards(LOCAL, folder)) == 2
+    assert len(list_shards(LOCAL, folder)) == 2
     catalog = write_catalog(LOCAL, folder)
     assert catalog.frame_id == tuple(sorted(before.keys() - set(gone)))
     rest = PreparedFrames(LOCAL, folder, catalog)
     for index, name in enumerate(catalog.frame_id):
         assert rest[index].points.tobytes() == before[name].points.tobytes()
-        assert catalog.digest[index] == shards.content_digest(before[name])
-    shards.drop_rows(LOCAL, folder, [])
+        assert catalog.digest[index] == content_digest(before[name])
+    drop_rows(LOCAL, folder, [])
     assert len(read_catalog(LOCAL, folder)) == len(catalog)

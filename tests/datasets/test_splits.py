@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ray_lidarseg.datasets import splits as module
-from ray_lidarseg.datasets.shards import Catalog
+from ray_lidarseg.datasets.catalog import Catalog
 from ray_lidarseg.datasets.splits import make_split, split_digest
 from ray_lidarseg.errors import SplitError
 from ray_lidarseg.recipe.schema import Split

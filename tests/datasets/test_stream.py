@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import fs
 
+from ray_lidarseg.datasets.catalog import write_catalog
 from ray_lidarseg.datasets.entries import dataset_named
 from ray_lidarseg.datasets.layers import (
     Layer,
@@ -17,7 +18,8 @@ from ray_lidarseg.datasets.layers import (
     write_layer_shard,
 )
 from ray_lidarseg.datasets.parcel import packed, unpacked
-from ray_lidarseg.datasets.shards import PreparedFrames, write_catalog, write_shard
+from ray_lidarseg.datasets.prepared_frames import PreparedFrames
+from ray_lidarseg.datasets.shards import write_shard
 from ray_lidarseg.datasets.splits import LabelSplit, make_split
 from ray_lidarseg.datasets.stream import TrainSteps
 from ray_lidarseg.errors import DataError

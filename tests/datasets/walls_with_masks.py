@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from pyarrow import fs
 
+from ray_lidarseg.datasets.catalog import write_catalog
 from ray_lidarseg.datasets.layers import (
     Layer,
     encode_segments,
@@ -14,7 +15,8 @@ from ray_lidarseg.datasets.layers import (
     write_layer_catalog,
     write_layer_shard,
 )
-from ray_lidarseg.datasets.shards import PreparedFrames, write_catalog, write_shard
+from ray_lidarseg.datasets.prepared_frames import PreparedFrames
+from ray_lidarseg.datasets.shards import write_shard
 from ray_lidarseg.geometry.camera import project
 from ray_lidarseg.geometry.pose import from_matrix
 from ray_lidarseg.sample import CameraImage, Keyframe

@@ -22,13 +22,15 @@ from pyarrow import fs
 
 from ray_lidarseg import storage
 from ray_lidarseg.datasets import manifest, semantickitti
+from ray_lidarseg.datasets.catalog import read_catalog, write_catalog
 from ray_lidarseg.datasets.decode import decode
 from ray_lidarseg.datasets.evidence import TextEmbeddings
 from ray_lidarseg.datasets.image_files import read_ids, read_rgb
 from ray_lidarseg.datasets.layers import Layer
 from ray_lidarseg.datasets.point_files import read_columns
+from ray_lidarseg.datasets.prepared_frames import PreparedFrames
 from ray_lidarseg.datasets.scans import decode_scan
-from ray_lidarseg.datasets.shards import PreparedFrames, read_catalog, write_catalog, write_shard
+from ray_lidarseg.datasets.shards import write_shard
 from ray_lidarseg.datasets.splits import make_split
 from ray_lidarseg.foundation.settings import settings_of, split_overrides
 from ray_lidarseg.prepare.stage_report import read_failures

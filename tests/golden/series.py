@@ -17,6 +17,7 @@ from PIL import Image
 from pyarrow import fs
 
 from ray_lidarseg.datasets import image_scans, world_images
+from ray_lidarseg.datasets.catalog import write_catalog
 from ray_lidarseg.datasets.entries import dataset_of
 from ray_lidarseg.datasets.evidence import TextEmbeddings
 from ray_lidarseg.datasets.layers import (
@@ -29,8 +30,9 @@ from ray_lidarseg.datasets.layers import (
     write_layer_catalog,
     write_layer_shard,
 )
+from ray_lidarseg.datasets.prepared_frames import PreparedFrames
 from ray_lidarseg.datasets.sensor import resolve_sensor
-from ray_lidarseg.datasets.shards import PreparedFrames, write_catalog, write_shard
+from ray_lidarseg.datasets.shards import write_shard
 from ray_lidarseg.datasets.splits import make_split, no_labels
 from ray_lidarseg.datasets.stream import TrainSteps
 from ray_lidarseg.methods.build import build_method

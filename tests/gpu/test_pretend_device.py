@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from ray_lidarseg.datasets.entries import dataset_of
+from ray_lidarseg.datasets.prepared_frames import PreparedFrames
 from ray_lidarseg.datasets.sensor import resolve_sensor
-from ray_lidarseg.datasets.shards import PreparedFrames
 from ray_lidarseg.datasets.splits import make_split
 from ray_lidarseg.datasets.stream import TrainSteps
 from ray_lidarseg.foundation.build import build_features, build_masks

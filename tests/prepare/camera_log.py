@@ -13,7 +13,8 @@ from PIL import Image
 from pyarrow import fs
 
 from ray_lidarseg.datasets.decode import decode
-from ray_lidarseg.datasets.shards import keyframe_table, parquet_bytes, write_shard
+from ray_lidarseg.datasets.parquet_files import parquet_bytes
+from ray_lidarseg.datasets.shards import keyframe_table, write_shard
 from ray_lidarseg.prepare import decoding, pipeline, stages
 from ray_lidarseg.prepare import requested_layers as teachers
 from ray_lidarseg.prepare.requested_layers import probe

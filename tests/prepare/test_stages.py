@@ -12,9 +12,10 @@ from PIL import Image
 from pyarrow import fs
 from safetensors.torch import save_file
 
+from ray_lidarseg.datasets.catalog import read_catalog
 from ray_lidarseg.datasets.evidence import EvidenceReader, read_text
 from ray_lidarseg.datasets.layers import LayerRows, cameras_of, layer_entries, layer_folder, segments_of
-from ray_lidarseg.datasets.shards import list_shards, read_catalog
+from ray_lidarseg.datasets.shards import list_shards
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.foundation.clip_architecture import MINIATURE, build_clip_miniature
 from ray_lidarseg.foundation.prompts import vocabulary_of

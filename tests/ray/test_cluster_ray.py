@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from pyarrow import fs
 
-from ray_lidarseg.datasets.shards import shard_entries
+from ray_lidarseg.datasets.catalog import shard_entries
 from ray_lidarseg.index import index
 from ray_lidarseg.recipe.schema import Recipe
 from tests.ray.processes import descendants

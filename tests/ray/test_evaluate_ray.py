@@ -8,8 +8,9 @@ import torch
 from pyarrow import fs
 from torchmetrics.classification import MulticlassJaccardIndex
 
+from ray_lidarseg.datasets.catalog import read_catalog
+from ray_lidarseg.datasets.prepared_frames import PreparedFrames
 from ray_lidarseg.datasets.sensor import resolve_sensor
-from ray_lidarseg.datasets.shards import PreparedFrames, read_catalog
 from ray_lidarseg.errors import DataError, RunError, StorageError
 from ray_lidarseg.evaluate import describe, evaluate
 from ray_lidarseg.methods.build import build_method

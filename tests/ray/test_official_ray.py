@@ -12,10 +12,11 @@ from torch.nn import functional
 
 from ray_lidarseg.cli import main
 from ray_lidarseg.datasets import nuscenes, semantickitti
+from ray_lidarseg.datasets.catalog import write_catalog
 from ray_lidarseg.datasets.decode import decode
 from ray_lidarseg.datasets.semantickitti import CLASSES as SEMANTICKITTI
 from ray_lidarseg.datasets.sensor import resolve_sensor
-from ray_lidarseg.datasets.shards import write_catalog, write_shard
+from ray_lidarseg.datasets.shards import write_shard
 from ray_lidarseg.datasets.submission import label_bytes
 from ray_lidarseg.evaluate import evaluate
 from ray_lidarseg.methods.build import build_method

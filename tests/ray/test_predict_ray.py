@@ -6,8 +6,9 @@ import pytest
 import torch
 from pyarrow import fs
 
+from ray_lidarseg.datasets.catalog import read_catalog
+from ray_lidarseg.datasets.prepared_frames import PreparedFrames
 from ray_lidarseg.datasets.sensor import resolve_sensor
-from ray_lidarseg.datasets.shards import PreparedFrames, read_catalog
 from ray_lidarseg.errors import DataError, RunError
 from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.models.inference import label_frames

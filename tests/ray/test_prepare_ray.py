@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from pyarrow import fs
 
-from ray_lidarseg.datasets.shards import PreparedFrames, list_shards, read_catalog, shard_entries
+from ray_lidarseg.datasets.catalog import read_catalog, shard_entries
+from ray_lidarseg.datasets.prepared_frames import PreparedFrames
+from ray_lidarseg.datasets.shards import list_shards
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.index import index
 from ray_lidarseg.prepare import PrepareReport, prepare

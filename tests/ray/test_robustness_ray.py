@@ -9,8 +9,9 @@ from pyarrow import fs
 
 from ray_lidarseg.cli import main
 from ray_lidarseg.datasets import nuscenes
+from ray_lidarseg.datasets.catalog import read_catalog
+from ray_lidarseg.datasets.prepared_frames import PreparedFrames
 from ray_lidarseg.datasets.sensor import resolve_sensor
-from ray_lidarseg.datasets.shards import PreparedFrames, read_catalog
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.evaluate import corrupted, evaluate_robustness
 from ray_lidarseg.methods.build import build_method

@@ -13,8 +13,10 @@ from scipy.spatial.transform import Rotation
 from ray_lidarseg import storage
 from ray_lidarseg.cli import main
 from ray_lidarseg.datasets import nuscenes
+from ray_lidarseg.datasets.catalog import write_catalog
 from ray_lidarseg.datasets.decode import decode
-from ray_lidarseg.datasets.shards import keyframe_table, parquet_bytes, write_catalog, write_shard
+from ray_lidarseg.datasets.parquet_files import parquet_bytes
+from ray_lidarseg.datasets.shards import keyframe_table, write_shard
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.sample import Keyframe
 from ray_lidarseg.synthetic.nuscenes_writer import write_scene, write_tables

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 from pyarrow import fs
 
+from ray_lidarseg.datasets.catalog import write_catalog
 from ray_lidarseg.datasets.evidence import TextEmbeddings
 from ray_lidarseg.datasets.layers import (
     LAYER_FILE,
@@ -20,7 +21,7 @@ from ray_lidarseg.datasets.layers import (
     write_layer_catalog,
     write_layer_shard,
 )
-from ray_lidarseg.datasets.shards import write_catalog, write_shard
+from ray_lidarseg.datasets.shards import write_shard
 from ray_lidarseg.sample import CameraImage, Keyframe
 from ray_lidarseg.types import IGNORE
 

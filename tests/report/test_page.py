@@ -8,9 +8,10 @@ import pytest
 import torch
 from pyarrow import fs
 
+from ray_lidarseg.datasets.catalog import write_catalog
 from ray_lidarseg.datasets.nuscenes import CLASSES as NUSCENES
 from ray_lidarseg.datasets.sensor import resolve_sensor
-from ray_lidarseg.datasets.shards import write_catalog, write_shard
+from ray_lidarseg.datasets.shards import write_shard
 from ray_lidarseg.datasets.submission import label_bytes
 from ray_lidarseg.errors import StorageError
 from ray_lidarseg.methods.build import build_method

@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 from pyarrow import fs
 
+from ray_lidarseg.datasets.catalog import write_catalog
 from ray_lidarseg.datasets.nuscenes import CLASSES
 from ray_lidarseg.datasets.origin import Origin
 from ray_lidarseg.datasets.prediction_log import LabelledScan
-from ray_lidarseg.datasets.shards import write_catalog, write_shard
+from ray_lidarseg.datasets.shards import write_shard
 from ray_lidarseg.datasets.submission import confidence_bytes, label_bytes
 from ray_lidarseg.datasets.work_list import Uncertainty
 from ray_lidarseg.errors import DataError

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from pyarrow import fs
 
+from ray_lidarseg.datasets.catalog import read_catalog
 from ray_lidarseg.datasets.evidence import TextEmbeddings
 from ray_lidarseg.datasets.layers import (
     TEXT_FILE,
@@ -16,7 +17,6 @@ from ray_lidarseg.datasets.layers import (
     write_layer_shard,
 )
 from ray_lidarseg.datasets.nuscenes import CLASSES
-from ray_lidarseg.datasets.shards import read_catalog
 from tests.training.prepared_walls import write_walls
 
 LOCAL = fs.LocalFileSystem()

@@ -3,7 +3,8 @@
 import numpy as np
 from pyarrow import fs
 
-from ray_lidarseg.datasets.shards import write_catalog, write_shard
+from ray_lidarseg.datasets.catalog import write_catalog
+from ray_lidarseg.datasets.shards import write_shard
 from ray_lidarseg.recipe.load import override
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.sample import Keyframe

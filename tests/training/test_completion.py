@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from pyarrow import fs
 
+from ray_lidarseg.datasets.catalog import write_catalog
 from ray_lidarseg.datasets.evidence import TextEmbeddings
 from ray_lidarseg.datasets.layers import (
     TEXT_FILE,
@@ -16,7 +17,7 @@ from ray_lidarseg.datasets.layers import (
     write_layer_catalog,
     write_layer_shard,
 )
-from ray_lidarseg.datasets.shards import write_catalog, write_shard
+from ray_lidarseg.datasets.shards import write_shard
 from ray_lidarseg.errors import DataError, RecipeError
 from ray_lidarseg.recipe.load import override
 from ray_lidarseg.recipe.schema import Recipe

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ray_lidarseg.datasets.shards import Catalog
+from ray_lidarseg.datasets.catalog import Catalog
 from ray_lidarseg.datasets.splits import LabelSplit
 from ray_lidarseg.models.segmentor import Segmentor
 from ray_lidarseg.recipe.schema import Recipe

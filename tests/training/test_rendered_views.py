@@ -8,8 +8,10 @@ import pytest
 import torch
 from pyarrow import fs
 
+from ray_lidarseg.datasets.catalog import write_catalog
+from ray_lidarseg.datasets.prepared_frames import PreparedFrames
 from ray_lidarseg.datasets.sensor import resolve_sensor
-from ray_lidarseg.datasets.shards import PreparedFrames, write_catalog, write_shard
+from ray_lidarseg.datasets.shards import write_shard
 from ray_lidarseg.errors import DataError, RecipeError, RunError
 from ray_lidarseg.geometry.pose import inverse
 from ray_lidarseg.methods.build import build_method

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from pyarrow import fs
 
+from ray_lidarseg.datasets.catalog import Catalog
 from ray_lidarseg.datasets.layers import layer_folder, write_layer_catalog, write_layer_shard
-from ray_lidarseg.datasets.shards import Catalog
 from ray_lidarseg.errors import RunError
 from ray_lidarseg.recipe.load import override
 from ray_lidarseg.recipe.schema import Recipe
