@@ -1,7 +1,7 @@
 """What each distillation loss does to features, and what its network is worth: rows of the world `bench`.
 
 `python -m tests.bench.distill --json FILE [--rows …] [--protocols …] [--seeds …] [--ratio 0.01] [--steps 1000]
-[--oracle] [--runs FOLDER] [--plot FILE.png] [--show] [--quick]`
+[--oracle] [--runs FOLDER] [--set train.amp=off …] [--plot FILE.png] [--show] [--quick]`
 
 One pre-training by each loss (or none: random weights), then what starts from it. Of the pre-training: uniformity,
 tolerance and gaps beside the images' own (1,000 features a class of 60 frames), and zero-shot mIoU by text and by
@@ -35,7 +35,7 @@ from ray_lidarseg.datasets.nuscenes import CLASSES as NUSCENES
 from ray_lidarseg.prepare.requested_layers import Teachers
 from ray_lidarseg.recipe.schema import Recipe
 from tests.bench.distill_run import DISTILLED, LOSSES, MEASURED, PROTOCOLS, RANDOM, Places, downstream, pre_training
-from tests.bench.ladder import part_sentences
+from tests.bench.ladder import part_sentences, with_overrides
 from tests.bench.lasermix_pp import FEATURES, MASKS, run_folder
 from tests.bench.ledger import Ledger, Row, parser, print_table
 from tests.bench.oracle_evidence import oracle_layer, write_oracle
@@ -147,7 +147,7 @@ def measure(args: Any, ledger: Ledger, name: str, seed: int) -> None:
     if not missing:
         return
     places, began = _prepare(args), time.monotonic()
-    folder = (args.folder / "distill" / f"{args.teacher}-{name}-{seed}-{args.steps}").resolve()
+    folder = (args.folder / "distill" / _run_name(args, name, seed)).resolve()
     wanted = recipes(args, places, name, seed, folder)
     taken = {part: run for part in missing if (run := _taken(args, name, part, seed, wanted[part]))}
     trained = {part: recipe.to_yaml() for part, recipe in wanted.items() if part not in taken}
@@ -163,6 +163,11 @@ def measure(args: Any, ledger: Ledger, name: str, seed: int) -> None:
         row |= json.loads((run / MEASURED).read_text()) if part == DISTILLED else {}
         ledger.measure(keys[part], lambda row=row: row)
     print(f"{name}, seed {seed}: {time.monotonic() - began:.0f} s", flush=True)
+
+
+def _run_name(args: Any, name: str, seed: int) -> str:
+    changes = "".join(f"-{key}={value}" for key, value in args.overrides.items())
+    return f"{args.teacher}-{name}-{seed}-{args.steps}{changes}"
 
 
 def recipes(args: Any, places: Places, name: str, seed: int, folder: Path) -> dict[str, Recipe]:
@@ -192,7 +197,7 @@ def _key(args: Any, name: str, seed: int, part: str) -> Row:
     if name != RANDOM or part == "lasermix_pp":  # what reads image features
         key |= {"teacher": args.teacher}
     if part == DISTILLED:
-        return {**key, "frames": args.frames}
+        return {**key, "frames": args.frames, "overrides": str(args.overrides) if args.overrides else None}
     other = {"elsewhere": world_id(*_elsewhere(args))} if PROTOCOLS[part].is_elsewhere else {}
     return {**key, **other, "ratio": args.ratio, "overrides": str(args.overrides)}
 
@@ -281,14 +286,18 @@ def _arguments() -> Any:
     flags.add_argument("--frames", type=int, default=60, help="evenly spread, for structure, text and prototypes")
     flags.add_argument("--oracle", action="store_true", help="images seen by a teacher that is never wrong")
     flags.add_argument("--runs", type=Path, help="runs of a commit that lasermix_pp has trained, for random weights")
+    flags.add_argument("--set", nargs="*", default=[], dest="overrides", help="KEY=VALUE of every recipe")
     flags.add_argument("--plot", type=Path, help="picture of structural gap against accuracy")
     flags.add_argument("--folder", type=Path, help="world and runs, kept (default: build/bench/WORLD-SEED)")
     flags.add_argument("--show", action="store_true", help="print what the file holds, train nothing")
-    args = flags.parse_args()
-    args.overrides = {}
+    args = with_overrides(flags.parse_args())
     if args.quick:
         args.world, args.seeds, args.steps, args.frames, args.ratio = "tiny", [0], 3, 2, 0.2
-        args.rows, args.protocols, args.overrides = [RANDOM, "relational"], ["linear_probe", "fine_tuned"], QUICK
+        args.rows, args.protocols, args.overrides = (
+            [RANDOM, "relational"],
+            ["linear_probe", "fine_tuned"],
+            {**QUICK, **args.overrides},
+        )
     args.folder = args.folder or Path("build/bench") / f"{args.world}-{args.world_seed}"
     args.teacher = "oracle" if args.oracle else "clip"
     args.teachers = Teachers.of(MASKS, FEATURES, [])

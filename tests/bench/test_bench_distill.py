@@ -122,3 +122,22 @@ def figures(run: Path, recipe: schema.Recipe, miou_ratio: float) -> None:
     run.mkdir(parents=True)
     content = {"fingerprint": recipe.fingerprint, "miou_ratio": miou_ratio}
     (run / "figures.json").write_text(distill.json.dumps(content))
+
+
+def test_a_change_of_every_recipe_makes_rows_of_its_own(monkeypatch, tmp_path):
+    def arguments(*flags: str):
+        monkeypatch.setattr(sys, "argv", ["distill", "--folder", str(tmp_path), *flags])
+        return distill._arguments()
+
+    plain, changed = arguments(), arguments("--set", "train.amp=off")
+    ledger = Ledger(None)
+    for args in (changed, plain):  # a row of the other kind is not taken for one's own
+        for part in ("distilled", "fine_tuned"):
+            assert ledger.find(distill._key(args, "relational", 0, part)) is None
+            ledger.measure(distill._key(args, "relational", 0, part), dict)
+    made = distill.recipes(changed, PLACES, "relational", 0, tmp_path)
+    assert {recipe.train.amp for recipe in made.values()} == {"off"}
+    assert {recipe.train.amp for recipe in distill.recipes(plain, PLACES, "relational", 0, tmp_path).values()} == {
+        "bf16"
+    }
+    assert distill._run_name(plain, "relational", 0) != distill._run_name(changed, "relational", 0)
