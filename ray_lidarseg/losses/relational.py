@@ -15,6 +15,7 @@ from ray_lidarseg.losses.row_blocks import PairedRows, sum_by_rows
 
 Relation = Literal["l1", "mse", "kl", "rkd"]
 _ANGLE_ROWS = 64  # ours: rows between all of which angles are compared; all triplets of N rows are N³
+_TRIANGLE_BLOCKS = 8  # at least, of a symmetric matrix: a sixteenth of it is then computed twice (ours)
 
 
 def similarity(pairs: PairedRows, kind: Literal["cosine", "l2"] = "cosine") -> Float[Tensor, ""]:
@@ -53,7 +54,14 @@ def cross_modal(pairs: PairedRows, relation: Relation = "l1", temperature: float
     if relation in ("kl", "rkd"):
         similar = similarity(pairs)
         return similar if relation == "rkd" else similar + _divergence(pairs, temperature, lambda p, q: q)
-    return _difference(pairs, relation, with_diagonal=True, others=lambda points, images: images)
+    count, off_weight = len(pairs), _off_weight(pairs)
+
+    def term(block: slice, points: Tensor, images: Tensor) -> Tensor:
+        size = _size((points[block] - images[block]) @ images.T, relation)  # K Qᵀ - Q Qᵀ in one product
+        diagonal = size.diagonal(block.start).sum()
+        return off_weight * (size.sum() - diagonal) + diagonal / count
+
+    return pairs.sum(term)
 
 
 def intra_modal(pairs: PairedRows, relation: Relation = "l1", temperature: float = 0.07) -> Float[Tensor, ""]:
@@ -72,22 +80,28 @@ def intra_modal(pairs: PairedRows, relation: Relation = "l1", temperature: float
         return _distances(pairs) + 2 * _angles(pairs)
     if relation == "kl":
         return _divergence(pairs, temperature, lambda points, images: points)
-    return _difference(pairs, relation, with_diagonal=False, others=lambda points, images: points)
-
-
-def _difference(
-    pairs: PairedRows, relation: Relation, with_diagonal: bool, others: Callable[[Tensor, Tensor], Tensor]
-) -> Float[Tensor, ""]:
-    count = len(pairs)
-    off_weight = 1 / max(count * count - count, 1)
+    off_weight = _off_weight(pairs)
+    # K Kᵀ - Q Qᵀ is symmetric: where all its rows are one's own, what lies right of a block of its diagonal counts twice
+    is_whole = len(pairs.own) == len(pairs)
 
     def term(block: slice, points: Tensor, images: Tensor) -> Tensor:
-        difference = points[block] @ others(points, images).T - images[block] @ images.T
-        size = difference.abs() if relation == "l1" else difference.square()
-        diagonal = size.diagonal(block.start)
-        return off_weight * (size.sum() - diagonal.sum()) + (diagonal.sum() / count if with_diagonal else 0)
+        first = block.start if is_whole else 0
+        size = _size(points[block] @ points[first:].T - images[block] @ images[first:].T, relation)
+        off_diagonal = size.sum() - size.diagonal(block.start - first).sum()
+        if is_whole:
+            off_diagonal = off_diagonal + size[:, block.stop - first :].sum()
+        return off_weight * off_diagonal
 
-    return pairs.sum(term)
+    return pairs.sum(term, block_rows=-(-len(pairs) // _TRIANGLE_BLOCKS) if is_whole else 0)
+
+
+def _off_weight(pairs: PairedRows) -> float:
+    """Of one entry off the diagonal in their mean."""
+    return 1 / max(len(pairs) * (len(pairs) - 1), 1)
+
+
+def _size(difference: Tensor, relation: Relation) -> Tensor:
+    return difference.abs() if relation == "l1" else difference.square()
 
 
 def _divergence(pairs: PairedRows, temperature: float, others: Callable[[Tensor, Tensor], Tensor]) -> Float[Tensor, ""]:

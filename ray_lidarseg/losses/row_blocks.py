@@ -26,9 +26,10 @@ def sum_by_rows(term: Term, rows: range, num_columns: int, *tensors: Tensor, blo
         rows: What is cut into blocks.
         num_columns: Columns of a row of pairs.
         tensors: What the term reads.
-        block_rows: Rows of a block; 0: as many as keep its pairs in the cache.
+        block_rows: Rows of a block at most; 0: as many as there may be pairs.
     """
-    size = block_rows or max(1, _BLOCK_PAIRS // max(num_columns, 1))
+    size = max(1, _BLOCK_PAIRS // max(num_columns, 1))
+    size = min(size, block_rows) if block_rows else size
     blocks = [slice(first, min(first + size, rows.stop)) for first in range(rows.start, rows.stop, size)]
     if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
         return torch.stack([tensors[0].new_zeros(()), *(term(block, *tensors) for block in blocks)]).sum()
@@ -79,9 +80,10 @@ class PairedRows:
         """N."""
         return len(self.points)
 
-    def sum(self, term: Term, *others: Tensor) -> Float[Tensor, ""]:
+    def sum(self, term: Term, *others: Tensor, block_rows: int = 0) -> Float[Tensor, ""]:
         """``term(block, points, images, *others)`` over one's own rows; see ``sum_by_rows``."""
-        return self.scale * sum_by_rows(term, self.own, len(self), self.points, self.images, *others)
+        tensors = (self.points, self.images, *others)
+        return self.scale * sum_by_rows(term, self.own, len(self), *tensors, block_rows=block_rows)
 
     @property
     def nothing(self) -> Float[Tensor, ""]:
