@@ -15,6 +15,7 @@ from ray_lidarseg.losses.row_blocks import PairedRows, sum_by_rows
 
 Relation = Literal["l1", "mse", "kl", "rkd"]
 _ANGLE_ROWS = 64  # ours: rows between all of which angles are compared; all triplets of N rows are N³
+_NEVER = -1e4  # a cosine whose exponential is 0 beside that of any other, at any temperature of use
 _TRIANGLE_BLOCKS = 8  # at least, of a symmetric matrix: a sixteenth of it is then computed twice (ours)
 
 
@@ -81,7 +82,7 @@ def intra_modal(pairs: PairedRows, relation: Relation = "l1", temperature: float
     if relation == "kl":
         return _divergence(pairs, temperature, lambda points, images: points)
     off_weight = _off_weight(pairs)
-    # K Kᵀ - Q Qᵀ is symmetric: where all its rows are one's own, what lies right of a block of its diagonal counts twice
+    # K Kᵀ - Q Qᵀ is symmetric: where all rows are one's own, what lies right of a block of its diagonal counts twice
     is_whole = len(pairs.own) == len(pairs)
 
     def term(block: slice, points: Tensor, images: Tensor) -> Tensor:
@@ -111,12 +112,21 @@ def _divergence(pairs: PairedRows, temperature: float, others: Callable[[Tensor,
 
     def term(block: slice, points: Tensor, images: Tensor) -> Tensor:
         wanted, given = (
-            _without_diagonal(rows[block] @ columns.T / temperature, block).log_softmax(dim=1)
+            (_without_own(rows[block] @ columns.T, block) / temperature).log_softmax(dim=1)
             for rows, columns in ((images, images), (points, others(points, images)))
         )
         return functional.kl_div(given, wanted, reduction="sum", log_target=True)
 
     return pairs.sum(term) / len(pairs)
+
+
+def _without_own(rows: Float[Tensor, "b N"], block: slice) -> Float[Tensor, "b N"]:
+    """The same cosines, in place, with one at a row's own place whose softmax is 0: taking it out would be a copy.
+
+    Finite: the divergence multiplies that 0 by a difference of two logarithms.
+    """
+    rows.diagonal(block.start).fill_(_NEVER)
+    return rows
 
 
 def _without_diagonal(rows: Float[Tensor, "b N"], block: slice) -> Float[Tensor, "b _"]:
