@@ -33,6 +33,7 @@ import numpy as np
 import torch
 from scipy import stats
 
+from ray_lidarseg.batches import RayBatch
 from ray_lidarseg.datasets.entries import dataset_named
 from ray_lidarseg.datasets.nuscenes import CLASSES as NUSCENES
 from ray_lidarseg.datasets.points import usable
@@ -43,7 +44,7 @@ from ray_lidarseg.foundation.slic import Slic
 from ray_lidarseg.foundation.teachers import as_objects
 from ray_lidarseg.geometry.camera import chain, pixel_centres
 from ray_lidarseg.geometry.rays import joined, pixel_rays, segment_id
-from ray_lidarseg.geometry.rendering import render_packed
+from ray_lidarseg.geometry.rendering import Rendered, render_packed
 from ray_lidarseg.geometry.spherical import inclinations
 from ray_lidarseg.geometry.voxelize import CylinderGrid, find_voxels
 from ray_lidarseg.methods.segment_labels import segment_labels
@@ -85,10 +86,34 @@ COUNTS = ("segments", "kept", "labelled", "right", "known")
 
 @dataclass(frozen=True)
 class View:
-    """One frame as one of its cameras sees it: segments and hidden classes of the pixels."""
+    """One frame as one of its cameras sees it: segments, hidden classes, and metres along the optical axis."""
 
     segments: np.ndarray
     truth: np.ndarray
+    depth_m: np.ndarray
+
+
+@dataclass(frozen=True)
+class Look:
+    """One frame as all its cameras look at it.
+
+    Attributes:
+        points: float32 [P, 4] the usable ones.
+        probability: [P, C] what the model of fixed quality says of them.
+        cameras: As the tables state them.
+        views: What they see.
+        rays: Through the drawn pixels of all cameras.
+        known: [R] hidden class of each pixel.
+        depth_m: [R] hidden distance along each ray; inf: the sky.
+    """
+
+    points: np.ndarray
+    probability: torch.Tensor
+    cameras: list[CameraImage]
+    views: list[View]
+    rays: RayBatch
+    known: torch.Tensor
+    depth_m: torch.Tensor
 
 
 def main() -> int:
@@ -136,39 +161,52 @@ def scene_of(preset: Preset, seed: int) -> Scene:
     return Scene(preset, seed, seed % 3)
 
 
-def of_frame(scene: Scene, seed: int, frame: int, quality: float) -> dict[str, int]:
-    """Counts of one frame, all cameras."""
+def look_at(scene: Scene, seed: int, frame: int, quality: float) -> Look:
+    """A frame, its pixels drawn."""
     sweep = scan(scene, frame)
     labels = NUSCENES.to_train(sweep.labels)
     is_used = usable(sweep.points[:, :4], SENSOR)
     points, labels = sweep.points[is_used, :4].astype(np.float32), labels[is_used]
     cameras = [_camera(scene, frame, place) for place in range(len(RIG))]
     views = [view_of(seed, frame, place, scene.preset.camera_time_error_ms) for place in range(len(RIG))]
-    pixels = [_draw(camera, view, seed + frame) for camera, view in zip(cameras, views, strict=True)]
-    bundles, truth = [], []
-    for place, (camera, view, chosen) in enumerate(zip(cameras, views, pixels, strict=True)):
-        ids = segment_id(place, view.segments[chosen[:, 1], chosen[:, 0]])
-        reach_m = (RECIPE.near_m, RECIPE.far_m)
-        rays = pixel_rays(pixel_centres(chosen), camera.intrinsics, camera.cam_SE3_lidar, reach_m, place, ids)
-        bundles.append(rays)
-        truth.append(view.truth[chosen[:, 1], chosen[:, 0]])
-    rays, known = joined(bundles), torch.from_numpy(np.concatenate(truth).astype(np.int64))
-    groups = rays.extras[RAY_SEGMENT]
-    thresholds = (RECIPE.entropy_threshold, RECIPE.pixel_entropy_threshold)
-    xyz = torch.from_numpy(points)
+    bundles, known, depths = [], [], []
+    for place, (camera, view) in enumerate(zip(cameras, views, strict=True)):
+        column, row = _draw(camera, view, seed + frame).T
+        pixels, reach_m = pixel_centres(np.stack([column, row], axis=1)), (RECIPE.near_m, RECIPE.far_m)
+        ids = segment_id(place, view.segments[row, column])
+        bundles.append(pixel_rays(pixels, camera.intrinsics, camera.cam_SE3_lidar, reach_m, place, ids))
+        known.append(view.truth[row, column])
+        # along the ray, which the optical axis is shorter than by the length of K⁻¹ (u, v, 1)
+        in_camera = np.linalg.solve(camera.intrinsics, np.vstack([pixels.T, np.ones(len(pixels))]))
+        depths.append(view.depth_m[row, column].astype(np.float32) * np.linalg.norm(in_camera, axis=0))
+    truth, xyz = torch.from_numpy(np.concatenate(known).astype(np.int64)), torch.from_numpy(points)
     probability = class_scores(torch.from_numpy(labels.astype(np.int64)), xyz, quality, seed + frame).softmax(1)
-    said = {}
+    depth_m = torch.from_numpy(np.concatenate(depths).astype(np.float32))
+    return Look(points, probability, cameras, views, joined(bundles), truth, depth_m)
+
+
+def rendered(look: Look, grid: CylinderGrid) -> Rendered:
+    """What the rays of a look see in opaque cells of a grid."""
+    xyz = torch.from_numpy(look.points)
+    voxels = find_voxels(grid.cells(xyz), torch.zeros(len(xyz), dtype=torch.int64))
+    scores = voxels.mean(look.probability).clamp_min(1e-6).log()
+    return render_packed(look.rays, Opaque(Volume(voxels.keys, grid, 1), scores), RECIPE.step_m)
+
+
+def of_frame(scene: Scene, seed: int, frame: int, quality: float) -> dict[str, int]:
+    """Counts of one frame, all cameras."""
+    look = look_at(scene, seed, frame, quality)
+    groups, known, said = look.rays.extras[RAY_SEGMENT], look.known, {}
+    thresholds = (RECIPE.entropy_threshold, RECIPE.pixel_entropy_threshold)
     for target, grid in GRIDS.items():
-        voxels = find_voxels(grid.cells(xyz), torch.zeros(len(xyz), dtype=torch.int64))
-        scores = voxels.mean(probability).clamp_min(1e-6).log()
-        seen = render_packed(rays, Opaque(Volume(voxels.keys, grid, 1), scores), RECIPE.step_m)
+        seen = rendered(look, grid)
         is_opaque = seen.opacity >= RECIPE.min_opacity
         said[target] = segment_labels(seen.semantics.softmax(1), groups, is_opaque, *thresholds, RECIPE.min_pixels)
     for target, occlusion in (("projected", True), ("naive", False)):
-        pairs = pair_points(points, cameras, PairSettings(occlusion=occlusion))
-        ids = segment_id(pairs.camera, pairs.segments([view.segments for view in views]))
+        pairs = pair_points(look.points, look.cameras, PairSettings(occlusion=occlusion))
+        ids = segment_id(pairs.camera, pairs.segments([view.segments for view in look.views]))
         of_points = torch.from_numpy(ids)
-        said[target] = segment_labels(probability, of_points, of_points > 0, *thresholds, RECIPE.min_points)
+        said[target] = segment_labels(look.probability, of_points, of_points > 0, *thresholds, RECIPE.min_points)
     counts = {}
     num_segments = int((groups.unique() > 0).sum())
     for target, segments in said.items():
@@ -217,7 +255,8 @@ def view_of(seed: int, frame: int, place: int, time_error_ms: float) -> View:
     lighting = light.at(frame * scene.preset.frame_interval_s)
     seen: Picture = picture(scene, light, frame, RIG[place], lighting)
     said = Slic(SlicMasks())({"image": as_objects([seen.colour])})
-    return View(said["segments"][0].astype(np.uint16), NUSCENES.to_train(seen.labels))
+    segments, truth = said["segments"][0].astype(np.uint16), NUSCENES.to_train(seen.labels)
+    return View(segments, truth, seen.depth.astype(np.float16))  # to centimetres up close: all settings keep these
 
 
 @cache
