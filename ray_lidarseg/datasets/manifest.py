@@ -53,6 +53,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ray_lidarseg import storage
+from ray_lidarseg.datasets.float_rows import refuse_other_columns
 from ray_lidarseg.datasets.ontology_taxonomy import GROUND_WORDS, VEHICLE_WORDS, named, sensor, taxonomy
 from ray_lidarseg.datasets.point_files import (
     FORMATS,
@@ -61,7 +62,6 @@ from ray_lidarseg.datasets.point_files import (
     format_of,
     load_npy,
     read_columns,
-    refuse_other_columns,
 )
 from ray_lidarseg.datasets.spec import DatasetSpec, IndexOptions, OpenDataset
 from ray_lidarseg.errors import DataError, StorageError

@@ -12,9 +12,8 @@ parquet    one row per point, columns by name
 ========== ============================================================================================================
 
 Names are matched without regard to case. Intensity may also be called i, reflectivity, remission or reflectance; ring
-also channel, line, laser_id. A ``.bin`` says nothing about its columns: where the format follows from the name alone,
-a file whose values repeat with another number of columns is refused. Points that are NaN stay: labels belong to them
-by position, and training drops them.
+also channel, line, laser_id. A ``.bin`` says nothing about its content, see ``float_rows.py``. Points that are NaN
+stay: labels belong to them by position, and training drops them.
 """
 
 import io
@@ -25,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ray_lidarseg import storage
+from ray_lidarseg.datasets.float_rows import refuse_foreign
 from ray_lidarseg.datasets.pcd import read_pcd
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.recipe.bad_input import shown
@@ -38,9 +38,6 @@ _ALIASES = {
     "ring": ("ring", "channel", "line", "laser_id"),
 }
 _EXTENSIONS = {".pcd.bin": "bin5", ".bin": "bin4", ".npy": "npy", ".pcd": "pcd", ".parquet": "parquet"}
-_COUNTS = range(3, 9)  # columns a .bin is tested for
-_LEAST_GAIN_RATIO = 0.1  # ours; see refuse_other_columns
-_LEAST_POINTS = 64  # ours: fewer prove nothing
 MAX_SCAN_BYTES = 256 << 20
 """Decoded points of one file that take more are refused: a hundred times the scan of a 128-beam LiDAR. Ours."""
 
@@ -114,6 +111,7 @@ def _binary(num_columns: int) -> Callable[[bytes, str], Columns]:
     names = _POSITIONAL[:num_columns]
 
     def read(content: bytes, uri: str) -> Columns:
+        refuse_foreign(content, num_columns, uri)
         if len(content) % (4 * num_columns):
             raise DataError(
                 f"{uri} is truncated or has other columns: {len(content)} bytes are not a multiple of "
@@ -187,38 +185,6 @@ def _named(columns: Mapping[str, np.ndarray], uri: str) -> Columns:
     if len(named) < len(columns):
         raise DataError(f"{uri} has columns whose names differ in case only: {', '.join(columns)}: rename them")
     return named
-
-
-def refuse_other_columns(content: bytes, num_columns: int, uri: str) -> None:
-    """Refuses a ``.bin`` of float32 whose values repeat with another number of columns than the format's.
-
-    Of ``log |value|``, the share of the variance that lies between the columns is largest at the true number of them:
-    x, y, z, intensity, ring and time each have their own size. On real scans of 4 sensors the true number is ahead of
-    every other by 0.1 to 0.8. Source: ours.
-
-    Raises:
-        DataError: Another number of columns fits the size, and the values far better.
-    """
-    values = np.frombuffer(content, "<f4", len(content) // 4)
-    if len(values) < _LEAST_POINTS * max(_COUNTS):
-        return
-    fitting = [count for count in _COUNTS if len(values) % count == 0]
-    shares = {count: _share_between(values, count) for count in {*fitting, num_columns}}
-    best = max(fitting, key=lambda count: shares[count], default=num_columns)
-    if shares[best] > shares[num_columns] + _LEAST_GAIN_RATIO:
-        raise DataError(
-            f"{uri} looks like {best} float32 columns, not {num_columns}: say which with point_format in the manifest "
-            "(bin4, bin5, bin6) or --columns of predict; write other columns as .npy or .parquet with names"
-        )
-
-
-def _share_between(values: np.ndarray, num_columns: int) -> float:
-    rows = values[: len(values) // num_columns * num_columns].reshape(-1, num_columns)
-    with np.errstate(all="ignore"):
-        sizes = np.log(np.abs(rows.astype(np.float64)) + 0.01)
-        sizes[~np.isfinite(sizes)] = 0.0
-    variance = sizes.var()
-    return float(sizes.mean(axis=0).var() / variance) if variance else 0.0
 
 
 FORMATS: dict[str, Callable[[bytes, str], Columns]] = {

@@ -2,7 +2,7 @@
 
 from ray_lidarseg import storage
 from ray_lidarseg.datasets.entries import DATASETS
-from ray_lidarseg.datasets.point_files import refuse_other_columns
+from ray_lidarseg.datasets.float_rows import refuse_foreign, refuse_other_columns
 from ray_lidarseg.datasets.spec import DatasetSpec
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.sample import Keyframe
@@ -29,6 +29,7 @@ def decode_scan(uri: str, columns: int = 0) -> Keyframe:
         StorageError: It is missing or cannot be read.
     """
     content = storage.read_bytes(uri)
+    refuse_foreign(content, columns or min(_OF_COLUMNS), uri)
     if columns:
         return _decode(uri, content, columns)
     if _ending(storage.name_of(uri)) == _NUSCENES_SUFFIX:
