@@ -4,6 +4,8 @@ The parsers live here and not beside the verbs, so that ``--help`` never imports
 """
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -17,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit status: 0 done, 1 the verb's own check failed, 2 bad input or a lost cluster (one message, no traceback),
-        130 interrupted by Ctrl-C, 143 by SIGTERM.
+        130 interrupted by Ctrl-C, 143 by SIGTERM, 141 where nobody reads the output any more.
     """
     args = build_parser().parse_args(argv)
     goes_on = "" if args.verb == "submit" else "; the same command continues"  # there it would start a second job
@@ -25,12 +27,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with interruptible(farewell):
             return int(args.run(args) or 0)
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        return 128 + signal.SIGPIPE
     except LidarSegError as error:
         print(f"ray-lidarseg {args.verb}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interruption:
         print(farewell, file=sys.stderr)
         return status_of(interruption)
+
+
+def _reader_is_gone() -> bool:
+    """Whether it is our output that nobody reads, as of ``… | head``; then Python shall not try again at exit."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,3 +1,4 @@
+import os
 import resource
 import subprocess
 import sys
@@ -70,3 +71,16 @@ def test_bad_input_is_one_message_and_status_2(capsys: pytest.CaptureFixture[str
 def test_recipe_prints_the_resolved_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipe", "demo", "--set", "seed=7"]) == 0
     assert "seed: 7" in capsys.readouterr().out
+
+
+def test_nobody_reading_is_no_traceback() -> None:
+    said = subprocess.run(
+        f"{sys.executable} -m ray_lidarseg.cli recipe demo | head -c 10; exit ${{PIPESTATUS[0]}}",
+        shell=True,
+        executable="/bin/bash",
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    assert said.stderr == ""
+    assert said.returncode in (0, 141)  # 0 where all was written before the reader went

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ray_lidarseg import storage
+from ray_lidarseg.datasets.label_bits import refuse_upper_half
 from ray_lidarseg.datasets.taxonomy import Taxonomy
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.sample import Keyframe
@@ -59,7 +60,10 @@ class BinaryScans:
         content, label_type = storage.read_bytes(frame.labels_uri), np.dtype(self.label_type)
         if len(content) % label_type.itemsize:
             raise DataError(f"{frame.labels_uri} has {len(content)} bytes, no multiple of {label_type.itemsize}")
-        return np.frombuffer(content, label_type) & label_type.type(self.label_mask)
+        stored = np.frombuffer(content, label_type)
+        if label_type == np.uint32:
+            refuse_upper_half(stored, frame.labels_uri)
+        return stored & label_type.type(self.label_mask)
 
     def _columns(self, content: bytes, frame: Keyframe) -> np.ndarray:
         row_bytes = _FLOAT_BYTES * len(self.columns)
@@ -88,7 +92,10 @@ class BinaryScans:
                 f"{frame.labels_uri} has {len(content)} bytes, expected {num_points * label_type.itemsize} "
                 f"({num_points} points of {label_type.itemsize} bytes): labels and scan do not belong together"
             )
-        raw = np.frombuffer(content, label_type) & label_type.type(self.label_mask)
+        stored = np.frombuffer(content, label_type)
+        if label_type == np.uint32:
+            refuse_upper_half(stored, frame.labels_uri)
+        raw = stored & label_type.type(self.label_mask)
         try:
             return self.taxonomy.to_train(raw)
         except DataError as error:

@@ -43,6 +43,7 @@ together when they are read (``ontology.py``).
 """
 
 import io
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
@@ -54,6 +55,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from ray_lidarseg import storage
 from ray_lidarseg.datasets.float_rows import refuse_other_columns
+from ray_lidarseg.datasets.label_bits import refuse_pairs, refuse_upper_half
 from ray_lidarseg.datasets.ontology_taxonomy import GROUND_WORDS, VEHICLE_WORDS, named, sensor, taxonomy
 from ray_lidarseg.datasets.point_files import (
     FORMATS,
@@ -75,6 +77,7 @@ from ray_lidarseg.types import IGNORE
 NAME = "manifest"
 _SHOWN_PROBLEMS = 5
 _CHAIN = ("ego_SE3_lidar", "global_SE3_lidar_ego", "global_SE3_camera_ego", "ego_SE3_cam")
+_ROW_NUMBERS = re.compile(r"__index_level_\d+__")  # what pandas writes beside the columns of a filtered frame
 _CLASS_MASK = 0xFFFF
 _UNLABELLED = -1
 _LABEL_FORMATS = {"uint8": "<u1", "uint16": "<u2", "uint32": "<u4", "npy": ""}
@@ -187,8 +190,9 @@ def decode(frame: Keyframe, ontology: Ontology) -> Keyframe:
     """
     uri, columns = _read_columns(frame)
     points = np.empty((len(columns["x"]), 4), np.float32)
-    for row, (axis, sign) in enumerate(_turned_axes(ontology)):
-        points[:, row] = columns["xyz"[axis]] * np.float32(sign)
+    with np.errstate(over="ignore", invalid="ignore"):  # of garbage, which has an error of its own
+        for row, (axis, sign) in enumerate(_turned_axes(ontology)):
+            points[:, row] = columns["xyz"[axis]] * np.float32(sign)
     points[:, 3] = _intensity(columns, ontology, uri)
     labels = _labels(frame, columns, ontology) if frame.labels_uri else frame.labels
     return replace(frame, points=points, labels=labels, ring=_ring(columns, uri))
@@ -248,6 +252,7 @@ def _without_absent(record: Any) -> Any:
     """Data frames and Parquet give every record every field; of optional ones a null means absent. Maps are pairs."""
     if not isinstance(record, dict):
         return record
+    record = {key: value for key, value in record.items() if not _ROW_NUMBERS.fullmatch(str(key))}
     record = _without_nulls(record, _Frame)
     cameras = record.get("cameras", {})
     if isinstance(cameras, list) and all(isinstance(pair, tuple) and len(pair) == 2 for pair in cameras):
@@ -364,7 +369,8 @@ def _intensity(columns: Columns, ontology: Ontology, uri: str) -> np.ndarray | f
             f"{uri} has no intensity column, it has {', '.join(columns)}: set sensor.intensity to none in the ontology"
         )
     low, high = ontology.sensor.intensity
-    return (values.astype(np.float32) - np.float32(low)) / np.float32(high - low)
+    with np.errstate(over="ignore", invalid="ignore"):  # of garbage, which has an error of its own
+        return (values.astype(np.float32) - np.float32(low)) / np.float32(high - low)
 
 
 def _ring(columns: Columns, uri: str) -> np.ndarray:
@@ -400,8 +406,10 @@ def _raw_ids(frame: Keyframe, columns: Columns) -> tuple[str, np.ndarray, np.nda
         file, stated = _split_format(uri, _LABEL_FORMATS)
         place = file
         raw = _label_file(storage.read_bytes(file), len(columns["x"]), file, stated or label_format_of(file))
+        if raw.dtype == np.uint32:
+            refuse_upper_half(raw, file)
         if not stated and raw.dtype == np.uint32:
-            _refuse_pairs(raw, file)
+            refuse_pairs(raw, file)
     if raw.dtype.kind not in "ui":
         raise DataError(f"{place} holds {raw.dtype}: expected integers, one raw id per point")
     if raw.shape != columns["x"].shape:
@@ -437,17 +445,6 @@ def _label_file(content: bytes, num_points: int, uri: str, label_format: str) ->
             f"another width ({', '.join(_LABEL_FORMATS)})"
         )
     return np.frombuffer(content, dtype)
-
-
-def _refuse_pairs(raw: np.ndarray, uri: str) -> None:
-    """Refuses 32-bit ids that are two 16-bit ids each: where the upper half repeats the lower, it is no instance."""
-    lower, upper = raw & _CLASS_MASK, raw >> 16
-    repeated = (lower == upper) & (raw != 0)
-    if 2 * np.count_nonzero(repeated) > np.count_nonzero(raw) and len(np.unique(lower[repeated])) > 1:
-        raise DataError(
-            f"{uri} holds the same ids in the upper and the lower 16 bits, as two uint16 ids a point would: labels and "
-            "scan do not belong together; if the upper bits are instances, set label_format to uint32"
-        )
 
 
 def of_ontology(ontology: Ontology) -> DatasetSpec:

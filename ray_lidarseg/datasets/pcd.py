@@ -167,9 +167,8 @@ def _text(body: bytes, header: _Header, uri: str) -> dict[str, np.ndarray]:
         reason = " ".join(str(error).split("; use")[0].split())
         raise DataError(f"{uri}: the PCD body is corrupt (ascii): {reason:.200}") from error
     if len(values) != header.num_points:
-        raise DataError(
-            f"{uri} is truncated: the header promises {header.num_points} points, the body holds {len(values)}"
-        )
+        what = "is truncated" if len(values) < header.num_points else "is corrupt"
+        raise DataError(f"{uri} {what}: the header promises {header.num_points} points, the body holds {len(values)}")
     if values.shape[1] != num_values:
         raise DataError(
             f"{uri}: a line of the PCD body has {values.shape[1]} numbers, the header promises {num_values}"
@@ -198,6 +197,8 @@ def _exactly(values: np.ndarray, field: _Field, uri: str) -> np.ndarray:
 
 
 def _rows(body: bytes, header: _Header) -> dict[str, np.ndarray]:
+    if not header.num_points:  # an empty body has no strides
+        return _blocks(body, header)
     found, start = {}, 0
     for field in header.fields:
         if field.name != _PADDING:

@@ -23,7 +23,7 @@ from ray_lidarseg.datasets.parquet_files import open_parquet
 from ray_lidarseg.datasets.points import num_nonfinite
 from ray_lidarseg.datasets.shards import shard_file
 from ray_lidarseg.errors import DataError, reason
-from ray_lidarseg.prepare.stage_report import NUM_RETRIES, Progress, Result, read_failures
+from ray_lidarseg.prepare.stage_report import NUM_RETRIES, Progress, Result, not_made, read_failures
 from ray_lidarseg.recipe.ontology import Ontology
 from ray_lidarseg.runtime.cluster import worker_runtime_env
 from ray_lidarseg.runtime.pool import quiet_data
@@ -195,8 +195,8 @@ def _prepare_rows(rows: pa.Table, out: str, ontology: Ontology | None) -> pa.Tab
             name, data = shard_file(frames, ids, origins)
             storage.write_bytes(storage.join(out, name), data)
             num_bytes = len(data) // len(frames)
-        except Exception as error:  # a full disk: recorded for each frame, and soon more than may fail
-            errors |= {frame.frame_id: f"cannot write its shard: {reason(error)}" for frame in frames}
+        except Exception as error:  # a full disk ends the job
+            errors |= {frame.frame_id: not_made(error) for frame in frames}
     nonfinite = {frame.frame_id: num_nonfinite(frame.points) for frame in frames}
     seconds = (time.perf_counter() - started) / len(ids)
     return results_table(Result(i, errors.get(i, ""), nonfinite.get(i, 0), num_bytes, seconds) for i in ids)

@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ray_lidarseg import storage
-from ray_lidarseg.errors import DataError, StorageError
+from ray_lidarseg.errors import DataError, StorageError, reason
 from ray_lidarseg.recipe.bad_input import read_json, read_text, require
 
 FAILURES_NAME = "failures.jsonl"
+NOT_WRITTEN = "cannot write its shard: "
+"""What the reason of a frame begins with that is not the frame's fault: the storage's."""
 NUM_RETRIES = 2  # of a task whose process died; Ray Data's own default is to try for ever
 _NAMED_FAILURES = 5
 
@@ -54,7 +56,11 @@ class Spent:
     num_bytes: int = 0
 
     def add(self, result: Result) -> None:
-        """Counts one frame."""
+        """Counts one frame.
+
+        Raises:
+            StorageError: Its shard could not be written: no share of the frames may fail by that.
+        """
         self.frames += 1
         self.seconds += result.seconds
         self.model_seconds += result.model_seconds
@@ -110,6 +116,8 @@ class Progress:
         self.spent.add(result)
         if result.error:
             self.failures[result.frame_id] = result.error
+            if result.error.startswith(NOT_WRITTEN):
+                raise StorageError(result.error.removeprefix(NOT_WRITTEN))
         else:
             self.done += 1
             self.nonfinite_points += result.num_nonfinite
@@ -140,7 +148,7 @@ class Progress:
             return
         failed, total = len(self.failures), self.total
         enough = math.ceil(100 * failed / total) / 100
-        first = [f"  {frame_id}: {reason}" for frame_id, reason in list(self.failures.items())[:_NAMED_FAILURES]]
+        first = [f"  {frame_id}: {why}" for frame_id, why in list(self.failures.items())[:_NAMED_FAILURES]]
         raise DataError(
             "\n".join(
                 [
@@ -158,10 +166,15 @@ class Progress:
         """Writes ``failures.jsonl``: the reasons of this call, and earlier ones of frames not tried again yet."""
         reasons = {**self.earlier, **self.failures}
         lines = (
-            json.dumps({"frame_id": name, **self.describe(name), "reason": reason}) + "\n"
-            for name, reason in reasons.items()
+            json.dumps({"frame_id": name, **self.describe(name), "reason": why}) + "\n" for name, why in reasons.items()
         )
         storage.write_bytes(storage.join(self.folder, FAILURES_NAME), "".join(lines).encode())
+
+
+def not_made(error: Exception) -> str:
+    """The reason of frames that worked, but whose shard could not be made of them, or not be written."""
+    begins = NOT_WRITTEN if isinstance(error, StorageError) else "cannot make its shard: "
+    return f"{begins}{reason(error)}"
 
 
 def read_failures(folder: str, finished: Iterable[str] = ()) -> dict[str, str]:
@@ -175,4 +188,4 @@ def read_failures(folder: str, finished: Iterable[str] = ()) -> dict[str, str]:
     for entry in entries:
         require(entry, {"frame_id": str, "reason": str}, where, StorageError)
     reasons = {entry["frame_id"]: entry["reason"] for entry in entries}
-    return {name: reason for name, reason in reasons.items() if name not in set(finished)}
+    return {name: why for name, why in reasons.items() if name not in set(finished)}

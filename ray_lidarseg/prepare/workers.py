@@ -32,7 +32,7 @@ from ray_lidarseg.foundation.settings import FeatureSettings, MaskSettings, Pair
 from ray_lidarseg.foundation.teachers import as_objects
 from ray_lidarseg.prepare.decoding import results_table
 from ray_lidarseg.prepare.image_batches import Clock, each_image, read_image
-from ray_lidarseg.prepare.stage_report import Result
+from ray_lidarseg.prepare.stage_report import Result, not_made
 from ray_lidarseg.runtime.gauges import ImageCounter
 from ray_lidarseg.runtime.pool import own_device
 from ray_lidarseg.sample import CameraImage, Keyframe
@@ -74,8 +74,8 @@ class LayerWorker(ABC):
                 name, data = layer_shard_file(asked, rows_made)
                 storage.write_bytes(storage.join(self.layer, name), data)
                 num_bytes = len(data) // len(made)
-            except Exception as error:  # a full disk: recorded for each frame, and soon more than may fail
-                errors |= dict.fromkeys(made, f"cannot write its shard: {reason(error)}")
+            except Exception as error:  # a full disk ends the job
+                errors |= dict.fromkeys(made, not_made(error))
         share = 1.0 / len(asked)
         seconds = (time.perf_counter() - started) * share
         return results_table(

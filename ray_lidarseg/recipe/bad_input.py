@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from ray_lidarseg.errors import LidarSegError, redacted
 
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast where it is built in
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast where it is there
 _MAX_TEXT_BYTES = 16 << 20  # ours: a resolved recipe that lists all frames of nuScenes has 1.5 MB
 _MAX_VALUES = 200_000  # ours: six times the frames of nuScenes
 _MAX_DEPTH = 32  # ours: the deepest of our files has 6
@@ -58,6 +58,25 @@ _WORDS = {
     "invalid_key": "expected keys that are text",
 }
 """What pydantic found, in our words; by its name for the problem."""
+
+
+class _Loader(_SafeLoader):
+    """Of a key that is given twice YAML takes the last: the first one's value would be gone without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+        seen: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            name, line = (key.tag, key.value), key.start_mark.line + 1
+            if name in seen:
+                raise _GivenTwiceError(f"key {shown(key.value)} is given twice, in lines {seen[name]} and {line}")
+            seen[name] = line
+        return super().construct_mapping(node, deep)
+
+
+class _GivenTwiceError(ValueError):
+    """Two values of one key."""
 
 
 class _Short(reprlib.Repr):
@@ -122,6 +141,8 @@ def read_yaml(content: str | bytes, origin: str, fail: type[LidarSegError]) -> A
     try:
         _refuse_bombs(text, origin, fail)
         value = yaml.load(text, Loader=_Loader)
+    except _GivenTwiceError as error:
+        raise fail(f"{origin}: {error}: keep one of them") from error
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:  # ValueError: a date 2026-13-45
         raise fail(f"{origin} is not YAML: {_one_line(error)}") from error
     _refuse_half_characters(value, origin, fail)
@@ -142,12 +163,22 @@ def read_json(content: str | bytes, origin: str, fail: type[LidarSegError], shap
     """
     text = read_text(content, origin, fail)
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_of_pairs)
+    except _GivenTwiceError as error:
+        raise fail(f"{origin}: {error}: keep one of them") from error
     except (ValueError, RecursionError) as error:
         raise fail(f"{origin} is not JSON: {_one_line(error)}") from error
     if not isinstance(value, shape):
         raise fail(f"{origin}: expected a JSON {_JSON_NAMES[shape]}, got {shown(value)}")
     _refuse_half_characters(value, origin, fail)
+    return value
+
+
+def _of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _GivenTwiceError(f"key {shown(next(key for key in keys if keys.count(key) > 1))} is given twice")
     return value
 
 

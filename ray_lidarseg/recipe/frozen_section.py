@@ -3,7 +3,7 @@
 from fractions import Fraction
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -37,7 +37,24 @@ def count_or_range(value: Any) -> Any:
     return value if values == [value] else tuple(values)
 
 
+def file_name(value: str) -> str:
+    """A name that a folder may have: no path, no line."""
+    if not value.strip(" .") or not value.isprintable() or "/" in value or "\\" in value:
+        raise ValueError("expected a name that a folder can have, without / and the like")
+    return value
+
+
 class Section(BaseModel):
     """A frozen part of a recipe; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, values: Any) -> Any:
+        """``steps: yes`` would be one step."""
+        for name, value in values.items() if isinstance(values, dict) else ():
+            known = cls.model_fields.get(name)
+            if isinstance(value, bool) and known is not None and known.annotation in (int, float):
+                raise ValueError(f"{name}: expected a number, got {str(value).lower()}")
+        return values

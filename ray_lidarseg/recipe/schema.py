@@ -9,7 +9,7 @@ import json
 from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ray_lidarseg.recipe.frozen_section import (
     Count,
@@ -18,6 +18,7 @@ from ray_lidarseg.recipe.frozen_section import (
     Ratio,
     Section,
     count_or_range,
+    file_name,
     share_of,
     word_of,
 )
@@ -306,7 +307,7 @@ _LATER_KEYS = {
 class Recipe(Section):
     """A whole run."""
 
-    name: str = "run"
+    name: Annotated[str, AfterValidator(file_name)] = "run"  # of the default run folder, too
     seed: Annotated[int, Field(ge=0)] = 0
     data: Data = Data()
     split: Split = Split()

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_first: int | None = None  # of the signals that the last block got
 
 
 class Terminated(KeyboardInterrupt):
@@ -20,8 +21,12 @@ class Terminated(KeyboardInterrupt):
 
 
 def status_of(interruption: KeyboardInterrupt) -> int:
-    """Exit status as shells have it, 128 + the signal's number: 143 after SIGTERM, 130 after Ctrl-C."""
-    return 128 + (signal.SIGTERM if isinstance(interruption, Terminated) else signal.SIGINT)
+    """Exit status as shells have it, 128 + the signal's number: 143 after SIGTERM, 130 after Ctrl-C.
+
+    What the signal raised may have become a plain KeyboardInterrupt on its way, as in Ray Tune.
+    """
+    is_terminated = isinstance(interruption, Terminated) or _first == signal.SIGTERM
+    return 128 + (signal.SIGTERM if is_terminated else signal.SIGINT)
 
 
 @contextmanager
@@ -41,14 +46,15 @@ def interruptible(farewell: str) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    is_interrupted = False
+    global _first
+    _first = None
 
     def handle(number: int, _: FrameType | None) -> None:
-        nonlocal is_interrupted
-        if is_interrupted:
+        global _first
+        if _first is not None:
             os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{farewell}\n".encode())
             os._exit(128 + number)
-        is_interrupted = True
+        _first = number
         raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
     before = {number: signal.getsignal(number) for number in _SIGNALS}
@@ -58,6 +64,6 @@ def interruptible(farewell: str) -> Iterator[None]:
     try:
         yield
     finally:
-        if not is_interrupted:
+        if _first is None:
             for number in _SIGNALS:
                 signal.signal(number, before[number] or signal.SIG_DFL)

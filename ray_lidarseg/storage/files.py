@@ -37,6 +37,7 @@ _ADVICE = {
     errno.EROFS: "the file system is read-only: choose another folder",
     errno.ENOTDIR: "a part of the path is a file, not a folder: choose another path",
     errno.EEXIST: "a part of the path is a file, not a folder: choose another path",
+    errno.ENXIO: "the path is a device, a pipe or a socket, expected a file",
     errno.EISDIR: "the path is a folder, expected a file",
     errno.ENOENT: "no such file or folder",
     errno.ENAMETOOLONG: "the name is longer than this file system allows: choose a shorter one",

@@ -23,6 +23,7 @@ _FILE, _S3 = "file://", "s3://"
 _OPTIONS = re.compile(r"(?s)(.*)\?((?:(?:endpoint_override=[^&?#]*|(?:region|scheme)=[\w-]*)(?:&|$))+)$")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_ONE_SLASH = re.compile(r"(?i)(s3|file|gs|gcs|https?|hdfs|abfss?|az):/(?!/)")
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _SHOWN = 300
 _MAX_KEY_BYTES = 1024  # S3's own limit
@@ -59,6 +60,7 @@ def parse(uri: str) -> Place:
         raise StorageError(f"cannot use {_shown(uri)}: the name is not UTF-8: rename it")
     if "\0" in uri:
         raise StorageError(f"cannot use {_shown(uri)}: a name cannot hold the character NUL")
+    _refuse_one_slash(uri)
     if not mark:
         return Place("", _absolute(uri))
     if scheme == "file":
@@ -66,6 +68,14 @@ def parse(uri: str) -> Place:
     if scheme == "s3":
         return _of_s3(uri, rest)
     raise StorageError(f"cannot use {_shown(uri)}: expected a path, file://… or s3://BUCKET/…")
+
+
+def _refuse_one_slash(uri: str) -> None:
+    """``s3:/logs`` would be a folder ``s3:`` of this machine."""
+    if found := _ONE_SLASH.match(uri):
+        raise StorageError(
+            f"cannot use {_shown(uri)}: expected {found[1]}:// with two slashes (a folder: ./{found[1]}:)"
+        )
 
 
 def is_local(uri: str) -> bool:
@@ -107,6 +117,7 @@ def beside(uri: str, path: str) -> str:
     Raises:
         StorageError: See ``parse``; or the path climbs out of the bucket.
     """
+    _refuse_one_slash(path)
     if "://" in path or path.startswith("/"):
         parse(path)
         return path

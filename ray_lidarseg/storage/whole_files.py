@@ -1,5 +1,6 @@
 """Files that are there whole or not at all, whatever kills the writer: the one way this package writes them."""
 
+import errno
 import os
 import shutil
 import time
@@ -89,6 +90,8 @@ def _beside(path: str, fill: Callable[[BinaryIO], object]) -> Iterator[str]:
     """A temporary file in the same folder with its content, on the device; gone afterwards."""
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        raise OSError(errno.ENXIO, os.strerror(errno.ENXIO), path)  # the rename would put a file in a device's place
     unfinished = os.path.join(folder, f"{_TEMPORARY_PREFIX}{name}-{uuid.uuid4().hex[:8]}")
     try:
         with open(unfinished, "w+b") as file:

@@ -402,3 +402,12 @@ def test_labels_of_another_length_in_npy(tmp_path: Path) -> None:
     files = {SCAN: POINTS.tobytes(), "/logs/l.npy": (tmp_path / "l.npy").read_bytes()}
     with pytest.raises(DataError, match=r"l.npy has shape \[2\], the scan has 3 points"):
         decode(files, labels="l.npy")
+
+
+@pytest.mark.parametrize(
+    "stored", [np.array([10, 41, 0], ">u4"), np.array([10, 41, 0], "<f4"), np.uint32([10, 41, 0]) << 16]
+)
+@pytest.mark.parametrize("stated", [{}, {"label_format": "uint32"}])
+def test_labels_of_which_only_the_upper_half_speaks_are_refused(stored, stated):
+    with pytest.raises(DataError, match=r"the lower 16 bits of each uint32, which hold the class, are 0 everywhere"):
+        decode({SCAN: POINTS.tobytes(), LABELS: stored.tobytes()}, **stated)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ray_lidarseg.datasets.pcd import read_pcd
+from ray_lidarseg.datasets.point_files import read_columns
 from ray_lidarseg.errors import DataError
 
 LIMIT = 1 << 20
@@ -121,3 +122,10 @@ def test_what_a_cloud_cannot_be_is_said_in_our_words(content: bytes, message: st
         read_pcd(content, "a.pcd", LIMIT)
     assert "pydantic" not in str(caught.value)
     assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("data", ["binary", "ascii", "binary_compressed"])
+def test_a_cloud_without_points_is_said_to_hold_none(data):
+    body = struct.pack("<II", 0, 0) if data == "binary_compressed" else b""
+    with pytest.raises(DataError, match=r"^a.pcd holds no points$"):
+        read_columns(pcd(body, WIDTH="0", POINTS="0", DATA=data), "pcd", "a.pcd")

@@ -16,7 +16,7 @@ from ray_lidarseg.datasets.catalog import read_catalog
 from ray_lidarseg.datasets.evidence import EvidenceReader, read_text
 from ray_lidarseg.datasets.layers import LayerRows, cameras_of, layer_entries, layer_folder, segments_of
 from ray_lidarseg.datasets.shards import list_shards
-from ray_lidarseg.errors import DataError
+from ray_lidarseg.errors import DataError, StorageError
 from ray_lidarseg.foundation.clip_architecture import MINIATURE, build_clip_miniature
 from ray_lidarseg.foundation.prompts import vocabulary_of
 from ray_lidarseg.prepare import PrepareReport, Teachers, prepare, stages, status, workers
@@ -225,8 +225,9 @@ def test_too_many_bad_frames_stop_the_stage_and_name_reasons_and_file(index: str
         prepare(index, out, teachers=slic())
 
 
-def test_a_full_disk_is_the_reason_of_each_frame_and_leaves_no_torn_file(
-    index: str, out: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("max_failed_ratio", [0.01, 1.0])
+def test_a_full_disk_ends_the_job_whatever_share_may_fail_and_leaves_no_torn_file(
+    index: str, out: str, monkeypatch: pytest.MonkeyPatch, max_failed_ratio: float
 ) -> None:
     name = slic().layers()[0].name
     fsync = os.fsync
@@ -237,8 +238,8 @@ def test_a_full_disk_is_the_reason_of_each_frame_and_leaves_no_torn_file(
         fsync(handle)
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DataError, match=r"cannot write its shard: .*the disk is full: free space or choose another"):
-        prepare(index, out, teachers=slic())
+    with pytest.raises(StorageError, match=r"^cannot write .*shard-.*: the disk is full: free space or choose another"):
+        prepare(index, out, max_failed_ratio, teachers=slic())
     assert [path.name for path in Path(layer_folder(out, name)).iterdir() if "shard" in path.name] == []
     monkeypatch.setattr(os, "fsync", fsync)
     assert prepare(index, out, teachers=slic()).layers[0].done == COUNT

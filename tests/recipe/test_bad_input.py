@@ -44,6 +44,27 @@ def test_yaml_that_is_none_or_too_much(text: str | bytes, message: str) -> None:
     assert len(str(caught.value)) < 500
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\nb:\n  c: 2\na: 3\n", r"^x.yaml: key 'a' is given twice, in lines 1 and 4: keep one of them$"),
+        ("b:\n  - {c: 2, d: 1, c: 2}\n", r"^x.yaml: key 'c' is given twice, in lines 2 and 2"),
+    ],
+)
+def test_a_key_given_twice_is_no_yaml(text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_yaml(text, "x.yaml", DataError)
+
+
+def test_a_key_given_twice_is_no_json() -> None:
+    with pytest.raises(DataError, match=r"^m.jsonl, line 3: key 'c' is given twice: keep one of them$"):
+        read_json('{"a": [{"c": 1, "d": 2, "c": 3}]}', "m.jsonl, line 3", DataError)
+
+
+def test_keys_that_merge_are_not_given_twice() -> None:
+    assert read_yaml("a: &x {b: 1, c: 2}\nd:\n  <<: *x\n  b: 3\n", "x.yaml", DataError)["d"] == {"b": 3, "c": 2}
+
+
 def test_yaml_that_is_some() -> None:
     assert read_yaml("a: &x [1, 2]\nb: *x\n", "f", DataError) == {"a": [1, 2], "b": [1, 2]}
     assert read_yaml(b"\xef\xbb\xbfa: 1", "f", DataError) == {"a": 1}  # a byte order mark

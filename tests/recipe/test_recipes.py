@@ -209,3 +209,17 @@ def test_it_starts_on_data_of_its_format(method_name, backbone, data, prepared):
     assert loop.skipped_steps == 0
     moved = [name for name, value in method.student.state_dict().items() if not torch.equal(value, before[name])]
     assert len(moved) > 0.9 * len(before)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("train.steps=true", "expected a number, got true"),
+        ("optim.lr=no", "expected a number, got false"),
+        ("name=../../x", "expected a name that a folder can have"),
+        ("name=..", "expected a name that a folder can have"),
+    ],
+)
+def test_values_that_would_mean_something_else_are_refused(change, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("demo", [change])

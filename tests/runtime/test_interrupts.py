@@ -78,3 +78,19 @@ def _started(mode: str) -> subprocess.Popen[str]:
     assert worker.stdout is not None
     assert worker.stdout.readline() == "at work\n"
     return worker
+
+
+def test_a_signal_is_known_by_its_number_when_its_exception_became_another():
+    code = """
+import os, signal, sys
+from ray_lidarseg.runtime.interrupts import interruptible, status_of
+try:
+    with interruptible(""):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt from None
+except KeyboardInterrupt as error:
+    sys.exit(status_of(error))
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 143

@@ -44,6 +44,9 @@ def test_what_a_uri_means(uri: str, place: Place) -> None:
         ("file:///%FF", "not UTF-8"),
         ("a\0b", "NUL"),
         ("a\udcff", "not UTF-8: rename it"),
+        ("s3:/logs/a", "expected s3:// with two slashes"),
+        ("file:/a", "expected file:// with two slashes"),
+        ("S3:/logs/a", "expected S3:// with two slashes"),
         ("s3:///a", "'' is no name of a bucket"),
         ("s3://logs/a//b", "empty part"),
         ("s3://logs//a", "empty part"),
@@ -102,6 +105,12 @@ def test_parts_and_name(uri: str, parts: tuple[str, ...]) -> None:
 )
 def test_paths_beside_a_manifest(manifest: str, path: str, found: str) -> None:
     assert uris.beside(manifest, path) == found
+
+
+def test_a_slash_too_few_is_no_folder_beside_a_manifest() -> None:
+    with pytest.raises(StorageError, match="expected s3:// with two slashes"):
+        uris.beside("/logs/m.jsonl", "s3:/logs/b.bin")
+    assert parse("./s3:/a").path.endswith("/s3:/a")
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,17 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
+from ray_lidarseg import storage
+from ray_lidarseg.errors import StorageError
 from ray_lidarseg.storage import whole_files
-from ray_lidarseg.storage.whole_files import fetch_whole, files_in, outlasting, remove_unfinished, write_whole
+from ray_lidarseg.storage.whole_files import (
+    create_whole,
+    fetch_whole,
+    files_in,
+    outlasting,
+    remove_unfinished,
+    write_whole,
+)
 
 LOCAL = fs.LocalFileSystem()
 
@@ -125,3 +134,14 @@ def test_a_busy_store_is_asked_again_for_seconds(waits) -> None:
     assert waits == [0.2, 0.5]
     with pytest.raises(OSError, match="Slow"):
         outlasting("the store", Store(*["Slow Down"] * 9), OSError)
+
+
+@pytest.mark.parametrize("write", [lambda path: write_whole(LOCAL, path, b"x"), lambda path: create_whole(path, b"x")])
+def test_a_pipe_stays_a_pipe(write, tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="No such device or address"):
+        write(str(path))
+    assert path.is_fifo()
+    with pytest.raises(StorageError, match="is a device, a pipe or a socket, expected a file"):
+        storage.write_bytes(str(path), b"x")
