@@ -314,3 +314,9 @@ def test_shards_of_an_earlier_release_are_compared_by_their_times(source, out, t
 def test_a_second_prepare_in_the_folder_is_refused(source, tmp_path) -> None:
     with held(str(tmp_path / "new"), "prepare"), pytest.raises(StorageError, match="is in use: `ray-lidarseg prepare`"):
         prepare(source, str(tmp_path / "new"))
+
+
+def test_a_run_folder_is_no_folder_of_shards(source, tmp_path) -> None:
+    (tmp_path / "recipe.yaml").write_text("{}")
+    with pytest.raises(DataError, match="holds a training run: give the shards a folder of their own with --out"):
+        prepare(source, str(tmp_path))

@@ -86,6 +86,8 @@ def prepare(
     if not 0.0 <= max_failed_ratio <= 1.0:
         raise DataError(f"--max-failed-ratio {max_failed_ratio:g} is no share of the frames: expected 0 … 1")
     index, out = storage.absolute(index), storage.absolute(out)
+    if storage.exists(storage.join(out, "recipe.yaml")):
+        raise DataError(f"{out} holds a training run: give the shards a folder of their own with --out")
     storage.check_writable(out)
     storage.check_listable(out)
     stages = stages_of(out, teachers or Teachers(), actors or Actors())  # a missing checkpoint shows before any work

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ray_lidarseg import storage
+from ray_lidarseg.datasets.catalog import CATALOG_NAME
 from ray_lidarseg.datasets.entries import dataset_of
 from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.errors import RunError
@@ -125,9 +126,12 @@ class RunFolder:
             stored: The run's own recipe where it was read already.
 
         Raises:
-            RunError: The run here is of another recipe; the first differing keys are named.
+            RunError: The run here is of another recipe; the first differing keys are named. Or the folder holds
+                prepared shards.
         """
         if not storage.exists(self.path("recipe.yaml")):
+            if storage.exists(self.path(CATALOG_NAME)):
+                raise RunError(f"{self.uri} holds prepared shards: give the run a folder of its own with --run")
             return False
         stored = stored or self.recipe()
         if stored.fingerprint != recipe.fingerprint:

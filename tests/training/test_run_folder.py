@@ -114,3 +114,9 @@ def test_one_folder_written_three_ways_is_one_recipe(tmp_path, monkeypatch):
     assert {recipe.data.prepared for recipe in recipes} == {f"{tmp_path}/p"}
     lists = [complete_paths(override(Recipe(), {"split.file": place})) for place in ("a.txt", "./a.txt")]
     assert {recipe.split.file for recipe in lists} == {f"{tmp_path}/a.txt"}
+
+
+def test_a_folder_of_shards_is_no_run_folder(tmp_path):
+    (tmp_path / "catalog.parquet").write_bytes(b"")
+    with pytest.raises(RunError, match="holds prepared shards: give the run a folder of its own with --run"):
+        RunFolder(str(tmp_path)).belongs_to(Recipe())
