@@ -31,7 +31,7 @@ WHAT_IT_SHOWS = (
     "One world, two unseen scenes, a few minutes of training: differences of a point or two are chance here. What\n"
     "unlabelled scans are worth over three seeds and a longer run stands in README.md."
 )
-"""Measured over three worlds by tests/bench/demo_gain.py."""
+"""Measured over five worlds by tests/bench/demo_gain.py."""
 
 METHODS = ("supervised", "lasermix", "lasermix_pp")
 """All train on the same few labels; the differences are what unlabelled scans, and then their images, are worth."""
