@@ -27,7 +27,8 @@ def distilling(walls: str, **changes):
 
 @pytest.fixture(scope="module")
 def distilled(walls, tmp_path_factory) -> str:
-    recipe = distilling(walls, train__steps=60, train__evaluate_every=60, train__checkpoint_every=30, optim__lr=0.01)
+    # Batch statistics follow the weights: after 60 steps one seed in six, or one order of float sums, has not arrived yet.
+    recipe = distilling(walls, train__steps=120, train__evaluate_every=120, train__checkpoint_every=60, optim__lr=0.01)
     return train_alone(recipe, str(tmp_path_factory.mktemp("runs") / "distilled")).plan.run
 
 
@@ -48,7 +49,7 @@ def test_a_run_that_was_cut_off_ends_the_same(distilled, tmp_path):
     recipe = RunFolder(distilled).recipe()
     whole = load_method(distilled)[0].state_dict()
     shutil.copytree(distilled, tmp_path / "run")
-    shutil.rmtree(Path(tmp_path, "run", "checkpoints", "step_00000060"))
+    shutil.rmtree(Path(tmp_path, "run", "checkpoints", "step_00000120"))
     manifest = Path(tmp_path, "run", "manifest.json")
     manifest.write_text(manifest.read_text().replace('"is_finished": true', '"is_finished": false'))
     train_alone(recipe, str(tmp_path / "run"))
