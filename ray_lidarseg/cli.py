@@ -4,14 +4,12 @@ The parsers live here and not beside the verbs, so that ``--help`` never imports
 """
 
 import argparse
-import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 
 from ray_lidarseg import __version__
 from ray_lidarseg.errors import LidarSegError
-from ray_lidarseg.runtime.interrupts import interruptible, status_of
+from ray_lidarseg.runtime.interrupts import NOBODY_READS, interruptible, reader_is_gone, status_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,27 +24,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     farewell = f"ray-lidarseg {args.verb}: interrupted{goes_on}"
     try:
         with interruptible(farewell):
-            return int(args.run(args) or 0)
+            status = int(args.run(args) or 0)
+            sys.stdout.flush()  # what fails at exit is a traceback
+            return status
     except BrokenPipeError:
-        if not _reader_is_gone():
+        if not reader_is_gone():
             raise
-        return 128 + signal.SIGPIPE
+        return NOBODY_READS
     except LidarSegError as error:
         print(f"ray-lidarseg {args.verb}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interruption:
         print(farewell, file=sys.stderr)
         return status_of(interruption)
-
-
-def _reader_is_gone() -> bool:
-    """Whether it is our output that nobody reads, as of ``… | head``; then Python shall not try again at exit."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
 
 
 def build_parser() -> argparse.ArgumentParser:

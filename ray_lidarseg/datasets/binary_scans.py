@@ -60,9 +60,13 @@ class BinaryScans:
         content, label_type = storage.read_bytes(frame.labels_uri), np.dtype(self.label_type)
         if len(content) % label_type.itemsize:
             raise DataError(f"{frame.labels_uri} has {len(content)} bytes, no multiple of {label_type.itemsize}")
+        return self._classes(content, frame.labels_uri)
+
+    def _classes(self, content: bytes, uri: str) -> np.ndarray:
+        label_type = np.dtype(self.label_type)
         stored = np.frombuffer(content, label_type)
         if label_type == np.uint32:
-            refuse_upper_half(stored, frame.labels_uri)
+            refuse_upper_half(stored, uri)
         return stored & label_type.type(self.label_mask)
 
     def _columns(self, content: bytes, frame: Keyframe) -> np.ndarray:
@@ -92,10 +96,7 @@ class BinaryScans:
                 f"{frame.labels_uri} has {len(content)} bytes, expected {num_points * label_type.itemsize} "
                 f"({num_points} points of {label_type.itemsize} bytes): labels and scan do not belong together"
             )
-        stored = np.frombuffer(content, label_type)
-        if label_type == np.uint32:
-            refuse_upper_half(stored, frame.labels_uri)
-        raw = stored & label_type.type(self.label_mask)
+        raw = self._classes(content, frame.labels_uri)
         try:
             return self.taxonomy.to_train(raw)
         except DataError as error:

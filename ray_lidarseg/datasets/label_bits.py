@@ -5,7 +5,8 @@ from jaxtyping import UInt32
 
 from ray_lidarseg.errors import DataError
 
-_CLASS_MASK = 0xFFFF
+CLASS_MASK = 0xFFFF
+"""The class within a label; above it stands the instance."""
 
 
 def refuse_pairs(raw: UInt32[np.ndarray, "P"], uri: str) -> None:
@@ -14,7 +15,7 @@ def refuse_pairs(raw: UInt32[np.ndarray, "P"], uri: str) -> None:
     Raises:
         DataError: See above.
     """
-    lower, upper = raw & _CLASS_MASK, raw >> 16
+    lower, upper = raw & CLASS_MASK, raw >> 16
     repeated = (lower == upper) & (raw != 0)
     if 2 * np.count_nonzero(repeated) > np.count_nonzero(raw) and len(np.unique(lower[repeated])) > 1:
         raise DataError(
@@ -29,7 +30,7 @@ def refuse_upper_half(raw: UInt32[np.ndarray, "P"], uri: str) -> None:
     Raises:
         DataError: See above.
     """
-    if not (raw & _CLASS_MASK).any() and len(np.unique(raw)) > 1:
+    if not (raw & CLASS_MASK).any() and len(np.unique(raw)) > 1:
         raise DataError(
             f"{uri}: the lower 16 bits of each uint32, which hold the class, are 0 everywhere, the upper ones are not: "
             "the file is float32, big-endian, or has class and instance swapped; write little-endian uint32 with the "

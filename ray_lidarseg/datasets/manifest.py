@@ -54,8 +54,8 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from ray_lidarseg import storage
-from ray_lidarseg.datasets.float_rows import refuse_other_columns
-from ray_lidarseg.datasets.label_bits import refuse_pairs, refuse_upper_half
+from ray_lidarseg.datasets.float_rows import refuse_foreign, refuse_other_columns
+from ray_lidarseg.datasets.label_bits import CLASS_MASK, refuse_pairs, refuse_upper_half
 from ray_lidarseg.datasets.ontology_taxonomy import GROUND_WORDS, VEHICLE_WORDS, named, sensor, taxonomy
 from ray_lidarseg.datasets.point_files import (
     FORMATS,
@@ -78,7 +78,6 @@ NAME = "manifest"
 _SHOWN_PROBLEMS = 5
 _CHAIN = ("ego_SE3_lidar", "global_SE3_lidar_ego", "global_SE3_camera_ego", "ego_SE3_cam")
 _ROW_NUMBERS = re.compile(r"__index_level_\d+__")  # what pandas writes beside the columns of a filtered frame
-_CLASS_MASK = 0xFFFF
 _UNLABELLED = -1
 _LABEL_FORMATS = {"uint8": "<u1", "uint16": "<u2", "uint32": "<u4", "npy": ""}
 _LABEL_EXTENSIONS = {".label": "uint32", ".bin": "uint8", ".npy": "npy"}
@@ -212,8 +211,10 @@ def raw_labels(frame: Keyframe) -> np.ndarray:
 def _read_columns(frame: Keyframe) -> tuple[str, Columns]:
     uri, stated = _split_format(frame.points_uri, FORMATS)
     content, point_format = storage.read_bytes(uri), stated or format_of(uri)
-    if not stated and point_format.startswith("bin"):
-        refuse_other_columns(content, int(point_format[3:]), uri)
+    if content and point_format.startswith("bin"):
+        refuse_foreign(content, int(point_format[3:]), uri)
+        if not stated:
+            refuse_other_columns(content, int(point_format[3:]), uri)
     return uri, read_columns(content, point_format, uri)
 
 
@@ -425,7 +426,7 @@ def _classes(raw: np.ndarray) -> np.ndarray:
         return raw
     wide = raw.astype(np.int64)
     wide = np.where((wide < 0) & (wide >= -(2**31)), wide + 2**32, wide)
-    return np.where((wide >= 0) & (wide < 2**32), wide & _CLASS_MASK, wide)
+    return np.where((wide >= 0) & (wide < 2**32), wide & CLASS_MASK, wide)
 
 
 def _label_column(columns: Columns, name: str, uri: str) -> np.ndarray:

@@ -79,9 +79,9 @@ def prepare(
     Raises:
         DataError: More frames failed; the first reasons are named, finished shards stay. Or ``out`` was prepared from
             another index, or ``max_failed_ratio`` is no share, or a teacher cannot be built, or no frame is of the
-            splits.
+            splits, or ``out`` holds a training run.
         ResourceError: The cluster cannot hold the actors.
-        StorageError: ``out`` cannot be written, or another process writes into it.
+        StorageError: ``out`` cannot be written (a full disk ends the job), or another process writes into it.
     """
     if not 0.0 <= max_failed_ratio <= 1.0:
         raise DataError(f"--max-failed-ratio {max_failed_ratio:g} is no share of the frames: expected 0 … 1")

@@ -5,12 +5,16 @@ No import of Ray here, as the command line needs this before any verb.
 """
 
 import os
+import select
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+NOBODY_READS = 128 + signal.SIGPIPE
+"""Exit status where our output is no longer read, as shells have it."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _first: int | None = None  # of the signals that the last block got
@@ -27,6 +31,16 @@ def status_of(interruption: KeyboardInterrupt) -> int:
     """
     is_terminated = isinstance(interruption, Terminated) or _first == signal.SIGTERM
     return 128 + (signal.SIGTERM if is_terminated else signal.SIGINT)
+
+
+def reader_is_gone() -> bool:
+    """Whether it is our output that nobody reads, as of ``… | head``; then Python shall not try again at exit."""
+    asked = select.poll()
+    asked.register(sys.stdout.fileno(), 0)  # errors are told in any case
+    is_gone = bool(asked.poll(0))
+    if is_gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return is_gone
 
 
 @contextmanager

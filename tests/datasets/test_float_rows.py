@@ -5,7 +5,6 @@ import pytest
 
 from ray_lidarseg.datasets.float_rows import refuse_foreign, refuse_other_columns
 from ray_lidarseg.errors import DataError
-from tests.conftest import SAMPLES
 
 
 def scan(num_columns: int = 4) -> np.ndarray:
@@ -81,9 +80,8 @@ def test_missing_returns_are_no_sign(value):
     refuse_other_columns(np.full((2000, 4), value, "<f4").tobytes(), 4, "a.bin")
 
 
-@pytest.mark.skipif(not SAMPLES.exists(), reason="the recordings beside the checkout are not there")
-def test_real_scans_are_accepted_and_without_their_intensity_refused():
-    files = sorted(SAMPLES.rglob("*.bin"))
+def test_real_scans_are_accepted_and_without_their_intensity_refused(samples):
+    files = sorted(samples.rglob("*.bin"))
     assert len(files) >= 9
     for file in files:
         columns = 5 if file.name.endswith(".pcd.bin") else 4
