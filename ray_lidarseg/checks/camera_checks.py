@@ -12,6 +12,7 @@ _NAMED = 3  # examples in a message
 _CENTRE = (0.3, 0.7)  # nuScenes, KITTI and RELLIS: 0.49 … 0.55 of the image
 _HFOV_DEG = (10.0, 150.0)  # pin-hole; 37 (RELLIS) to 89 degrees (nuScenes' rear camera) in real calibrations
 _SQUARE = 1.1
+_SKEW = 0.01  # of fx; below a pixel in a thousand for a real sensor, and calibration tools fix it at 0
 _OFFSET_WARNING_US, _OFFSET_ERROR_US = 100_000, 500_000  # nuScenes: 0 … 43 ms
 _COVERED = 0.05
 _MIN_ANGLE_DEG, _MIN_GAIN = 2.0, 1.0
@@ -94,12 +95,15 @@ def check_rigid(cameras: Sequence[CameraMeasures]) -> Finding:
 
 def check_intrinsics(by_name: dict[str, list[CameraMeasures]]) -> Finding:
     """Principal point and focal length against the image size."""
-    problems = [problem for name, cameras in by_name.items() for problem in _doubt_intrinsics(name, cameras[0])]
-    expected = f"principal point near the centre, {_HFOV_DEG[0]:g} … {_HFOV_DEG[1]:g} deg wide, square pixels"
+    every = (
+        problem for name, cameras in by_name.items() for one in cameras for problem in _doubt_intrinsics(name, one)
+    )
+    problems = list(dict.fromkeys(every))
+    expected = f"principal point near the centre, {_HFOV_DEG[0]:g} … {_HFOV_DEG[1]:g} deg wide, square pixels, no skew"
     if not problems:
         return Finding("intrinsics", "ok", f"{len(by_name)} cameras plausible", expected)
     fix = "scale the intrinsics to the image size (half the width: half of fx and cx), or correct them"
-    return Finding("intrinsics", "error", "; ".join(problems), expected, fix)
+    return Finding("intrinsics", "error", "; ".join(problems[:_NAMED]), expected, fix)
 
 
 def check_offsets(by_name: dict[str, list[CameraMeasures]]) -> Finding:
@@ -272,6 +276,9 @@ def _doubt_intrinsics(name: str, camera: CameraMeasures) -> list[str]:
         found.append(f"{name}: fx={fx:.0f} at {width} pixels is {hfov_deg:.0f} deg wide")
     if not 1 / _SQUARE <= fx / fy <= _SQUARE:
         found.append(f"{name}: fx={fx:.0f} and fy={fy:.0f} differ")
+    skew, below = camera.intrinsics[0, 1], camera.intrinsics[1, 0]
+    if max(abs(skew), abs(below)) > _SKEW * fx:
+        found.append(f"{name}: expected 0 beside the focal lengths, got {skew:g} and {below:g}")
     return found
 
 

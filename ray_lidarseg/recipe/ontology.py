@@ -26,8 +26,8 @@ Axes: everything inside is FLU (x forward, y left, z up). Scans and ``cam_SE3_li
 """
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -113,6 +113,9 @@ class Ontology(_Section):
         repeated = _repeated(entry.name for entry in self.classes)
         if repeated:
             raise ValueError(f"class names {repeated} occur more than once")
+        alike = _alike(entry.name for entry in self.classes)
+        if alike:
+            raise ValueError(f"class names {alike} differ in case or spaces only: make them one class or rename one")
         users: dict[int, list[str]] = {}
         for entry in self.classes:
             for raw in entry.raw_ids:
@@ -144,8 +147,16 @@ def parse_ontology(text: str | bytes, origin: str = "ontology") -> Ontology:
         raise DataError("\n  ".join([f"{origin} does not fit:", *explain(error, Ontology)])) from error
 
 
-def _repeated(names: Any) -> list[str]:
+def _repeated(names: Iterable[str]) -> list[str]:
     return [name for name, count in Counter(names).items() if count > 1]
+
+
+def _alike(names: Iterable[str]) -> list[str]:
+    """Names that a reader, or a CSV of results, would take for another one."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(" ".join(name.casefold().split()), []).append(name)
+    return [name for group in groups.values() if len(group) > 1 for name in group]
 
 
 def _determinant(axes: str) -> float:

@@ -441,6 +441,18 @@ def test_a_size_and_intrinsics_of_another_image(frames) -> None:
     assert "deg wide" in one(verdict(wide), "intrinsics").measured
 
 
+def test_a_skewed_camera_is_found_in_any_frame(frames) -> None:
+    def skewed(pixels: float):
+        return lambda camera: replace(
+            camera, intrinsics=camera.intrinsics + np.array([[0, pixels, 0], [0, 0, 0], [0, 0, 0]])
+        )
+
+    slightly, found = (one(verdict([frames[0], with_cameras(frames[1], skewed(by))]), "intrinsics") for by in (0.1, 30))
+    assert slightly.severity == "ok"
+    assert found.severity == "error"
+    assert "CAM_BACK: expected 0 beside the focal lengths, got 30 and 0" in found.measured
+
+
 def test_extrinsics_that_are_scaled_inverted_or_turned_away(frames) -> None:
     double = np.diag([2.0, 2.0, 2.0, 1.0])
     scaled = [with_cameras(frames[0], lambda c: replace(c, cam_SE3_lidar=double @ c.cam_SE3_lidar))]

@@ -54,6 +54,10 @@ def test_a_good_ontology_reads_and_survives_json() -> None:
         ),
         ({"classes": [{"name": "car", "raw_ids": [1]}] * 2}, r"class names \['car'\] occur more than once"),
         (
+            {"classes": [{"name": "car", "raw_ids": [1]}, {"name": " Car", "raw_ids": [2]}]},
+            r"class names \['car', ' Car'\] differ in case or spaces only",
+        ),
+        (
             {"classes": [{"name": "car", "raw_ids": [1, 2]}, {"name": "bus", "raw_ids": [2]}]},
             "each raw id may be used once, but: 2 in car and bus",
         ),
