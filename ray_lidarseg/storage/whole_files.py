@@ -3,6 +3,8 @@
 import errno
 import os
 import shutil
+import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator
@@ -16,6 +18,7 @@ from ray_lidarseg.errors import StorageError
 _TEMPORARY_PREFIX = ".unfinished-"
 _CHUNK_BYTES = 1 << 20
 _WAITS_S = (0.2, 0.5, 1.0, 2.0, 4.0)  # ours
+_SILENCE_S = 5.0  # ours; the SDK below asks a dead endpoint for up to a minute before it says so
 _OUTAGE_WAITS_S = (*_WAITS_S, *[8.0] * 75)  # ours: ten minutes, in which a store restarts or a link comes back
 _TRANSIENT = (
     *("slow", "busy", "internal_failure", "internal failure", "unavailable", "timeout", "timed out", "throttl"),
@@ -130,7 +133,8 @@ def outlasting(store: str, ask: Callable[[], Answer], failure: type[Exception]) 
     """
     for number, wait_s in enumerate(_OUTAGE_WAITS_S):
         try:
-            answer = ask()
+            with _silence_said(store):
+                answer = ask()
         except FileNotFoundError:
             _answered.add(store)
             raise
@@ -149,6 +153,22 @@ def outlasting(store: str, ask: Callable[[], Answer], failure: type[Exception]) 
             _answered.add(store)
             return answer
     return ask()
+
+
+@contextmanager
+def _silence_said(store: str) -> Iterator[None]:
+    """Says that a store which never answered this process is still silent, while one waits for it."""
+    if store in _answered:
+        yield
+        return
+    words = f"{store} has not answered yet: asking again for up to a minute (AWS_ENDPOINT_URL says where it is)"
+    notice = threading.Timer(_SILENCE_S, print, (words,), {"file": sys.stderr, "flush": True})
+    notice.daemon = True
+    notice.start()
+    try:
+        yield
+    finally:
+        notice.cancel()
 
 
 def store_of(filesystem: fs.FileSystem) -> str:

@@ -129,6 +129,17 @@ def test_a_store_that_never_answered_is_misspelt_and_one_that_denies_does_not_ch
     assert waits == []
 
 
+def test_while_a_store_is_silent_for_the_first_time_it_is_said(waits, monkeypatch, capsys) -> None:
+    said = threading.Event()
+    stderr = whole_files.sys.stderr
+    monkeypatch.setattr(whole_files, "_SILENCE_S", 0.0)
+    monkeypatch.setattr(stderr, "flush", lambda flush=stderr.flush: (flush(), said.set()))
+    assert outlasting("the store", lambda: said.wait(60), OSError)
+    assert "the store has not answered yet" in capsys.readouterr().err
+    outlasting("the store", Store(), OSError)
+    assert capsys.readouterr().err == ""
+
+
 def test_a_busy_store_is_asked_again_for_seconds(waits) -> None:
     assert outlasting("the store", Store("Slow Down", "503 unavailable"), OSError) == "answer"
     assert waits == [0.2, 0.5]
