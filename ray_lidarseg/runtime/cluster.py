@@ -146,8 +146,9 @@ def _joined(address: str, shows_output: bool) -> Iterator[None]:
     import ray
 
     advice = "start it, correct the address, or unset RAY_ADDRESS to run on this machine"
-    silent = f"no Ray cluster answers at RAY_ADDRESS={address}: {advice}"
-    place = _host_and_port(address)
+    found = _found_here() if address == "auto" else ""
+    silent = f"no Ray cluster answers at RAY_ADDRESS={address}{f' ({found})' if found else ''}: {advice}"
+    place = _host_and_port(found or address)
     if place and not head.answers(*place):
         raise ResourceError(silent)
     if place and os.environ.get("RAY_AUTH_MODE", "").lower() != "token" and head.wants_token(*place):
@@ -239,6 +240,16 @@ def _leave(message: str = "") -> None:
             worker._global_node.kill_all_processes(check_alive=False, allow_graceful=False)
     finally:
         os._exit(_LOST_STATUS)
+
+
+def _found_here() -> str:
+    """The address Ray would join for ``auto``: maybe of a cluster that is gone, which it dials for minutes; or ""."""
+    from ray._private import services
+
+    try:
+        return str(services.get_ray_address_from_environment("auto", None))
+    except ConnectionError:
+        return ""
 
 
 def _host_and_port(address: str) -> tuple[str, int] | None:

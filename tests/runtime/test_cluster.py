@@ -1,5 +1,6 @@
 import socket
 import time
+from pathlib import Path
 
 import pytest
 
@@ -91,6 +92,24 @@ def test_an_address_where_nobody_answers_is_bad_input(monkeypatch, capsys, tmp_p
     assert main(["world", "--preset", "tiny", "--out", str(tmp_path)]) == 2
     assert time.monotonic() - began < 30
     assert f"no Ray cluster answers at RAY_ADDRESS=127.0.0.1:{port}: start it" in capsys.readouterr().err
+
+
+def test_auto_does_not_dial_a_cluster_that_is_gone(monkeypatch, capsys, tmp_path):
+    """`ray start` leaves a note of its address, which a killed head never takes back."""
+    from ray._common.utils import get_ray_address_file
+    from ray._private import services
+
+    services.find_gcs_addresses.cache_clear()
+    monkeypatch.setattr(services, "_find_address_from_flag", lambda flag: set())  # no heads of other tests
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        gone = f"127.0.0.1:{listening.getsockname()[1]}"
+    note = Path(get_ray_address_file(None))
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(gone)
+    assert main(["world", "--preset", "tiny", "--out", str(tmp_path)]) == 2
+    assert f"no Ray cluster answers at RAY_ADDRESS=auto ({gone}): start it" in capsys.readouterr().err
 
 
 def test_a_node_that_was_too_slow_to_start_is_one_message_and_leaves_nothing(monkeypatch, tmp_path):
