@@ -21,6 +21,7 @@ from ray_lidarseg.datasets.prepared_frames import OpenShards
 from ray_lidarseg.datasets.world_images import CLASSES, label_file
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.geometry.camera import pixel_centres
+from ray_lidarseg.geometry.pose import require_rigid
 from ray_lidarseg.geometry.rays import joined, lidar_rays, no_rays, pixel_rays, rays_to_points, segment_id
 from ray_lidarseg.geometry.spherical import inclinations
 from ray_lidarseg.sample import CameraImage, Keyframe, PointBatch, RayBatch, SensorSpec
@@ -310,28 +311,40 @@ class RayReader:
         return replace(rays, extras={**rays.extras, RAY_TRUTH: truth})
 
 
-def require_segments(filesystem: fs.FileSystem, folder: str, catalog: Catalog, layers: str) -> None:
-    """Refuses a masks layer that has nothing to say of the frames of a prepared folder.
+def require_segments(
+    filesystem: fs.FileSystem, folder: str, catalog: Catalog, layers: str, cameras: Sequence[str] = ()
+) -> None:
+    """Refuses layers of segments that have nothing to say of the frames, and says how many frames they lack.
 
     Args:
         filesystem: Where the prepared folder lies.
         folder: The prepared folder.
-        catalog: Its frames.
+        catalog: Frames that are trained on.
         layers: A full name from ``segment_layers``.
+        cameras: The only ones looked through; empty: all.
 
     Raises:
-        DataError: The layer holds none of the frames, or not one segment.
+        DataError: A layer holds none of the frames, or there is not one segment in the images.
     """
-    name = layers.partition("/")[0]
-    masks = LayerRows(filesystem, folder, name)
-    there = [frame_id for frame_id in catalog.frame_id if frame_id in masks]
-    if not there:
-        raise DataError(f"{name} holds none of the {len(catalog)} frames of {folder}: run `ray-lidarseg prepare` again")
-    counts = (masks.row(frame_id, ("num_segments",)) for frame_id in there)
-    if not any(count > 0 for row in counts for count in row.values()):
+    there: list[str] = []
+    for name in reversed(layers.split("/")):  # the masks last
+        rows = LayerRows(filesystem, folder, name)
+        there = [frame_id for frame_id in catalog.frame_id if frame_id in rows]
+        if not there:
+            raise DataError(
+                f"{name} holds none of the {len(catalog)} training frames of {folder}: run `ray-lidarseg prepare` "
+                "again, with their split in --image-splits"
+            )
+        if missing := len(catalog) - len(there):
+            print(
+                f"{name}: {missing} of {len(catalog)} training frames are not in it; they have no segments", flush=True
+            )
+    wanted = {f"{camera}.num_segments" for camera in cameras}
+    counts = (rows.row(frame_id, ("num_segments",)) for frame_id in there)
+    if not any(count > 0 for row in counts for name, count in row.items() if not wanted or name in wanted):
         raise DataError(
-            f"{name} holds not one segment in {len(there)} frames: lower the thresholds of the mask teacher and "
-            "prepare again, or set method.masks=none"
+            f"{name} holds not one segment in {len(there)} frames{' of ' + ', '.join(cameras) if cameras else ''}: "
+            "lower the thresholds of the mask teacher and prepare again, or set method.masks=none"
         )
 
 
@@ -401,8 +414,18 @@ def _choose(size: int, count: int, generator: torch.Generator) -> Int64[np.ndarr
 
 
 def _require_calibration(frame: Keyframe, image: CameraImage) -> None:
-    if not (image.intrinsics[0, 0] > 0 and image.intrinsics[1, 1] > 0 and np.isfinite(image.intrinsics).all()):
+    focal, problem = image.intrinsics[[0, 1], [0, 1]], ""
+    if not ((focal > 0).all() and np.isfinite(image.intrinsics).all()):
+        problem = f"intrinsics {image.intrinsics.tolist()}"
+    elif not (image.width_px > 0 and image.height_px > 0):
+        problem = f"an image of {image.width_px} x {image.height_px} pixels"
+    else:
+        try:
+            require_rigid(image.cam_SE3_lidar, "cam_SE3_lidar")
+        except DataError as error:
+            problem = str(error)
+    if problem:
         raise DataError(
-            f"frame {frame.frame_id}: {image.name} has no calibration (intrinsics {image.intrinsics.tolist()}), and "
-            "method nerf looks through its pixels: state it in the index, or name only other cameras in method.cameras"
+            f"frame {frame.frame_id}: {image.name} has no calibration ({problem}), and method nerf looks through its "
+            "pixels: state it in the index, or name only other cameras in method.cameras"
         )

@@ -67,6 +67,11 @@ class CartesianGrid:
         return CartesianGrid((-0.5 * side * voxel_size_m,) * 3, voxel_size_m, (side,) * 3)
 
     @property
+    def edge_m(self) -> float:
+        """The shortest edge of a cell."""
+        return self.voxel_size_m
+
+    @property
     def periods(self) -> tuple[int, int, int]:
         """Cells after which an axis begins anew; 0 where it does not."""
         return 0, 0, 0
@@ -113,6 +118,12 @@ class CylinderGrid:
         """Extent of a cell: metres, radians, metres."""
         radius, azimuth, height = (cells - 1 for cells in self.shape)
         return self.radius_m / radius, 2 * math.pi / azimuth, (self.height_m[1] - self.height_m[0]) / height
+
+    @property
+    def edge_m(self) -> float:
+        """The shorter edge of a cell along radius and height; across, all cells meet at the axis."""
+        radius_m, _, height_m = self.step
+        return min(radius_m, height_m)
 
     @property
     def periods(self) -> tuple[int, int, int]:

@@ -4,7 +4,7 @@ import copy
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ray_lidarseg.datasets.ray_bundles import NO_MASKS, RayRequest
@@ -24,7 +24,10 @@ from ray_lidarseg.models.radiance import RadianceHead
 from ray_lidarseg.models.segmentor import Output, Segmentor
 from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch, RayBatch, SensorSpec
-from ray_lidarseg.types import POINT_SEGMENT, RAY_CAMERA, RAY_SEGMENT, RAY_TRUTH
+from ray_lidarseg.types import IGNORE, POINT_SEGMENT, RAY_CAMERA, RAY_SEGMENT, RAY_TRUTH
+
+LONGEST_STEP_M = 0.2
+"""Between samples along a ray: RenderOcc's and OccNeRF's, half of their voxels."""
 
 _SCAN_SHIFT = 40  # a scan's number stands above the 24 bits of ``segment_id``
 _RAYS_AT_ONCE = 2048  # of pictures: half a million places in space, about 0.3 GiB
@@ -37,6 +40,7 @@ class NeRF(Method):
     - ``L_vox``: cells of the labelled scans, as in ``supervised``.
     - ``L_nerf``: cross entropy of the scores rendered along LiDAR beams and along camera rays to labelled points.
     - ``L_depth``: mean ``|depth - range|`` in metres over the LiDAR's beams, of labelled and unlabelled scans alike.
+      Rays that end outside the cells (on the world 7 to 12 % of the beams, above the grid) have no part in either.
     - ``L_2D``: unlabelled scans are rendered into the pixels of image segments. A segment whose mean probabilities have
       an entropy below H_th labels all its pixels (``segment_labels``), and the rendered scores learn that label.
 
@@ -73,11 +77,10 @@ class NeRF(Method):
         self.student, self.recipe, self.sensor = student, recipe, sensor
         sizes = (recipe.reduced_dim, recipe.hidden_dims, recipe.density_bias)
         self.head = RadianceHead(student.cell_feature_dim, student.num_classes, *sizes) if self._renders else None
-        ema: schema.NeRF | schema.LaserMix = recipe.mixing or recipe
-        self.ema_decay = ema.ema_decay
-        warms_up = recipe.mixing is not None and recipe.mixing.ema_warm_up
+        ema = recipe.mixing or recipe
         has_teacher = recipe.teacher == "ema" or recipe.mixing is not None
-        self.teacher = EMATeacher(student, ema.ema_decay, ema.ema_buffers, warms_up) if has_teacher else None
+        rules = (ema.ema_decay, ema.ema_buffers, ema.ema_warm_up)
+        self.teacher = EMATeacher(student, *rules) if has_teacher else None
         self.labeller = PseudoLabeller(student.num_classes, recipe.mixing) if recipe.mixing else None
         self.teacher_head: RadianceHead | None = None
         if recipe.teacher == "ema" and self.head is not None:
@@ -90,15 +93,19 @@ class NeRF(Method):
         student_l = self.student(labelled)
         terms = segmentation_terms(student_l, recipe)
         student_u = self.student(unlabelled)
-        seen_u = None
+        looked_u, seen_u = rays_u, None
         if self.head is not None:
+            rays_l, rays_u = _ending_in_cells(rays_l, student_l), _ending_in_cells(rays_u, student_u)
+            # pixels that only say how good labels are (log_truth) are not looked through, and change no draw
+            only_beams = recipe.target == "projected" and recipe.log_truth
+            looked_u = rays_u.select(_is_beam(rays_u)) if only_beams else rays_u
             # volume rendering along all rays r of both: L_r, depth_r, A_r
             seen_l = _render(self.head, student_l, rays_l, recipe, generator)
-            seen_u = _render(self.head, student_u, rays_u, recipe, generator, recipe.stop_density)
+            seen_u = _render(self.head, student_u, looked_u, recipe, generator, recipe.stop_density)
             # L_nerf: rendered scores against the class at the end of the ray
             terms["rendered"] = recipe.rendered_weight * cross_entropy(seen_l.semantics, rays_l.labels)
             # L_depth: rendered depth against what the LiDAR measured, on all scans
-            terms["depth"] = recipe.depth_weight * _depth_error_m([(seen_l, rays_l), (seen_u, rays_u)])
+            terms["depth"] = recipe.depth_weight * _depth_error_m([(seen_l, rays_l), (seen_u, looked_u)])
         # Ĉ_s, kept where H(C_s) < H_th: the judge is the student itself, or its average over time
         teacher_u = self.teacher(unlabelled, student_u.cells) if self.teacher is not None else student_u
         judge_u = teacher_u if recipe.teacher == "ema" else student_u
@@ -110,7 +117,7 @@ class NeRF(Method):
         if recipe.mixing is not None:
             seen_by = (student_l, student_u, teacher_u)
             terms |= self._lasermix(recipe.mixing, labelled, unlabelled, *seen_by, progress, generator)
-        return Losses(terms, self._stats(segments, seen_u, rays_u))
+        return Losses(terms, {**self._stats(segments, rays_u), **self._opacity(seen_u, looked_u)})
 
     def _judged(
         self, judge_u: Output, seen_u: Rendered | None, unlabelled: PointBatch, rays_u: RayBatch
@@ -123,8 +130,7 @@ class NeRF(Method):
 
     def _of_pixels(self, judge: Rendered, rays: RayBatch) -> SegmentLabels:
         recipe = self.recipe
-        is_pixel = rays.extras[RAY_CAMERA] != LIDAR
-        is_valid = is_pixel & (judge.opacity >= recipe.min_opacity)
+        is_valid = ~_is_beam(rays) & (judge.opacity >= recipe.min_opacity)
         if recipe.masks == NO_MASKS:
             groups, fewest = 1 + torch.arange(len(rays), device=is_valid.device), 1
         else:
@@ -147,8 +153,8 @@ class NeRF(Method):
         since = (progress - recipe.warm_up_ratio) / max(1e-9, 1 - recipe.warm_up_ratio)
         return recipe.segment_weight * ramp_up(since, recipe.segment_ramp_ratio)
 
-    def _stats(self, segments: SegmentLabels, seen_u: Rendered | None, rays: RayBatch) -> dict[str, Float[Tensor, ""]]:
-        is_pixel = rays.extras[RAY_CAMERA] != LIDAR
+    def _stats(self, segments: SegmentLabels, rays: RayBatch) -> dict[str, Float[Tensor, ""]]:
+        is_pixel = ~_is_beam(rays)
         truth = label = None
         if self.recipe.log_truth:
             # the same pixels for both targets: the label of the segment each lies in
@@ -156,12 +162,19 @@ class NeRF(Method):
             by_segment = self.recipe.target == "projected"
             label = (segments.of(groups) if by_segment else segments.of_members)[is_pixel]
             truth = rays.extras[RAY_TRUTH][is_pixel]
-        stats = summary(segments, self.student.num_classes, truth, label)
-        if seen_u is not None:
-            for name, chosen in (("pixel", is_pixel), ("beam", ~is_pixel)):
-                total = (seen_u.opacity.detach() * chosen).sum()
-                stats[f"{name}_opacity_ratio"] = total / chosen.sum().clamp_min(1)
-        return stats
+        return summary(segments, self.student.num_classes, truth, label)
+
+    def _opacity(self, seen: Rendered | None, rays: RayBatch) -> dict[str, Float[Tensor, ""]]:
+        """Mean opacity of the rays of each kind that are looked along."""
+        if seen is None:
+            return {}
+        is_beam = _is_beam(rays)
+        kinds = {"pixel": (~is_beam, self.recipe.target == "rendered"), "beam": (is_beam, self.recipe.beams > 0)}
+        return {
+            f"{name}_opacity_ratio": (seen.opacity.detach() * chosen).sum() / chosen.sum().clamp_min(1)
+            for name, (chosen, is_asked) in kinds.items()
+            if is_asked
+        }
 
     def _lasermix(
         self,
@@ -214,7 +227,8 @@ class NeRF(Method):
             output = model(scans)
             field = head.field(output)
             places = torch.arange(len(rays), device=scans.device).split(_RAYS_AT_ONCE)
-            parts = [render_packed(rays.select(place), field, recipe.step_m) for place in places]
+            step_m = _step_m(recipe, output)
+            parts = [render_packed(rays.select(place), field, step_m) for place in places]
         columns = {name: torch.cat([getattr(part, name) for part in parts]) for name in _PER_RAY}
         seen = Rendered(**columns, num_samples=sum(part.num_samples for part in parts))
         if recipe.target == "rendered":
@@ -223,15 +237,14 @@ class NeRF(Method):
 
     def after_step(self, progress: float) -> None:
         """Moves the teacher, where there is one, and its head towards the student's."""
-        if self.teacher is not None:
-            self.teacher.update(self.student)
+        decay = self.teacher.update(self.student) if self.teacher is not None else 0.0
         if self.labeller is not None:
             self.labeller.after_step()
         if self.teacher_head is not None and self.head is not None:
             mine: list[Tensor] = list(self.teacher_head.parameters())
             theirs: list[Tensor] = list(self.head.parameters())
             with torch.no_grad():
-                torch._foreach_lerp_(mine, theirs, 1 - self.ema_decay)
+                torch._foreach_lerp_(mine, theirs, 1 - decay)
 
     def segmentors(self) -> dict[str, Segmentor]:
         """The student, without the head; after it, where there is one, the teacher, which is then deployed."""
@@ -277,15 +290,34 @@ def _render(
 ) -> Rendered:
     """Scores, depth and opacity of rays; a generator moves the samples of each ray by a random share of a step."""
     offset = None if generator is None else torch.rand(len(rays), generator=generator)
-    return render_packed(rays, head.field(output), recipe.step_m, offset, stop_density)
+    return render_packed(rays, head.field(output), _step_m(recipe, output), offset, stop_density)
+
+
+def _step_m(recipe: schema.NeRF, output: Output) -> float:
+    """At most two edges of a cell, which is as far as it reaches: a longer step would pass a lone one by."""
+    return recipe.step_m or min(LONGEST_STEP_M, 2 * output.cells.in_space.grid.edge_m)
+
+
+def _is_beam(rays: RayBatch) -> Bool[Tensor, "R"]:
+    return rays.extras[RAY_CAMERA] == LIDAR
+
+
+def _ending_in_cells(rays: RayBatch, output: Output) -> RayBatch:
+    """Without class and depth of the rays that end where no cell is read, as above the grid.
+
+    They could only be blamed on cells they cross. Rays without a measured end stay as they are.
+    """
+    end = rays.origins + rays.depth_m.nan_to_num()[:, None] * rays.directions
+    is_held = rays.depth_m.isnan() | output.cells.in_space.holds(end)
+    labels, depth_m = torch.where(is_held, rays.labels, IGNORE), torch.where(is_held, rays.depth_m, torch.nan)
+    return replace(rays, labels=labels, depth_m=depth_m)
 
 
 def _depth_error_m(seen: list[tuple[Rendered, RayBatch]]) -> Float[Tensor, ""]:
     """Mean ``|depth - range|`` over all LiDAR beams that returned; 0 with a graph where there is none."""
     rendered_m = torch.cat([found.depth_m for found, _ in seen])
     range_m = torch.cat([rays.depth_m for _, rays in seen])
-    camera = torch.cat([rays.extras[RAY_CAMERA] for _, rays in seen])
-    is_beam = (camera == LIDAR) & range_m.isfinite()
+    is_beam = torch.cat([_is_beam(rays) for _, rays in seen]) & range_m.isfinite()
     error_m = (rendered_m - range_m.nan_to_num()).abs() * is_beam
     return error_m.sum() / is_beam.sum().clamp_min(1)
 

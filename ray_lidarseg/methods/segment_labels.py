@@ -58,7 +58,7 @@ def segment_labels(
         is_valid: [R] whether it may vote and be labelled.
         entropy_threshold: H_th; 1 keeps all but the undecided.
         pixel_entropy_threshold: 1: every valid member votes.
-        min_members: A segment with fewer valid members is not kept.
+        min_members: A segment with fewer voters is not kept.
 
     Source: arXiv 2411.02969 names a "confidence sampler" that keeps segment pseudo-labels whose entropy is below a
     threshold and lets confident interiors label uncertain borders; the formula is ours, its paper's body is not public.
@@ -73,7 +73,7 @@ def segment_labels(
     sums = segment_sum(torch.cat([probability * weight, weight], 1), order, starts)
     mean = sums[:, :-1] / sums[:, -1:].clamp_min(1)
     entropy = torch.where(sums[:, -1] > 0, entropy_of(mean), 1.0)
-    is_kept = (ids > 0) & (entropy < entropy_threshold) & (starts.diff() >= min_members)
+    is_kept = (ids > 0) & (entropy < entropy_threshold) & (sums[:, -1] >= min_members)
     label = torch.where(is_kept, mean.argmax(dim=1), IGNORE)
     of_members = torch.where(is_member, label[of_member], IGNORE)
     is_segment = ids > 0
@@ -99,20 +99,24 @@ def summary(
     Returns:
         ``segment_keep_ratio``; ``segment_entropy_*_bin_ratio``, the share of the segments in each bin of entropy;
         ``pseudo_class_*_count``, labelled members of each class; with truth, ``pseudo_precision_ratio`` (right among
-        the labelled pixels of known class) and ``pseudo_recall_ratio`` (rightly labelled among all of known class).
+        the labelled pixels of known class, 0 where there is none), ``pseudo_recall_ratio`` (rightly labelled among all
+        of known class), and ``pseudo_right_count``, ``pseudo_labelled_count`` and ``pseudo_known_count`` behind them,
+        which may be added up over steps.
     """
-    count = found.label.new_tensor(max(1, len(found.label)), dtype=torch.float32)
-    stats = {"segment_keep_ratio": (found.label != IGNORE).sum() / count}
+    num_segments = found.label.new_tensor(max(1, len(found.label)), dtype=torch.float32)
+    stats = {"segment_keep_ratio": (found.label != IGNORE).sum() / num_segments}
     edges = found.entropy.new_tensor(_ENTROPY_BINS)
     bins = torch.bucketize(found.entropy.contiguous(), edges)
     names = [f"below_{edge:g}" for edge in _ENTROPY_BINS] + [f"above_{_ENTROPY_BINS[-1]:g}"]
     for place, name in enumerate(names):
-        stats[f"segment_entropy_{name}_bin_ratio"] = (bins == place).sum() / count
+        stats[f"segment_entropy_{name}_bin_ratio"] = (bins == place).sum() / num_segments
     for class_id in range(num_classes):
         stats[f"pseudo_class_{class_id}_count"] = (found.of_members == class_id).sum().float()
     if truth is not None and label is not None:
         is_known, is_right = truth != IGNORE, (truth == label) & (truth != IGNORE)
-        labelled = (is_known & (label != IGNORE)).sum()
-        stats["pseudo_precision_ratio"] = is_right.sum() / labelled.clamp_min(1)
-        stats["pseudo_recall_ratio"] = is_right.sum() / is_known.sum().clamp_min(1)
+        right, known, labelled = is_right.sum(), is_known.sum(), (is_known & (label != IGNORE)).sum()
+        stats["pseudo_precision_ratio"] = right / labelled.clamp_min(1)
+        stats["pseudo_recall_ratio"] = right / known.clamp_min(1)
+        for name, count in (("right", right), ("labelled", labelled), ("known", known)):
+            stats[f"pseudo_{name}_count"] = count.float()
     return stats

@@ -25,10 +25,10 @@ class EMATeacher(nn.Module):
 
     A teacher that starts as an untrained student forgets it only after ``1 / (1 - decay)`` updates, a large part of a
     short run. With ``warm_up``, update k moves by ``min(decay, 1 - 1 / k)``: until the memory is full, the teacher is
-    the plain mean of all students so far.
+    the plain mean of all students so far, its own first weights left out.
 
-    Source: Mean Teacher (Tarvainen & Valpola, NeurIPS 2017), the warm-up its code's; ``own`` is the LaserMix authors'
-    code, ``average`` and ``copy`` ours.
+    Source: Mean Teacher (Tarvainen & Valpola, NeurIPS 2017); its code warms up by ``1 - 1 / (k + 1)``, so that the
+    first weights count as one student. ``own`` is the LaserMix authors' code, ``average`` and ``copy`` ours.
 
     Args:
         student: The model to follow.
@@ -58,12 +58,12 @@ class EMATeacher(nn.Module):
         return super().train(mode and self.buffer_rule == "own")
 
     @torch.no_grad()
-    def update(self, student: Segmentor) -> None:
-        """Moves the teacher one step towards the student."""
+    def update(self, student: Segmentor) -> float:
+        """Moves the teacher one step towards the student; returns the decay, for what else follows at this pace."""
         decay = self._next_decay()
         self._move(list(self.model.parameters()), list(student.parameters()), decay)
         if self.buffer_rule == "own":
-            return
+            return decay
         pairs = list(zip(self.model.buffers(), student.buffers(), strict=True))
         is_averaged = [self.buffer_rule == "average" and mine.is_floating_point() for mine, _ in pairs]
         averaged = [pair for pair, chosen in zip(pairs, is_averaged, strict=True) if chosen]
@@ -71,6 +71,7 @@ class EMATeacher(nn.Module):
         for (mine, theirs), chosen in zip(pairs, is_averaged, strict=True):
             if not chosen:
                 mine.copy_(theirs)
+        return decay
 
     def _next_decay(self) -> float:
         if not self._is_warming_up:  # also spares a GPU the wait for the count once the memory is full

@@ -47,7 +47,7 @@ class WithTeacher(Supervised):
 
     ema_decay: Ratio = 0.99  # LaserMix: best on nuScenes and SemanticKITTI, and the authors' code
     ema_memory_ratio: Ratio = 0.0  # ours: above 0 the teacher remembers this share of the steps, instead of ema_decay
-    ema_warm_up: bool = False  # Mean Teacher's code: update k moves by min(decay, 1 - 1/k); LaserMix: none
+    ema_warm_up: bool = False  # after Mean Teacher's code: update k moves by min(decay, 1 - 1/k); LaserMix: none
     ema_buffers: Literal["average", "copy", "own"] = "average"  # ours; authors' code is "own" (teacher in train mode)
 
     @model_validator(mode="after")
@@ -189,7 +189,7 @@ class PolarMix(PseudoLabelling):
         return self.partner == "unlabelled"
 
 
-class NeRF(Supervised):
+class NeRF(WithTeacher):
     """NeRF self-supervision (arXiv 2411.02969): the paper's numbers are not public, all defaults here are ours.
 
     Where a comment names a sibling, its published code has that value.
@@ -200,8 +200,6 @@ class NeRF(Supervised):
     masks: str = "sam"  # paper: SAM; slic, files, none, or the name of a layer of `prepare`; train writes its full name
     cameras: tuple[str, ...] = ()  # the only ones looked through, by name; empty: all. Ours, for studies of coverage
     teacher: Literal["none", "ema"] = "none"  # who makes pseudo-labels; the paper names no teacher
-    ema_decay: Ratio = 0.99  # as LaserMix's teacher
-    ema_buffers: Literal["average", "copy", "own"] = "average"  # ours
     rendered_weight: NonNegative = 1.0  # of rendered against labelled; RenderOcc
     depth_weight: NonNegative = 0.1  # a metre; about UniPAD's and PonderV2's in their own units
     segment_weight: NonNegative = 0.5  # of pseudo-labels; siblings' semantic weights lie between 0.04 and 1
@@ -213,7 +211,7 @@ class NeRF(Supervised):
     min_pixels: Count = 4  # a segment seen by fewer opaque pixels is not labelled
     min_points: Count = 1  # the same for points, target projected
     min_opacity: Ratio = 0.5  # a more transparent ray has no vote and gets no label
-    step_m: Positive = 0.2  # between samples; RenderOcc and OccNeRF: half a voxel
+    step_m: Positive | None = None  # between samples; none: 0.2 m (RenderOcc's, OccNeRF's), in small cells two edges
     near_m: NonNegative = 1.0  # UniPAD
     far_m: Positive = 50.0  # the grid's radius; RenderOcc stops at 52
     beams: Annotated[int, Field(ge=0)] = 4096  # LiDAR rays of a scan
@@ -223,7 +221,7 @@ class NeRF(Supervised):
     reduced_dim: Count = 32  # width of features in space; RenderOcc, UniPAD, PonderV2
     hidden_dims: tuple[Count, ...] = (64, 64)  # RenderOcc: 64
     density_bias: float = -1.0  # softplus(-1): about 0.3 a metre before anything is learned
-    mixing: LaserMix | None = None  # {}: LaserMix's terms on top
+    mixing: LaserMix | None = None  # {}: LaserMix's terms on top, with its own teacher, cross entropy and Lovász
     log_truth: bool = False  # compare with the label images of a synthetic world (never learned from)
 
     @model_validator(mode="after")
@@ -232,6 +230,19 @@ class NeRF(Supervised):
             raise ValueError(f"near_m must be below far_m, got {self.near_m} and {self.far_m}")
         if self.target == "projected" and self.masks == "none":
             raise ValueError("target projected groups points by segments: masks=none leaves nothing to group by")
+        return self
+
+    @model_validator(mode="after")
+    def _nerf_keys_have_an_effect(self) -> Self:
+        is_rendered, has_masks = self.target == "rendered", self.masks != "none"
+        read = {
+            "min_points": (not is_rendered, "target"),
+            **dict.fromkeys(("min_opacity", "stop_density"), (is_rendered, "target")),
+            **dict.fromkeys(("min_pixels", "pixels_per_segment"), (has_masks, "masks")),
+        }
+        for key, (is_read, other) in read.items():
+            if not is_read and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} has no effect with this {other}: leave it out")
         return self
 
     @property

@@ -110,6 +110,14 @@ class Split(Section):
     frames: tuple[str, ...] = ()  # protocol list: frame ids …
     file: str = ""  # … or a text file with one frame id a line
 
+    @model_validator(mode="after")
+    def _lists_are_read(self) -> Self:
+        if self.protocol != "list" and (self.file or self.frames):
+            raise ValueError(
+                f"file and frames have no effect with protocol {self.protocol}: set protocol to list, or leave them out"
+            )
+        return self
+
 
 class Augment(Section):
     """One set of augmentations for both streams; teacher and student see the same cloud (authors' code)."""

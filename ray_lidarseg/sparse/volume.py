@@ -14,7 +14,7 @@ from ray_lidarseg.geometry.voxelize import FIELD_BITS, CartesianGrid, CylinderGr
 from ray_lidarseg.sparse.interpolation import Corners
 
 _MAX_DIRECT = 1 << 24  # slots of a table of all cells, one byte each (ours); larger grids share slots
-_SLOTS_PER_ENTRY = 64  # of a shared table: so few answers are wrongly yes, 1 in 64 (ours)
+_SLOTS_PER_ENTRY = 64  # of a shared table: so few empty places are taken for occupied, 1 in 64 (ours)
 _HASH = 0x9E3779B97F4A7C15 - (1 << 64)  # Knuth's multiplicative hash as a signed 64-bit number
 _WORD_BITS = 64
 
@@ -72,14 +72,24 @@ class Volume:
         return blend(values, self.corners(points, scan_idx))
 
     def touches(self, points: Float[Tensor, "S _"], scan_idx: Int[Tensor, "S"]) -> Bool[Tensor, "S"]:
-        """Whether a position may have a cell around it: never wrong where it says no, 1 in 64 where it says yes.
+        """Whether a position may have a cell around it: never wrong where it says no.
 
-        One look-up a position and no search, so that rays find the few samples worth computing. Nothing waits for the
-        device.
+        Of empty places about 1 in 64, or fewer, are taken for occupied. One look-up a position and no search, so that
+        rays find the few samples worth computing. Nothing waits for the device.
         """
         base = (self.grid.positions(points) - 0.5).floor().to(torch.int64)
         slots = self._slots(base, scan_idx)
         return self._table[slots]
+
+    def holds(self, points: Float[Tensor, "S _"]) -> Bool[Tensor, "S"]:
+        """Whether a position lies in a cell that is read, occupied or not: inside the grid and not at its border."""
+        cell = self.grid.positions(points).floor().to(torch.int64)
+        inside = torch.ones(len(cell), dtype=torch.bool, device=cell.device)
+        for axis, (first, end) in enumerate(self.grid.faithful):
+            period = self.grid.periods[axis]
+            index = cell[:, axis] % period if period else cell[:, axis]
+            inside &= (index >= first) & (index < end)
+        return inside
 
     def _cells(self, base: Int[Tensor, "S 3"], axis: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Of the lower and the upper neighbour along an axis: index, clamped, and whether its cell may be read."""

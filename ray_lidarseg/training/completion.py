@@ -94,17 +94,18 @@ def complete_segments(recipe: Recipe) -> Recipe:
     """The recipe with the full names of the layers whose segments method nerf reads.
 
     Raises:
-        DataError: There is no such layer, several fit, it holds none of the frames or not one segment, or no frame has
-            a camera that the recipe names.
+        DataError: There is no such layer, several fit, it holds none of the training frames or not one segment, or no
+            frame has a camera that the recipe names.
     """
     method = recipe.method
     if not isinstance(method, NeRF) or not recipe.data.prepared:
         return recipe
     filesystem, folder = storage.resolve(storage.absolute(recipe.data.prepared))
+    catalog = read_catalog(filesystem, folder).of_split("train")
     if method.cameras:
-        require_cameras(filesystem, folder, read_catalog(filesystem, folder), method.cameras)
+        require_cameras(filesystem, folder, catalog, method.cameras)
     if method.masks == NO_MASKS:
         return recipe
     layers = segment_layers(filesystem, folder, method.masks)
-    require_segments(filesystem, folder, read_catalog(filesystem, folder), layers)
+    require_segments(filesystem, folder, catalog, layers, method.cameras)
     return override(recipe, {"method.masks": layers})

@@ -47,6 +47,7 @@ from ray_lidarseg.geometry.rays import joined, pixel_rays, segment_id
 from ray_lidarseg.geometry.rendering import Rendered, render_packed
 from ray_lidarseg.geometry.spherical import inclinations
 from ray_lidarseg.geometry.voxelize import CylinderGrid, find_voxels
+from ray_lidarseg.methods.nerf import LONGEST_STEP_M
 from ray_lidarseg.methods.segment_labels import segment_labels
 from ray_lidarseg.recipe.schema import NeRF
 from ray_lidarseg.sample import CameraImage
@@ -190,7 +191,7 @@ def rendered(look: Look, grid: CylinderGrid) -> Rendered:
     xyz = torch.from_numpy(look.points)
     voxels = find_voxels(grid.cells(xyz), torch.zeros(len(xyz), dtype=torch.int64))
     scores = voxels.mean(look.probability).clamp_min(1e-6).log()
-    return render_packed(look.rays, Opaque(Volume(voxels.keys, grid, 1), scores), RECIPE.step_m)
+    return render_packed(look.rays, Opaque(Volume(voxels.keys, grid, 1), scores), LONGEST_STEP_M)
 
 
 def of_frame(scene: Scene, seed: int, frame: int, quality: float) -> dict[str, int]:

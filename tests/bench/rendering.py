@@ -22,6 +22,7 @@ from ray_lidarseg.geometry.pose import from_matrix, inverse
 from ray_lidarseg.geometry.rays import joined, pixel_rays
 from ray_lidarseg.geometry.rendering import Rendered, render_dense, render_packed
 from ray_lidarseg.geometry.voxelize import CartesianGrid, CylinderGrid, find_voxels
+from ray_lidarseg.methods.nerf import LONGEST_STEP_M
 from ray_lidarseg.models.radiance import RadianceField, RadianceHead
 from ray_lidarseg.recipe.schema import NeRF
 from ray_lidarseg.sample import RayBatch
@@ -87,7 +88,7 @@ class Scene:
     def render(self, name: str) -> Rendered:
         """Forward."""
         field = RadianceField(self.head, self.volume, self.head.reduce(self.features))
-        return RENDERERS[name](self.rays, field, RECIPE.step_m)
+        return RENDERERS[name](self.rays, field, LONGEST_STEP_M)
 
     def step(self, name: str) -> Rendered:
         """Forward and backward."""

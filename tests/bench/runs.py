@@ -233,7 +233,17 @@ def _scores(lines: Sequence[Row], recipe: Recipe) -> Row:
 def _of_pseudo_labels(lines: Sequence[Row]) -> Row:
     late = lines[2 * len(lines) // 3 :]
     names = [name for name in (late[-1] if late else {}) if name.endswith(_OF_PSEUDO_LABELS)]
-    return {name: round(statistics.mean(line[name] for line in late), 4) for name in names}
+    means = {name: round(statistics.mean(line[name] for line in late), 4) for name in names}
+    return {**means, **_of_counts(late)}
+
+
+def _of_counts(lines: Sequence[Row]) -> Row:
+    """Precision and recall of all lines together: a line is one step, and some label no pixel at all."""
+    shares = {"pseudo_precision_ratio": "pseudo_labelled_count", "pseudo_recall_ratio": "pseudo_known_count"}
+    counted = [line for line in lines if "pseudo_right_count" in line]
+    right = sum(line["pseudo_right_count"] for line in counted)
+    sums = {name: sum(line[of] for line in counted) for name, of in shares.items()}
+    return {name: round(right / total, 4) for name, total in sums.items() if total}
 
 
 def _on_unlabelled(lines: Sequence[Row], model: str) -> float | None:

@@ -253,8 +253,44 @@ def test_a_layer_of_other_frames_is_refused(tmp_path):
     others = str(tmp_path / "b")
     write_shard(LOCAL, others, [keyframe(7)])
     catalog = write_catalog(LOCAL, others)
-    with pytest.raises(DataError, match=r"holds none of the 1 frames of .*run `ray-lidarseg prepare` again"):
+    with pytest.raises(DataError, match=r"holds none of the 1 training frames of .*run `ray-lidarseg prepare` again"):
         require_segments(LOCAL, folder, catalog, segment_layers(LOCAL, folder, "sam"))
+
+
+def test_a_layer_of_some_of_the_frames_says_so(tmp_path, capsys):
+    folder = str(tmp_path)
+    with_layers(folder)
+    write_shard(LOCAL, folder, [keyframe(7)])
+    layers = segment_layers(LOCAL, folder, "sam")
+    require_segments(LOCAL, folder, write_catalog(LOCAL, folder), layers)
+    said = capsys.readouterr().out
+    assert all(f"{name}: 2 of 4 training frames are not in it" in said for name in layers.split("/"))
+
+
+def test_segments_of_other_cameras_do_not_count(tmp_path):
+    folder = str(tmp_path)
+    frames = with_layers(folder, maps={"CAM_A": np.zeros((HEIGHT, WIDTH), np.uint16)})
+    with pytest.raises(DataError, match="holds not one segment in 2 frames of CAM_A"):
+        require_segments(LOCAL, folder, frames.catalog, segment_layers(LOCAL, folder, "sam"), ["CAM_A"])
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"intrinsics": np.zeros((3, 3))}, "intrinsics"),
+        ({"cam_SE3_lidar": np.zeros((4, 4))}, "cam_SE3_lidar is not a rigid transform"),
+        ({"cam_SE3_lidar": np.full((4, 4), np.nan)}, "it holds NaN"),
+        ({"width_px": 0, "height_px": 0}, "an image of 0 x 0 pixels"),
+    ],
+)
+def test_a_camera_without_calibration_is_named(tmp_path, change, what):
+    frames = with_layers(str(tmp_path))
+    first, *others = frames[0].cameras
+    frame = replace(frames[0], cameras=(replace(first, **change), *others))
+    reader = RayReader(frames.filesystem, frames.folder, frames.catalog, SENSOR, replace(REQUEST, masks="none"))
+    scan = PointBatch.of_scan(torch.from_numpy(frame.points[1:].copy()))
+    with pytest.raises(DataError, match=rf"{frame.frame_id}: {first.name} has no calibration \(.*{what}"):
+        reader.with_rays(0, frame, scan, np.arange(60) > 0, 0)
 
 
 def test_a_layer_without_one_segment_is_refused(tmp_path):

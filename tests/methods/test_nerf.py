@@ -216,8 +216,8 @@ def test_projected_labels_points_by_their_segments(labelled, unlabelled):
 
 
 def test_both_targets_are_scored_on_the_same_pixels(labelled, unlabelled):
-    for target in ("rendered", "projected"):
-        method = build(target=target, log_truth=True, entropy_threshold=1.0, min_opacity=0.0)
+    for settings in ({"min_opacity": 0.0}, {"target": "projected"}):
+        method = build(log_truth=True, entropy_threshold=1.0, **settings)
         assert method.rays.truth
         assert method.rays.per_image == 1024
         stats = method(labelled, unlabelled, 0.5, generator()).stats
@@ -225,6 +225,47 @@ def test_both_targets_are_scored_on_the_same_pixels(labelled, unlabelled):
         assert float(stats["pseudo_recall_ratio"]) == pytest.approx(
             float(stats["pseudo_precision_ratio"])
         )  # all labelled
+
+
+def test_looking_at_the_truth_changes_nothing_that_projected_labels_teach(labelled, unlabelled):
+    terms, stats = {}, {}
+    for looks in (False, True):
+        scans = unlabelled
+        if not looks:  # the reader draws no pixels then
+            scans = replace(unlabelled, rays=unlabelled.rays.select(unlabelled.rays.extras[RAY_CAMERA] == LIDAR))
+        losses = build(target="projected", log_truth=looks)(labelled, scans, 0.5, generator())
+        terms[looks], stats[looks] = losses.terms, losses.stats
+    for name, value in terms[False].items():
+        torch.testing.assert_close(terms[True][name], value)
+    assert "pseudo_precision_ratio" in stats[True]
+    assert "beam_opacity_ratio" in stats[True]
+    assert "pixel_opacity_ratio" not in stats[True]
+
+
+def test_rays_that_end_above_the_grid_teach_nothing(labelled, unlabelled):
+    """Of a grid that ends below the walls' tops: no cell could answer for them, only those they cross."""
+    low = MODELS["cylinder3d"].model_copy(update={"height_m": (-3.0, 1.0)})
+    torch.manual_seed(0)
+    method = build_method(schema.Recipe(model=low, method=schema.NeRF(**SMALL)), SENSOR, NUM_CLASSES).train()
+    rays = labelled.rays
+    end_z_m = (rays.origins + rays.depth_m[:, None] * rays.directions)[:, 2]
+    step_m = 4.0 / 15  # the topmost layer of cells holds what is squashed into it
+    is_above = end_z_m >= 1.0
+    assert 100 < int(is_above.sum()) < 1000
+    assert not (is_above & (end_z_m < 1.0 - step_m)).any()
+    wrong = torch.where(is_above, (rays.labels + 1) % NUM_CLASSES, rays.labels)
+    moved = replace(rays, labels=wrong, depth_m=torch.where(is_above, rays.depth_m + 0.5, rays.depth_m))
+    terms = [method(replace(labelled, rays=each), unlabelled, 0.5, generator()).terms for each in (rays, moved)]
+    for name in ("rendered", "depth"):
+        torch.testing.assert_close(terms[1][name], terms[0][name])
+
+
+@pytest.mark.parametrize(("voxel_m", "expected_m"), [(0.05, 0.1), (0.75, 0.2)])
+def test_a_step_is_no_longer_than_a_lone_cell_reaches(voxel_m, expected_m, labelled):
+    model = schema.MinkUNet(depth=14, width_factor=0.125, voxel_size_m=voxel_m)
+    method = schema.NeRF(**{**SMALL, "step_m": None})
+    built = build_method(schema.Recipe(model=model, method=method), SENSOR, NUM_CLASSES)
+    assert module._step_m(built.recipe, built.student(labelled)) == pytest.approx(expected_m)
 
 
 def test_without_masks_every_pixel_is_its_own_segment(labelled, unlabelled):
@@ -245,6 +286,18 @@ def test_a_teacher_renders_the_pseudo_labels_and_follows_with_its_head(labelled,
     for old, mine, theirs in zip(before, method.teacher_head.parameters(), method.head.parameters(), strict=True):
         torch.testing.assert_close(mine, 0.9 * old + 0.1 * theirs)
     assert list(method.segmentors()) == ["student", "teacher"]
+
+
+def test_the_teachers_head_warms_up_with_its_backbone(labelled, unlabelled):
+    method = build(teacher="ema", ema_warm_up=True)
+    for parameter in (*method.student.parameters(), *method.head.parameters()):
+        parameter.data += 1.0
+    method.after_step(0.5)
+    for mine, theirs in (
+        *zip(method.teacher.model.parameters(), method.student.parameters(), strict=True),
+        *zip(method.teacher_head.parameters(), method.head.parameters(), strict=True),
+    ):
+        torch.testing.assert_close(mine, theirs)  # the mean of the one student there was
 
 
 def test_lasermix_on_top_mixes_points_and_renders_unmixed_scans(labelled, unlabelled):

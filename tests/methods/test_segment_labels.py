@@ -56,6 +56,12 @@ def test_segments_seen_by_few_are_not_kept():
     assert of(rows, groups, min_members=2).label.tolist() == [0, 0]
 
 
+def test_one_voter_does_not_speak_for_a_segment_that_asks_for_more():
+    rows = [SURE, *[TORN] * 5]
+    assert of(rows, [1] * 6, pixel_entropy_threshold=0.5, min_members=2).label.tolist() == [IGNORE]
+    assert of([SURE, *rows], [1] * 7, pixel_entropy_threshold=0.5, min_members=2).of_members.tolist() == [0] * 7
+
+
 def test_a_segment_without_any_vote_is_not_kept():
     found = of([TORN, TORN], [1, 1], pixel_entropy_threshold=0.1, entropy_threshold=1.0)
     assert found.label.tolist() == [IGNORE]
@@ -83,7 +89,7 @@ def test_equals_a_plain_loop_and_keeps_more_the_higher_the_threshold(seed, count
         for group in range(1, 6):
             members = (groups == group) & is_valid
             voters = members & (entropy_of(probability) <= 0.8)
-            if members.sum() >= 2 and voters.any():
+            if voters.sum() >= 2:
                 mean = probability[voters].mean(0)
                 if entropy_of(mean[None]).item() < threshold:
                     expected[members] = mean.argmax()
@@ -102,6 +108,7 @@ def test_the_log_line_counts_what_one_can_count():
     truth = torch.tensor([0, 1, 1, 0, IGNORE])
     label = torch.tensor([0, 0, 1, IGNORE, 1])
     stats = {name: float(value) for name, value in summary(found, 2, truth, label).items()}
+    assert [stats[f"pseudo_{name}_count"] for name in ("right", "labelled", "known")] == [2.0, 3.0, 4.0]
     assert stats["segment_keep_ratio"] == pytest.approx(2 / 3)
     assert stats["segment_entropy_below_0.2_bin_ratio"] == pytest.approx(2 / 3)  # 0.97 against 0.03 is 0.194
     assert stats["segment_entropy_above_0.4_bin_ratio"] == pytest.approx(1 / 3)

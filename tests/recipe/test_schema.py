@@ -46,6 +46,10 @@ from ray_lidarseg.recipe.schema import Recipe
         ("{method: {name: lasermix_pp}, train: {labelled_per_step: 4}}", "method lasermix_pp pairs scans"),
         ("{method: {name: polarmix}, train: {labelled_per_step: 4}}", "method polarmix pairs scans"),
         ("data: {image_size: [64, 128]}", "data.image_size is for images: model fidnet sees scans"),
+        ("split: {file: list.txt}", "file and frames have no effect with protocol uniform: set protocol to list"),
+        ("split: {protocol: scene, frames: [a]}", "file and frames have no effect with protocol scene"),
+        ("method: {name: nerf, min_points: 2}", "min_points has no effect with this target: leave it out"),
+        ("method: {name: nerf, masks: none, min_pixels: 2}", "min_pixels has no effect with this masks: leave it out"),
         ("image_augment: {flip_ratio: 0}", "image_augment has no effect with model fidnet: leave it out"),
         ("{data: {dataset: cityscapes}, model: {name: image_unet}, augment: {flip_ratio: 0}}", "augment has no effect"),
         ("{data: {use_intensity: no}, model: {name: image_unet}}", "data.use_intensity are for scans"),
@@ -84,7 +88,7 @@ def test_flags_change_method_and_share_and_name_themselves():
     text = "{name: mine, method: {name: lasermix, confidence: 0.5, lovasz_weight: 3}}"
     recipe = parse_recipe(text, ["method.ema_decay=0.9", "seed=4"], method="cutmix_seg", labels="25%")
     assert (recipe.name, recipe.split.ratio, recipe.seed) == ("mine-cutmix_seg-25pct", 0.25, 4)
-    assert (recipe.method.name, recipe.method.confidence, recipe.method.lovasz_weight) == ("cutmix_seg", 0.5, 3)
+    assert (recipe.method.name, recipe.method.lovasz_weight) == ("cutmix_seg", 3)
     assert recipe.method.ema_decay == 0.9
     with pytest.raises(RecipeError, match=r"unknown key 'method.confidence'"):
         parse_recipe(text, ["method.confidence=0.9"], method="supervised")
@@ -174,6 +178,19 @@ def test_another_method_keeps_every_key_both_have() -> None:
     assert with_method(recipe, "cbst").method.lovasz_weight == 3
     with pytest.raises(RecipeError, match="no method 'fixmatch'"):
         with_method(recipe, "fixmatch")
+
+
+def test_a_key_that_means_something_else_there_takes_the_other_methods_default() -> None:
+    recipe = parse_recipe("method: {name: lasermix, confidence: 0.5, ema_decay: 0.8}")
+    taken = with_method(recipe, "cutmix_seg").method
+    assert (taken.confidence, taken.ema_decay) == (0.97, 0.8)
+    assert load_recipe("fidnet-nuscenes", ["method.confidence=0.6"], method="cutmix_seg").method.confidence == 0.6
+    cutmix = parse_recipe("method: {name: cutmix_seg, confidence: 0.5}")
+    assert with_method(cutmix, "lasermix").method.confidence == 0.95
+    assert with_method(cutmix, "cutmix_seg") == cutmix
+    assert with_method(recipe, "polarmix").method.confidence == 0.5
+    cps = parse_recipe("method: {name: cps, cross_weight: 6}")
+    assert with_method(cps, "distill").method.cross_weight == 1.0
 
 
 @pytest.mark.parametrize("method", ["mean_teacher", "cbst", "cps", "cutmix_seg", "{name: polarmix, partner: labelled}"])

@@ -144,3 +144,22 @@ def test_half_precision_is_blended_in_float32():
     found = blend(torch.tensor([[1.5]], dtype=torch.bfloat16), corners)
     assert found.dtype == torch.float32
     assert found.item() == 1.5
+
+
+@pytest.mark.parametrize("grid", [CUBES, CYLINDER], ids=["cubes", "cylinder"])
+def test_a_place_is_held_where_a_cell_would_be_read(grid):
+    """Cell by cell: a point in it is held where one that lies there is seen at its own cell's centre."""
+    generator = torch.Generator().manual_seed(0)
+    points = torch.rand(400, 3, generator=generator) * 18 - 9
+    volume = of_cells(grid, everywhere(grid))
+    position = grid.positions(points)
+    cell = position.floor()
+    for axis, period in enumerate(grid.periods):
+        if period:
+            cell[:, axis] %= period
+    faithful = torch.tensor(grid.faithful)
+    expected = ((cell >= faithful[:, 0]) & (cell < faithful[:, 1])).all(1)
+    assert torch.equal(volume.holds(points), expected)
+    assert 0 < int(expected.sum()) < len(points)
+    inside = (grid.cells(points) == cell.long()).all(1)  # `cells` leaves alone what lies in its cell
+    assert inside[expected].all()

@@ -134,7 +134,7 @@ def test_segments_that_are_not_there_are_refused_before_training(tmp_path: Path)
         shard.unlink()
     write_shard(LOCAL, others, [keyframe(7)])
     write_catalog(LOCAL, others)
-    with pytest.raises(DataError, match=r"holds none of the 1 frames of .*run `ray-lidarseg prepare` again"):
+    with pytest.raises(DataError, match=r"holds none of the 1 training frames of .*run `ray-lidarseg prepare` again"):
         completion.complete(nerf(others))
 
 

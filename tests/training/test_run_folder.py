@@ -112,7 +112,10 @@ def test_one_folder_written_three_ways_is_one_recipe(tmp_path, monkeypatch):
     recipes = [complete_paths(override(Recipe(), {"data.prepared": place})) for place in written]
     assert len({recipe.fingerprint for recipe in recipes}) == 1
     assert {recipe.data.prepared for recipe in recipes} == {f"{tmp_path}/p"}
-    lists = [complete_paths(override(Recipe(), {"split.file": place})) for place in ("a.txt", "./a.txt")]
+    lists = [
+        complete_paths(override(Recipe(), {"split": {"protocol": "list", "file": place}}))
+        for place in ("a.txt", "./a.txt")
+    ]
     assert {recipe.split.file for recipe in lists} == {f"{tmp_path}/a.txt"}
 
 
