@@ -113,10 +113,13 @@ def _card(folder: RunFolder, recipe: Recipe, step: int, num_weights: int, teache
         f"| method | {method.name}: {_as_words(settings)} |",
         f"| recipe | {recipe.fingerprint} |",
     ]
-    if data.evidence:
-        lines.append(f"| teacher | {_teacher(folder, recipe)} |")
+    if start := manifest.get("start"):
+        lines.append(f"| started from | {start['from']}, step {start['step']:,}, sha256 {start['sha256']} |")
+    teachers = _teachers(folder, recipe)
+    lines += [f"| teacher | {teacher} |" for teacher in teachers]
+    if teachers or teacher_licence:
         lines.append(f"| licence of the teacher | {teacher_licence or _UNSTATED} |")
-    for key, value in _measured(folder).items():
+    for key, value in _measured(folder, step).items():
         lines.append(f"| {key} | {value} |")
     lines += [
         "",
@@ -134,6 +137,23 @@ def _as_words(settings: dict[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in settings.items())
 
 
+def _teachers(folder: RunFolder, recipe: Recipe) -> list[str]:
+    """Image teachers of the run and of the runs it started from, as far back as they can be read."""
+    found, read = [], {folder.uri}
+    while True:
+        if recipe.data.evidence:
+            found.append(_teacher(folder, recipe))
+        source = recipe.start.run if recipe.start else ""
+        if not source or source in read:
+            return list(dict.fromkeys(found))
+        folder = RunFolder(source)
+        read.add(source)
+        try:
+            recipe = folder.recipe()
+        except LidarSegError:  # deleted, or moved
+            return list(dict.fromkeys(found))
+
+
 def _teacher(folder: RunFolder, recipe: Recipe) -> str:
     """What the layer says its teacher is; its name alone where the shards are not there any more."""
     name = recipe.data.evidence.partition("/")[0]
@@ -144,12 +164,16 @@ def _teacher(folder: RunFolder, recipe: Recipe) -> str:
     return f"{layer.identity.get('name', name)}, {layer.feature_dim} numbers a segment ({_as_words(layer.identity)})"
 
 
-def _measured(folder: RunFolder) -> dict[str, str]:
-    """Figures of `evaluate`, where it was run."""
+def _measured(folder: RunFolder, step: int) -> dict[str, str]:
+    """Figures of `evaluate`, where it was run on the weights of that step."""
     place = folder.path("evaluation", "val.json")
     if not storage.exists(place):
         return {"measured": "nothing yet: run `ray-lidarseg evaluate` and export again"}
     found = read_json(storage.read_bytes(place), place, DataError)
+    if found["step"] != step:
+        return {
+            "measured": f"at step {found['step']:,}, not of these weights: run `ray-lidarseg evaluate` and export again"
+        }
     said = {}
     for source, scores in found.get("zero_shot", {}).items():
         said[f"zero-shot mIoU, {source}"] = "-" if scores["miou_ratio"] is None else f"{scores['miou_ratio']:.1%}"

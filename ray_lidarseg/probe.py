@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_lidarseg import storage
-from ray_lidarseg.errors import RunError
+from ray_lidarseg.errors import RecipeError, RunError
 from ray_lidarseg.evaluate import evaluate
 from ray_lidarseg.recipe.load import load_recipe, override, parse_recipe, with_method
 from ray_lidarseg.recipe.schema import Recipe
@@ -25,6 +25,13 @@ from ray_lidarseg.training.run_folder import RunFolder
 
 RANDOM = "random"
 _FILE = "probe.json"
+_OWN_KEYS = {
+    "split.ratio": "say --ratios",
+    "split.seed": "say --seeds",
+    "seed": "say --seeds",
+    "name": "the table calls a run by its folder's name",
+}
+"""Keys that the table sets itself, and what to do instead of setting them."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,7 @@ class Probe:
         ratio: Share of labels.
         seed: Of split, classifier and order.
         recipe: The training.
+        start_sha256: Of the checkpoint it starts from; empty where it starts from none.
     """
 
     network: str
@@ -44,12 +52,13 @@ class Probe:
     ratio: float
     seed: int
     recipe: Recipe
+    start_sha256: str
 
     @property
     def folder(self) -> str:
-        """Name of its run folder."""
-        kind = self.protocol.replace(" ", "-")
-        return f"{self.network}-{kind}-{100 * self.ratio:g}pct-{self.seed}-{self.recipe.fingerprint}"
+        """Name of its run folder; the recipe says where the source lies, and the digest which weights lie there."""
+        kind, of_source = self.protocol.replace(" ", "-"), f"-{self.start_sha256[:8]}" if self.start_sha256 else ""
+        return f"{self.network}-{kind}-{100 * self.ratio:g}pct-{self.seed}-{self.recipe.fingerprint}{of_source}"
 
 
 def probe(
@@ -75,24 +84,26 @@ def probe(
         words: As of `evaluate`.
 
     Returns:
-        Rows: network, protocol, ratio, seed, point mIoU, rate, split.
+        Rows: network, protocol, ratio, seed, point mIoU, rate, split, step and digest of the weights it began with.
 
     Raises:
         RunError: A name is no run, two have the same name, or a network does not fit the recipe.
-        RecipeError: The recipe or an override does not fit.
+        RecipeError: The recipe or an override does not fit, or sets what the table itself sets.
     """
+    _refuse_own_keys(overrides)
     names = _names(runs)
     bases = {name: _base(run, recipe, overrides) for name, run in names.items()}
+    sources = {name: _source(run) for name, run in names.items()}
     planned = [
         item
         for name, run in names.items()
-        for item in _planned(name, run, bases[name], ratios, seeds, linear, overrides)
+        for item in _planned(name, run, sources[name], bases[name], ratios, seeds, linear, overrides)
     ]
-    planned += _planned(RANDOM, "", next(iter(bases.values())), ratios, seeds, False, overrides)
+    planned += _planned(RANDOM, "", {}, next(iter(bases.values())), ratios, seeds, False, overrides)
     rows = []
     with connect():
         for name, run in names.items():
-            rows += _zero_shot(name, run, words)
+            rows += _zero_shot(name, run, sources[name], words)
         for item in planned:
             folder = train(item.recipe, storage.join(out, item.folder))
             rows.append(_row(item, folder))
@@ -114,7 +125,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     trained = [row for row in rows if row["seed"] is not None]
     said = {f"lr {row['lr']:g} (classifier x {row['head_lr_factor']:g}), {row['steps']} steps" for row in trained}
     splits = {
-        f"{row['split_protocol']} {row['ratio']:.0%} seed {row['split_seed']} {row['split_digest']}" for row in trained
+        f"{row['split_protocol']} {_percent(row['ratio'])} seed {row['split_seed']} {row['split_digest']}"
+        for row in trained
     }
     seeds = ", ".join(map(str, sorted({row["seed"] for row in trained})))
     return "\n".join(
@@ -133,11 +145,23 @@ def _names(runs: Sequence[str]) -> dict[str, str]:
     return named
 
 
+def _refuse_own_keys(overrides: Sequence[str]) -> None:
+    for change in overrides:
+        if (key := change.partition("=")[0].strip()) in _OWN_KEYS:
+            raise RecipeError(f"probe sets {key} itself, so {change} has no effect: leave it out, {_OWN_KEYS[key]}")
+
+
 def _base(run: str, recipe: str, overrides: Sequence[str]) -> Recipe:
     """The downstream recipe of a run, without its start."""
     base = with_method(load_recipe(recipe) if recipe else RunFolder(run).recipe(), "supervised")
     unread = {"train.unlabelled_per_step": 0, "data.evidence": "", "data.evidence_dim": 0, "start": None}
-    return _changed(override(base, unread), [change for change in overrides if not _is_of_start(change)])
+    base = _changed(override(base, unread), [change for change in overrides if not _is_of_start(change)])
+    if base.split.protocol == "list":
+        raise RecipeError(
+            "split.protocol=list names its frames, so that every row would train on the same ones: give a recipe or "
+            "`--set` with another split.protocol, such as uniform"
+        )
+    return base
 
 
 def _changed(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
@@ -151,6 +175,7 @@ def _is_of_start(change: str) -> bool:
 def _planned(
     name: str,
     run: str,
+    source: dict[str, Any],
     base: Recipe,
     ratios: Sequence[float],
     seeds: Sequence[int],
@@ -167,10 +192,16 @@ def _planned(
                 changes |= {"train.norm_batches": 0} if is_frozen else {}
             recipe = override(base, changes)
             recipe = _changed(recipe, [change for change in overrides if run and _is_of_start(change)])
-            yield Probe(name, protocol, ratio, seed, complete(recipe))
+            yield Probe(name, protocol, ratio, seed, complete(recipe), source.get("sha256", ""))
 
 
-def _zero_shot(name: str, run: str, words: str) -> list[dict[str, Any]]:
+def _source(run: str) -> dict[str, Any]:
+    """Step and digest of the newest checkpoint, which all that starts from the run begins with."""
+    state = RunFolder(run).checkpoint()
+    return {"step": state["step"], "sha256": state["sha256"]}
+
+
+def _zero_shot(name: str, run: str, source: dict[str, Any], words: str) -> list[dict[str, Any]]:
     try:
         found = evaluate(run, words=words)
     except RunError as error:
@@ -179,14 +210,16 @@ def _zero_shot(name: str, run: str, words: str) -> list[dict[str, Any]]:
     if "zero_shot" not in found:
         return []
     miou = found["zero_shot"]["points"]["miou_ratio"]
-    return [{"network": name, "protocol": "zero-shot", "ratio": 0.0, "seed": None, "miou_ratio": miou or 0.0}]
+    row = {"network": name, "protocol": "zero-shot", "ratio": 0.0, "seed": None, "miou_ratio": miou or 0.0}
+    return [{**row, **_of_start(source)}]
 
 
 def _row(item: Probe, folder: RunFolder) -> dict[str, Any]:
     lines = [line for line in folder.metrics() if line["kind"] == "evaluate"]
     if not lines:
         raise RunError(f"{folder.uri} was never evaluated: its shards hold no labelled frame of split val")
-    split, start = folder.manifest()["split"], item.recipe.start
+    manifest, start = folder.manifest(), item.recipe.start
+    split = manifest["split"]
     return {
         "network": item.network,
         "protocol": item.protocol,
@@ -201,12 +234,21 @@ def _row(item: Probe, folder: RunFolder) -> dict[str, Any]:
         "split_protocol": split["protocol"],
         "split_seed": split["seed"],
         "split_digest": split["digest"],
+        **_of_start(manifest.get("start", {})),
         "run": folder.uri,
     }
 
 
+def _of_start(source: dict[str, Any]) -> dict[str, Any]:
+    return {"start_step": source.get("step"), "start_sha256": source.get("sha256", "")}
+
+
 def _column(row: dict[str, Any]) -> str:
-    return f"{row['ratio']:.0%} labels" if row["protocol"] == "fine-tuning" else row["protocol"]
+    return f"{_percent(row['ratio'])} labels" if row["protocol"] == "fine-tuning" else row["protocol"]
+
+
+def _percent(ratio: float) -> str:
+    return f"{100 * ratio:g}%"
 
 
 def _mean_std(values: Sequence[float]) -> str:

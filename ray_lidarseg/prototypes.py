@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ray_lidarseg import storage
+from ray_lidarseg.datasets.catalog import read_catalog
 from ray_lidarseg.datasets.entries import dataset_named
 from ray_lidarseg.datasets.evidence import TextEmbeddings, evidence_layers
 from ray_lidarseg.datasets.layers import TEXT_FILE, read_layer
@@ -48,13 +49,16 @@ def prototypes(
 
     Raises:
         RecipeError: No such teacher or setting, or a world of other classes.
-        DataError: A class has no picture, or the layer has words or features of another length.
+        DataError: A class has no picture; the shards are of another data set; or the layer has words or features of
+            another length.
     """
     settings = settings_of("features", features, split_overrides(overrides)["features"])
     names = dataset_named(dataset, None).taxonomy.class_names
     if not pictures and dataset != _WORLD:
         raise RecipeError(f"the world shows the classes of {_WORLD}: give --pictures for those of {dataset}")
     storage.check_file_writable(out)
+    if prepared:
+        _refuse_other_dataset(prepared, dataset)
     place = _free_layer(prepared, layer) if prepared else ""
     teacher = build_features(settings, "cpu")
     shown = pictures_of_folder(pictures, names) if pictures else _of_world(scenes)
@@ -68,6 +72,15 @@ def prototypes(
         storage.write_bytes(place, found.to_bytes())
     print(f"{out}: {len(names)} classes, {teacher.feature_dim} numbers each{f'; words of {place}' if place else ''}")
     return found
+
+
+def _refuse_other_dataset(prepared: str, dataset: str) -> None:
+    found = sorted(set(read_catalog(*storage.resolve(storage.absolute(prepared))).dataset))
+    if found != [dataset]:
+        raise DataError(
+            f"{prepared} holds {', '.join(found) or 'no'} frames, and these would be words of {dataset}'s classes: "
+            "give --dataset of the shards, or other shards with --prepared"
+        )
 
 
 def _free_layer(prepared: str, layer: str) -> str:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:  # reading the words of a layer does without
 _MAX_TEXT_BYTES = 256 << 20  # ours: a hundred thousand words of 512 numbers
 
 _FEATURE_BYTES = 2  # float16
+_BELOW = 2e-3
+"""How far the score of a class without words lies below the lowest of the others: more than float16 rounds. Ours."""
 _EXTRAS = (IMAGE_FEATURES, LANGUAGE_LOGITS, IMAGE_SEGMENT)
 
 
@@ -42,7 +44,8 @@ def class_logits(
 
     Args:
         features: Unit rows; a zero row (nothing known) gets zeros.
-        embeddings: Unit row of each word.
+        embeddings: Unit row of each word; a zero row is none. A class of nothing else gets a little less than the
+            lowest of the others, so that it is never the answer.
         class_idx: Class of each word, ascending, every class at least once.
 
     Raises:
@@ -57,7 +60,12 @@ def class_logits(
     if not np.array_equal(class_idx[first_word], np.arange(len(first_word))):
         raise DataError(f"expected words in class order without gaps, got classes {class_idx.tolist()}")
     cosine = features.astype(np.float32) @ embeddings.astype(np.float32).T
-    return np.maximum.reduceat(cosine, first_word, axis=1)
+    is_word = embeddings.any(axis=1)
+    cosine[:, ~is_word] = -2.0  # below any cosine
+    best = np.maximum.reduceat(cosine, first_word, axis=1)
+    is_known = np.logical_or.reduceat(is_word, first_word)
+    best[:, ~is_known] = best[:, is_known].min(axis=1, keepdims=True, initial=1.0) - _BELOW
+    return best
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,7 @@ class TextEmbeddings:
     """Words of all classes as a text tower sees them.
 
     Attributes:
-        embeddings: [K, F] unit rows, one a word or synonym.
+        embeddings: [K, F] unit rows, one a word or synonym; zeros of a class that no picture shows.
         class_idx: [K] class id of each row, ascending; every class has at least one.
         names: The K words.
         reject: [R, F] unit rows of words that mean none of the classes, such as sky; none by default.

@@ -36,7 +36,7 @@ def class_prototypes(
         reject_names: Of what is shown but none of them, such as sky: ids from C on.
 
     Returns:
-        Unit rows; of a class that no picture shows zeros, which are nearer to nothing that is like any class.
+        Unit rows; of a class that no picture shows zeros, which are never the answer.
 
     Raises:
         DataError: No picture shows any.

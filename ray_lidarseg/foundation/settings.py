@@ -101,7 +101,8 @@ class ClipFeatures(TeacherSettings):
     name: Literal["clip"] = "clip"
     checkpoint: Annotated[str, Field(min_length=1)] = MINIATURE  # or local-dir:FOLDER, or a file's path or URI
     model: str = ""  # open_clip's name of the architecture, for a checkpoint that is a single file
-    image_size: ImageSize | None = None  # height, width the tower sees; None: the checkpoint's own; SLidR: 224,416
+    # height, width the tower sees; None: its own height, widened to SLidR's aspect (224,416) where it is square
+    image_size: ImageSize | None = None
     last_block: Literal["identity", "value"] = "identity"  # MaskCLIP: residual and MLP stay; value: ClearCLIP-like
     templates: Templates | None = None  # None: those of prompts.py
     reject: Templates | None = (

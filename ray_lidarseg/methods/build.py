@@ -12,7 +12,7 @@ from ray_lidarseg.methods.distill import Distill, require_features
 from ray_lidarseg.methods.lasermix import LaserMix
 from ray_lidarseg.methods.lasermix_pp import LaserMixPP, require_evidence
 from ray_lidarseg.methods.mean_teacher import MeanTeacher
-from ray_lidarseg.methods.method import Method
+from ray_lidarseg.methods.method import Method, refuse_idle_teacher
 from ray_lidarseg.methods.nerf import NeRF
 from ray_lidarseg.methods.polarmix import PolarMix
 from ray_lidarseg.methods.supervised import Supervised
@@ -34,6 +34,8 @@ def build_method(recipe: schema.Recipe, sensor: SensorSpec, num_classes: int) ->
     student, method = _build_student(recipe, sensor, num_classes), recipe.method
     if isinstance(method, schema.WithTeacher):  # methods know no schedule: a memory in its shares becomes a decay here
         method = _with_decay(method, recipe)
+    if isinstance(method, schema.CBST | schema.CutMixSeg):  # whose teachers see the unlabelled scans alone
+        refuse_idle_teacher(method, recipe.train.unlabelled_per_step > 0, "train.unlabelled_per_step=0")
     if isinstance(method, schema.NeRF) and method.mixing is not None:
         method = method.model_copy(update={"mixing": _with_decay(method.mixing, recipe)})
     # most specific first: a section may extend the one after it
@@ -70,19 +72,31 @@ def _build_student(recipe: schema.Recipe, sensor: SensorSpec, num_classes: int) 
 
 
 def check_evidence(recipe: schema.Recipe, has_text: bool) -> None:
-    """What a driver asks before workers build the method: is the image evidence there that it reads?
+    """What a driver asks before workers build the method: is the image evidence there, and can workers exchange it?
 
     Args:
         recipe: With ``data.evidence_dim`` of the layer that ``data.evidence`` names.
         has_text: Whether that layer holds text embeddings.
 
     Raises:
-        RecipeError: It is not.
+        RecipeError: It is not; or workers could run different numbers of forwards, each of which waits for all.
     """
     if isinstance(recipe.method, schema.LaserMixPP):
         require_evidence(recipe.method, recipe.data.evidence_dim if recipe.data.evidence else 0, has_text)
     if isinstance(recipe.method, schema.Distill):
         require_features(recipe.data.evidence_dim if recipe.data.evidence else 0)
+        _require_like_forwards(recipe, recipe.method)
+
+
+def _require_like_forwards(recipe: schema.Recipe, method: schema.Distill) -> None:
+    # on GPUs every worker gets equally many micro-batches; without micro-batches each has one
+    is_uneven = recipe.is_elastic and recipe.train.micro_batch and recipe.workers.use_gpu != "yes"
+    if method.gather and is_uneven:
+        raise RecipeError(
+            "method.gather waits for all workers in every forward, and elastic workers without GPUs may have different "
+            "numbers of micro-batches: set train.micro_batch=0, workers.num_workers to a number that divides the "
+            "batch, or workers.use_gpu=yes"
+        )
 
 
 def _instance_classes(recipe: schema.Recipe, method: schema.PolarMix) -> Sequence[int]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ray_lidarseg.datasets.evidence import TextEmbeddings
-from ray_lidarseg.errors import RecipeError
+from ray_lidarseg.errors import DataError, RecipeError
 from ray_lidarseg.geometry.voxelize import segment_sum
 from ray_lidarseg.losses.contrastive import info_nce, tolerant_info_nce
 from ray_lidarseg.losses.relational import cross_modal, intra_modal, similarity
@@ -59,7 +59,8 @@ class Distill(Method):
         self.head = nn.Linear(student.feature_dim, evidence_dim)
         self.words = Words()
         for name, parameter in student.named_parameters():
-            parameter.requires_grad_(not student.is_of_head(name))  # no term reads its scores
+            if student.is_of_head(name):  # no term reads its scores; a frozen backbone stays frozen
+                parameter.requires_grad_(False)
 
     def step(self, labelled: PointBatch, unlabelled: PointBatch, progress: float, generator: torch.Generator) -> Losses:
         """See ``Method.step``; only the unlabelled scans are looked at."""
@@ -101,7 +102,16 @@ class Distill(Method):
         return {recipe.loss: losses[recipe.loss](pairs)}
 
     def read_words(self, words: TextEmbeddings | None) -> None:
-        """See ``Method.read_words``."""
+        """See ``Method.read_words``.
+
+        Raises:
+            DataError: They are of another number of classes than the student.
+        """
+        if words is not None and words.num_classes != self.student.num_classes:
+            raise DataError(
+                f"the words are of {words.num_classes} classes, the network has {self.student.num_classes}: prepare "
+                "the features again with the data set's own words, or run `ray-lidarseg prototypes` with its --dataset"
+            )
         self.words.read(words)
 
     def classifiers(self) -> dict[str, Segmentor]:

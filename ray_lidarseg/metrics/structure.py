@@ -3,6 +3,7 @@
 All features are of unit length. ``U`` and ``T`` of a distilled network are to be read beside its teacher's own.
 """
 
+import hashlib
 import math
 from dataclasses import dataclass
 
@@ -118,7 +119,7 @@ class FeatureReservoir:
             images: [P, F] image features at the same points.
             labels: [P] class ids; IGNORE is left out.
         """
-        name = int.from_bytes(frame_id.encode(), "big") % (1 << 63)
+        name = int.from_bytes(hashlib.sha256(frame_id.encode()).digest()[:8], "big")  # of all of it: ends may be alike
         draw = np.random.default_rng([self.seed, name]).integers(0, 1 << 63, len(labels), np.uint64)
         for class_id in range(self.num_classes):
             chosen = torch.nonzero((labels == class_id) & (labels != IGNORE))[:, 0].cpu()

@@ -17,11 +17,15 @@ _LOGIT_SCALE = 100.0
 """CLIP's own, at which its models end; without it softmax would call all cosines alike."""
 
 
+_NEVER = -2.0
+"""Below any cosine."""
+
+
 class Words(nn.Module):
     """Embedded words of the classes as a module, so that a checkpoint holds them; none at first.
 
     Attributes:
-        embeddings: [K, F] unit rows.
+        embeddings: [K, F] unit rows; a row of zeros is never the answer.
         class_idx: [K] class of each; C for words that mean none of the classes.
         num_classes: C; 0 without words.
     """
@@ -65,8 +69,10 @@ class Words(nn.Module):
         return self._cosines(features).argmax(dim=1) == self.num_classes
 
     def _cosines(self, features: Tensor) -> Tensor:
-        found = features.new_full((len(features), self.num_classes + 1), -2.0)  # below any cosine
+        found = features.new_full((len(features), self.num_classes + 1), _NEVER)
         cosines = features @ self.embeddings.T.to(features.dtype)
+        # a class without pictures has a row of zeros, whose cosine of 0 would win where all others are negative
+        cosines = cosines.masked_fill(~self.embeddings.any(dim=1), _NEVER)
         return found.scatter_reduce(1, self.class_idx.expand(len(features), -1), cosines, "amax")
 
 

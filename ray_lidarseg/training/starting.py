@@ -19,6 +19,7 @@ from ray_lidarseg.training import checkpoints
 from ray_lidarseg.training.run_folder import RunFolder
 
 _PREFIXES = {"student": "student.", "teacher": "teacher.model."}
+_PROJECTION = "projection."  # of a distilled network's file, see export
 _SHOWN = 3
 
 
@@ -94,7 +95,7 @@ def begin_with(model: Segmentor, source: Source, start: Start, class_names: tupl
         Names that were left out.
 
     Raises:
-        RunError: No weight fits, or one of the backbone is missing or has another shape.
+        RunError: No weight fits; one of the backbone is missing or has another shape; or the source has more.
     """
     own = model.state_dict()
     backbone = [name for name in own if not model.is_of_head(name)]
@@ -108,6 +109,12 @@ def begin_with(model: Segmentor, source: Source, start: Start, class_names: tupl
         raise RunError(
             f"{source.origin} does not fit: {len(misfits)} of {len(backbone)} weights of the backbone differ, such as "
             f"{name}, {there} there and {list(own[name].shape)} here: take model.* of the recipe it was trained with"
+        )
+    unplaced = [name for name in source.weights if name not in own and not name.startswith(_PROJECTION)]
+    if surplus := [name for name in unplaced if not model.is_of_head(name)]:
+        raise RunError(
+            f"{source.origin} does not fit: {len(surplus)} weights of the source's backbone, such as {surplus[0]}, "
+            "have no place in this model: take model.* of the recipe it was trained with"
         )
     head = [name for name in own if model.is_of_head(name)]
     same_classes = source.class_names in (None, class_names) and set(head) <= fits

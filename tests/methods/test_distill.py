@@ -5,16 +5,17 @@ import torch
 from torch.nn import functional
 
 from ray_lidarseg.datasets.evidence import TextEmbeddings
-from ray_lidarseg.errors import RecipeError, RunError
+from ray_lidarseg.errors import DataError, RecipeError, RunError
 from ray_lidarseg.losses.relational import cross_modal
 from ray_lidarseg.losses.row_blocks import paired_rows
+from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.methods.distill import Distill, _pooled, require_features
 from ray_lidarseg.models.cylinder3d import build_cylinder3d
 from ray_lidarseg.models.spvcnn import build_spvcnn
 from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch
 from ray_lidarseg.types import IMAGE_FEATURES, IMAGE_SEGMENT
-from tests.methods.conftest import NUM_CLASSES, SENSOR, scan
+from tests.methods.conftest import MODELS, NUM_CLASSES, SENSOR, scan
 
 DIM = 6
 TEACHER = functional.normalize(torch.randn(NUM_CLASSES, DIM, generator=torch.Generator().manual_seed(3)))
@@ -156,3 +157,22 @@ def test_recipes_that_make_no_sense_are_refused():
         schema.Recipe(method=schema.Distill(), train=schema.Train(unlabelled_per_step=0))
     with pytest.raises(RecipeError, match=r"method distill learns from image features.*data.evidence=auto"):
         require_features(0)
+
+
+@pytest.mark.parametrize("is_frozen", [False, True])
+def test_a_frozen_backbone_stays_frozen_and_only_the_projection_learns(is_frozen):
+    data = schema.Data(evidence="layer", evidence_dim=DIM)
+    start = schema.Start(run="before", frozen=is_frozen)
+    recipe = schema.Recipe(data=data, model=MODELS["fidnet"], method=schema.Distill(), start=start)
+    method = build_method(recipe, SENSOR, NUM_CLASSES)
+    assert {parameter.requires_grad for parameter in method.student.backbone_parameters()} == {not is_frozen}
+    assert all(parameter.requires_grad for parameter in method.head.parameters())
+    of_head = [value for name, value in method.student.named_parameters() if method.student.is_of_head(name)]
+    assert of_head
+    assert not any(parameter.requires_grad for parameter in of_head)
+
+
+def test_words_of_another_number_of_classes_are_refused(build):
+    words = TextEmbeddings(TEACHER.numpy()[:3], torch.arange(3).numpy(), ("a", "b", "c"))
+    with pytest.raises(DataError, match=r"words are of 3 classes, the network has 4: prepare"):
+        build(schema.Distill()).read_words(words)

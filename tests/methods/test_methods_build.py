@@ -1,6 +1,7 @@
 import pytest
 
 from ray_lidarseg.errors import RecipeError
+from ray_lidarseg.methods.build import check_evidence
 from ray_lidarseg.methods.cbst import CBST
 from ray_lidarseg.methods.cps import CPS
 from ray_lidarseg.methods.cutmix_seg import CutMixSeg
@@ -77,3 +78,18 @@ def test_a_memory_in_shares_of_the_schedule_becomes_a_decay(build):
     assert schema.MeanTeacher(ema_decay=0.9).decay_over(20) == 0.9
     with pytest.raises(ValueError, match="leave one out"):
         schema.MeanTeacher(ema_memory_ratio=0.01, ema_decay=0.9)
+
+
+def test_gathering_waits_for_workers_that_have_equally_many_forwards():
+    evidence = {"data.evidence": "layer", "data.evidence_dim": 6}
+    changes = {"method": {"name": "distill", "gather": True}, "workers.num_workers": [2, 3], "train.micro_batch": 2}
+    recipe = load.override(schema.Recipe(), {**evidence, **changes})
+    with pytest.raises(RecipeError, match=r"method.gather waits for all workers.*set train.micro_batch=0"):
+        check_evidence(recipe, has_text=True)
+    for fine in (
+        {"train.micro_batch": 0},
+        {"workers.num_workers": 2},
+        {"workers.use_gpu": "yes"},
+        {"method.gather": False},
+    ):
+        check_evidence(load.override(recipe, fine), has_text=True)

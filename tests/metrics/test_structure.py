@@ -88,6 +88,15 @@ def test_reservoirs_of_parts_merge_into_that_of_the_whole_in_any_order():
     assert not torch.equal(points, images)
 
 
+def test_frames_whose_names_end_alike_have_draws_of_their_own():
+    rows = torch.eye(30)
+    frames = [(f"{name}/0000-lidar-top", rows, rows, torch.zeros(30, dtype=torch.int64)) for name in "abc"]
+    drawn = [set(_filled([frame]).sample()[0].argmax(dim=1).tolist()) for frame in frames]
+    assert drawn[0] != drawn[1] != drawn[2] != drawn[0]
+    merged = _filled(frames[2:]).merge(_filled(frames[:2][::-1]))
+    assert all(torch.equal(*pair) for pair in zip(_filled(frames).sample(), merged.sample(), strict=True))
+
+
 def test_a_rare_class_brings_what_it_has_and_the_draw_is_fair():
     reservoir = _filled(_frames(2), per_class=1000)
     assert reservoir.structure().counts == (16, 16, 14)

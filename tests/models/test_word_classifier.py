@@ -56,3 +56,11 @@ def test_a_segmentor_of_words_scores_points_and_cells(name):
     mine = output.cells.point_cell == cell
     torch.testing.assert_close(output.cell_logits[cell], output.point_logits[mine].mean(dim=0))
     assert output.cell_features.shape[1] == model.cell_feature_dim
+
+
+def test_a_class_without_pictures_is_never_the_answer():
+    rows, nothing = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]], np.float32), np.zeros((1, 2), np.float32)
+    words = TextEmbeddings(rows, np.arange(3), ("a", "b", "c"), nothing)
+    feature = torch.tensor([[-0.6, -0.8]])
+    assert Words().read(words)(feature).argmax(dim=1).tolist() == [0]
+    assert not Words().read(words).is_rejected(feature).any()

@@ -1,5 +1,6 @@
 """Runs that distil, without Ray: they learn without a label, resume, and start others."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -112,3 +113,33 @@ def test_an_export_starts_runs_and_its_card_says_what_it_is_of(walls, distilled,
     )
     assert train_alone(recipe, str(tmp_path / "run")).loop.step == 1
     assert "not stated" in export(distilled, str(tmp_path / "other"))
+
+
+def test_the_card_of_a_fine_tuned_network_names_where_it_comes_from(walls, distilled, tmp_path):
+    recipe = override(walls_recipe(walls, train__steps=1), {"start": {"run": distilled}})
+    middle = train_alone(recipe, str(tmp_path / "middle")).plan.run
+    run = train_alone(override(recipe, {"start": {"run": middle}}), str(tmp_path / "run")).plan.run
+    source = RunFolder(middle).checkpoint()
+    card = export(run, str(tmp_path / "out"), teacher_licence="CC-BY")
+    for said in (
+        f"| started from | {middle}, step 1, sha256 {source['sha256']} |",
+        "16 numbers a segment",
+        "| licence of the teacher | CC-BY |",
+    ):
+        assert said in card
+    shutil.rmtree(middle)
+    card = export(run, str(tmp_path / "out"), teacher_licence="CC-BY")
+    assert "| started from |" in card
+    assert "| teacher |" not in card
+    assert "| licence of the teacher | CC-BY |" in card
+
+
+def test_the_card_gives_no_figures_of_other_weights(walls, tmp_path):
+    run = train_alone(walls_recipe(walls, train__steps=2), str(tmp_path / "run")).plan.run
+    scores = {"student": {"point": {"miou_ratio": 0.25}}}
+    found = {"step": 2, "frames": 2, "split": "val", "deployed": "student", "models": scores}
+    RunFolder(run).write("evaluation/val.json", json.dumps(found).encode())
+    assert "| point mIoU | 25.0% on 2 frames of val |" in export(run, str(tmp_path / "out"))
+    card = export(run, str(tmp_path / "out"), which=1)
+    assert "| measured | at step 2, not of these weights: run `ray-lidarseg evaluate` and export again |" in card
+    assert "25.0%" not in card

@@ -8,13 +8,16 @@ import safetensors.torch
 import torch
 
 from ray_lidarseg.datasets.nuscenes import CLASSES as NUSCENES
+from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.errors import DataError, RecipeError, RunError
+from ray_lidarseg.models.build import build_segmentor
+from ray_lidarseg.recipe import schema
 from ray_lidarseg.recipe.load import override
 from ray_lidarseg.recipe.schema import Start
 from ray_lidarseg.training import checkpoints
 from ray_lidarseg.training.loop import Ranks
 from ray_lidarseg.training.run_folder import RunFolder, load_method
-from ray_lidarseg.training.starting import begin_with, read_source
+from ray_lidarseg.training.starting import Source, begin_with, read_source
 from ray_lidarseg.training.trainer import Trainer, make_plan, train_alone
 from tests.training.prepared_walls import walls_recipe, write_walls
 
@@ -173,3 +176,20 @@ def test_the_head_may_learn_faster_than_the_backbone(walls, source, tmp_path):
     assert [tuple(parameter.shape) for parameter in head["params"]] == [
         tuple(_deployed(source)[name].shape) for name in HEAD
     ]
+
+
+def test_a_deeper_source_is_not_cut_short():
+    def network(depth: int):
+        recipe = schema.Recipe(model=schema.MinkUNet(depth=depth, width_factor=0.125, voxel_size_m=1.0))
+        return build_segmentor(recipe, resolve_sensor(recipe.data), NUSCENES.num_classes)
+
+    weights = network(34).state_dict()
+    model, start = network(18), Start(run="deep", part="backbone")
+    surplus = len(weights) - len(model.state_dict())
+    with pytest.raises(RunError, match=rf"deep does not fit: {surplus} weights of the source's backbone.*take model"):
+        begin_with(model, Source("deep", 0, "", weights, None), start, NUSCENES.class_names)
+    own = network(18).state_dict()
+    distilled = {**own, "projection.weight": torch.zeros(1), "projection.bias": torch.zeros(1)}
+    left_out = begin_with(model, Source("own", 0, "", distilled, None), start, NUSCENES.class_names)
+    assert all(map(model.is_of_head, left_out))
+    assert _is_equal(own, model.state_dict(), own.keys() - set(left_out))
