@@ -3,6 +3,10 @@
 With a fixed number of workers that divides the batch, worker r of W takes slots r, r + W, … and cuts them into
 micro-batches. Where the number may change, or does not divide, the step itself is cut into micro-batches, and workers
 take whole ones in turn: any number of them computes the same micro-batches, so the same step up to the order of sums.
+
+Every micro-batch holds scans of each stream that is read: it counts by its share of all scans, with all of its loss, so
+one without a labelled scan would take weight from the supervised terms. Where the streams differ in length there are
+thus at most as many micro-batches as the shorter one has scans: fewer, larger ones than ``train.micro_batch`` says.
 Source: ours.
 """
 
@@ -20,7 +24,8 @@ def slots_of(
     """The micro-batches of one worker.
 
     Args:
-        recipe: ``train.micro_batch``, and whether ``workers.num_workers`` is elastic.
+        recipe: ``train.micro_batch``, exceeded where the streams differ too much in length (see above), and whether
+            ``workers.num_workers`` is elastic.
         sizes: Scans of each stream in a step, over all workers.
         rank: The worker.
         world_size: W, at most the scans of either stream that is read.
@@ -30,11 +35,10 @@ def slots_of(
     micro_batch = recipe.train.micro_batch
     if not recipe.is_elastic:
         mine = [range(rank, size, world_size) for size in sizes]
-        return _cut(mine, max(1, _ceil(max(map(len, mine)), micro_batch)))
-    longest = max(sizes)
-    parts = max(world_size, _ceil(longest, micro_batch))
+        return _cut(mine, max(1, _parts([len(stream) for stream in mine], micro_batch)))
+    parts = max(world_size, _parts(sizes, micro_batch))
     if same_count:
-        parts = world_size * min(_ceil(parts, world_size), longest // world_size)
+        parts = world_size * min(_ceil(parts, world_size), _shortest(sizes) // world_size)
     return _cut([range(size) for size in sizes], parts)[rank::world_size]
 
 
@@ -48,6 +52,16 @@ def _cut(streams: list[range], parts: int) -> list[Slots]:
         [stream[k * len(stream) // parts : (k + 1) * len(stream) // parts] for k in range(parts)] for stream in streams
     ]
     return list(zip(*cuts, strict=True))
+
+
+def _parts(sizes: Sequence[int], micro_batch: int) -> int:
+    """So many that each stream gives at most ``micro_batch`` scans, but no more than all that are read can fill."""
+    return min(_ceil(max(sizes), micro_batch), _shortest(sizes))
+
+
+def _shortest(sizes: Sequence[int]) -> int:
+    """Scans of the shorter stream that is read; 0 where none is."""
+    return min((size for size in sizes if size), default=0)
 
 
 def _ceil(count: int, size: int) -> int:

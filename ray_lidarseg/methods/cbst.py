@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ray_lidarseg.losses.softmax import class_probabilities
-from ray_lidarseg.methods.method import Losses, Method
+from ray_lidarseg.methods.method import Losses, Method, refuse_idle_teacher
 from ray_lidarseg.methods.objective import ramp_up, segmentation_terms
 from ray_lidarseg.methods.pseudo_label import balanced_pseudo_labels, class_thresholds, keep_ratio
 from ray_lidarseg.methods.step_notes import StepNotes
@@ -32,12 +32,16 @@ class CBST(Method):
     Args:
         student: The model to train; the teacher starts as its copy.
         recipe: Weight, portions and EMA rules.
+
+    Raises:
+        RecipeError: The teacher would gather its own batch-norm statistics, but never run.
     """
 
     thresholds: Tensor
 
     def __init__(self, student: Segmentor, recipe: schema.CBST) -> None:
         super().__init__()
+        refuse_idle_teacher(recipe, bool(recipe.self_training_weight), "self_training_weight=0")
         self.student, self.recipe = student, recipe
         self.teacher = EMATeacher(student, recipe.ema_decay, recipe.ema_buffers, recipe.ema_warm_up)
         self.register_buffer("thresholds", torch.zeros(student.num_classes))  # 0: the class was never predicted

@@ -6,7 +6,7 @@ import torch
 
 from ray_lidarseg.geometry.polar_mix import cut_mix
 from ray_lidarseg.losses.softmax import class_probabilities
-from ray_lidarseg.methods.method import Losses, Method
+from ray_lidarseg.methods.method import Losses, Method, refuse_idle_teacher
 from ray_lidarseg.methods.objective import ramp_up, segmentation_terms
 from ray_lidarseg.models.ema import EMATeacher
 from ray_lidarseg.models.segmentor import Segmentor
@@ -31,10 +31,14 @@ class CutMixSeg(Method):
         student: The model to train; the teacher starts as its copy.
         recipe: Weight, confidence, area and EMA rules.
         sensor: Its field of view is the height of the image.
+
+    Raises:
+        RecipeError: The teacher would gather its own batch-norm statistics, but never run.
     """
 
     def __init__(self, student: Segmentor, recipe: schema.CutMixSeg, sensor: SensorSpec) -> None:
         super().__init__()
+        refuse_idle_teacher(recipe, bool(recipe.cutmix_weight), "cutmix_weight=0")
         self.student, self.recipe, self.sensor = student, recipe, sensor
         self.teacher = EMATeacher(student, recipe.ema_decay, recipe.ema_buffers, recipe.ema_warm_up)
 

@@ -62,8 +62,8 @@ class LaserMix(Method):
         self.teacher.update(self.student)
         self.labeller.after_step()
 
-    def pseudo_labels(self, unlabelled: PointBatch) -> Int[Tensor, "P"]:
-        """See ``Method.pseudo_labels``."""
+    def pseudo_labels(self, unlabelled: PointBatch) -> Int[Tensor, "P"] | None:
+        """See ``Method.pseudo_labels``; none while the rule has no statistics."""
         return self.labeller.preview(self.teacher(unlabelled).point_logits)
 
     def segmentors(self) -> dict[str, Segmentor]:

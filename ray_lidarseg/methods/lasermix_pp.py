@@ -92,7 +92,7 @@ class LaserMixPP(Method):
         self.labeller = PseudoLabeller(student.num_classes, recipe)
         require_evidence(recipe, evidence_dim)
         self.words = LanguageReliability(student.num_classes, recipe) if recipe.language_reliable else None
-        if recipe.distillation_weight:
+        if recipe.distillation_weight and recipe.reads_evidence:  # a head without a gradient would stop DDP
             self.head = nn.Linear(student.feature_dim, evidence_dim)
 
     def step(self, labelled: PointBatch, unlabelled: PointBatch, progress: float, generator: torch.Generator) -> Losses:
@@ -203,8 +203,8 @@ class LaserMixPP(Method):
         if self.words is not None:
             self.words.after_step()
 
-    def pseudo_labels(self, unlabelled: PointBatch) -> Int[Tensor, "P"]:
-        """See ``Method.pseudo_labels``."""
+    def pseudo_labels(self, unlabelled: PointBatch) -> Int[Tensor, "P"] | None:
+        """See ``Method.pseudo_labels``; none while the rule has no statistics."""
         return self.labeller.preview(self.teacher(unlabelled).point_logits)
 
     def segmentors(self) -> dict[str, Segmentor]:

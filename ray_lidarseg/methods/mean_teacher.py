@@ -2,8 +2,7 @@
 
 import torch
 
-from ray_lidarseg.errors import RecipeError
-from ray_lidarseg.methods.method import Losses, Method
+from ray_lidarseg.methods.method import Losses, Method, refuse_idle_teacher
 from ray_lidarseg.methods.objective import agreement, ramp_up, segmentation_terms
 from ray_lidarseg.models.ema import EMATeacher
 from ray_lidarseg.models.segmentor import Segmentor
@@ -28,11 +27,7 @@ class MeanTeacher(Method):
 
     def __init__(self, student: Segmentor, recipe: schema.MeanTeacher) -> None:
         super().__init__()
-        if recipe.ema_buffers == "own" and not recipe.consistency_weight:
-            raise RecipeError(
-                "method mean_teacher: with consistency_weight=0 the teacher never runs, so with ema_buffers=own its "
-                "batch-norm statistics would stay those of step 0; set ema_buffers to average or copy"
-            )
+        refuse_idle_teacher(recipe, bool(recipe.consistency_weight), "consistency_weight=0")
         self.student, self.recipe = student, recipe
         self.teacher = EMATeacher(student, recipe.ema_decay, recipe.ema_buffers, recipe.ema_warm_up)
 

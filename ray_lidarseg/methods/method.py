@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ray_lidarseg.datasets.evidence import TextEmbeddings
 from ray_lidarseg.datasets.ray_bundles import RayRequest
-from ray_lidarseg.errors import RunError
+from ray_lidarseg.errors import RecipeError, RunError
 from ray_lidarseg.models.segmentor import Segmentor
 from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch
@@ -121,3 +121,21 @@ class Method(nn.Module, ABC):
     def rays(self) -> RayRequest | None:
         """Rays both streams must bring (``PointBatch.rays``). None by default."""
         return None
+
+
+def refuse_idle_teacher(recipe: schema.WithTeacher, runs: bool, because: str) -> None:
+    """Refuses a teacher that would gather its own batch-norm statistics, but never runs.
+
+    Args:
+        recipe: The method's settings.
+        runs: Whether the teacher ever runs.
+        because: The settings why it does not.
+
+    Raises:
+        RecipeError: See above.
+    """
+    if recipe.ema_buffers == "own" and not runs:
+        raise RecipeError(
+            f"method {recipe.name}: with {because} the teacher never runs, so with ema_buffers=own its batch-norm "
+            "statistics would stay those of step 0; set ema_buffers to average or copy"
+        )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ray_lidarseg.errors import RecipeError
 from ray_lidarseg.geometry.polar_mix import polar_mix
-from ray_lidarseg.methods.method import Losses, Method
+from ray_lidarseg.methods.method import Losses, Method, refuse_idle_teacher
 from ray_lidarseg.methods.objective import agreement, ramp_up, segmentation_terms
 from ray_lidarseg.methods.pseudo_label import PseudoLabeller, keep_ratio
 from ray_lidarseg.models.ema import EMATeacher
@@ -47,11 +47,8 @@ class PolarMix(Method):
                 f"method.instance_classes {unknown}: expected class ids below {student.num_classes}, "
                 "the number of classes of this data set"
             )
-        if recipe.ema_buffers == "own" and not _runs_teacher(recipe):
-            raise RecipeError(
-                "method polarmix: with partner=labelled and consistency_weight=0 the teacher never runs, so with "
-                "ema_buffers=own its batch-norm statistics stay those of step 0; set ema_buffers to average or copy"
-            )
+        because = "partner=labelled (or mix_weight=0) and consistency_weight=0"
+        refuse_idle_teacher(recipe, _runs_teacher(recipe), because)
         self.student, self.recipe, self.instance_classes = student, recipe, tuple(instance_classes)
         self.teacher = EMATeacher(student, recipe.ema_decay, recipe.ema_buffers, recipe.ema_warm_up)
         self.labeller = PseudoLabeller(student.num_classes, recipe)
@@ -94,7 +91,7 @@ class PolarMix(Method):
             self.labeller.after_step()
 
     def pseudo_labels(self, unlabelled: PointBatch) -> Int[Tensor, "P"] | None:
-        """See ``Method.pseudo_labels``; none where partners are labelled."""
+        """See ``Method.pseudo_labels``; none where partners are labelled, or the rule has no statistics."""
         return self.labeller.preview(self.teacher(unlabelled).point_logits) if self._labels_partners else None
 
     def segmentors(self) -> dict[str, Segmentor]:

@@ -95,9 +95,10 @@ class PseudoLabeller(nn.Module):
       unlabelled points that are c with more than τ. FlexMatch (Zhang et al., NeurIPS 2021), its convex mapping and
       warm-up; it counts the last prediction of every sample, which a stream of scans has not: σ is an exponential
       average over steps (ours).
-    - ``quantile``: ``p_c > min(τ, q_c)``, q_c the confidence that ``pseudo_portion`` of the points predicted as c reach
-      (exponential average over steps): of each class at least that share is kept. After CBST (Zou et al., ECCV 2018)
-      and DARS (He et al., ICCV 2021); the minimum with τ is ours.
+    - ``quantile``: ``p_c ≥ q_c`` or ``p_c > τ``, q_c the confidence that ``pseudo_portion`` of the points predicted as
+      c reach (exponential average over steps): of each class at least that share is kept, and all points as sure as the
+      last of it (those of one voxel share their scores). After CBST (Zou et al., ECCV 2018) and DARS (He et al., ICCV
+      2021); what τ adds is ours.
     - ``alignment``: p is first multiplied by (class shares of the labelled points) / (mean of p over the unlabelled
       ones) and normalised, both exponential averages; then ``p_c > τ``. ReMixMatch (Berthelot et al., ICLR 2020).
 
@@ -138,10 +139,12 @@ class PseudoLabeller(nn.Module):
         # before the first step ends there is no average: the batch speaks for itself
         return self._labels(probability, torch.where(self.statistics.any(), self.statistics, found))
 
-    def preview(self, point_logits: Float[Tensor, "P C"]) -> Int[Tensor, "P"]:
-        """What the rule would say now; changes nothing (for diagnosis)."""
+    def preview(self, point_logits: Float[Tensor, "P C"]) -> Int[Tensor, "P"] | None:
+        """What the rule would say now, None while it has no statistics; changes nothing (for diagnosis)."""
         if self.recipe.pseudo_rule == "confidence":
             return pseudo_labels(point_logits, self.recipe.confidence)
+        if not self.statistics.any():
+            return None
         return self._labels(class_probabilities(point_logits), self.statistics)
 
     def after_step(self) -> None:
@@ -171,8 +174,10 @@ class PseudoLabeller(nn.Module):
             beta = share / torch.maximum(share.max(), 1 - share.sum()).clamp(min=1e-12)
             return torch.where(confidence > (self.recipe.confidence * beta / (2 - beta))[label], label, IGNORE)
         if self.recipe.pseudo_rule == "quantile":
-            threshold = torch.where(statistics[1] > 0, share, 1.0).clamp(max=self.recipe.confidence)
-            return torch.where(confidence > threshold[label], label, IGNORE)
+            # a millionth less, for sums that were rounded; a class never predicted has no quantile
+            quantile = torch.where(statistics[1] > 0, share * (1 - 1e-6), torch.inf)
+            is_kept = (confidence >= quantile[label]) | (confidence > self.recipe.confidence)
+            return torch.where(is_kept, label, IGNORE)
         prior = statistics[2] / statistics[3].clamp(min=1e-12)
         aligned = probability * prior / share.clamp(min=1e-6)  # a class the teacher never names has a bounded factor
         return pseudo_labels_of(aligned / aligned.sum(dim=1, keepdim=True).clamp(min=1e-12), self.recipe.confidence)

@@ -46,6 +46,14 @@ def kept_statistics(module: nn.Module) -> Iterator[None]:
         write_statistics(module, before)
 
 
+@contextmanager
+def lent_statistics(module: nn.Module, statistics: Statistics) -> Iterator[None]:
+    """The block sees a module with these values of ``read_statistics``; afterwards it has its own again."""
+    with kept_statistics(module):
+        write_statistics(module, statistics)
+        yield
+
+
 @torch.no_grad()
 def measured_statistics(model: Segmentor, batches: Iterable[PointBatch]) -> Statistics:
     """The batch-norm statistics of a model over some batches: the plain mean of the batches' own.

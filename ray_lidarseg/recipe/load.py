@@ -93,13 +93,17 @@ def override(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
 def with_method(recipe: Recipe, name: str) -> Recipe:
     """The recipe with another method, for a fair comparison: the keys both methods have keep their values.
 
+    Keys that mean something else there take the other method's default (see ``_OF_ITS_OWN``).
+
     Raises:
         RecipeError: No such method.
     """
     sections = variants("method")
     if name not in sections:
         raise RecipeError(f"no method {name!r}: expected one of {', '.join(sections)}")
-    kept = {key: value for key, value in recipe.method if key in sections[name].model_fields}
+    names = {recipe.method.name, name}
+    other = set().union(*(_OF_ITS_OWN.get(each, ()) for each in names)) if len(names) == 2 else set()
+    kept = {key: value for key, value in recipe.method if key in sections[name].model_fields and key not in other}
     return override(recipe, {"method": {**kept, "name": name}})
 
 
@@ -133,6 +137,13 @@ def _named(recipe: Recipe, method: str, labels: str) -> Recipe:
     said = [*([method] if method else []), *([f"{100 * recipe.split.ratio:g}pct"] if labels else [])]
     return override(recipe, {"name": "-".join([recipe.name, *said])}) if said else recipe
 
+
+_OF_ITS_OWN = {"cutmix_seg": ("confidence",), "distill": ("cross_weight",)}
+"""Keys of a method that other methods have under the same name for something else.
+
+CutMix-Seg scales a term by the share of points above ``confidence``, where others take such points for labels; Distill
+weighs relations between networks by ``cross_weight``, CPS labels.
+"""
 
 _UNIONS = {"model": Model, "method": MethodRecipe}
 _VARIANT_KEYS = tuple(f"{part}.name" for part in _UNIONS)

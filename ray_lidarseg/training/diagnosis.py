@@ -17,7 +17,7 @@ from ray_lidarseg.datasets.prepared_frames import PreparedFrames
 from ray_lidarseg.datasets.splits import LabelSplit
 from ray_lidarseg.methods.method import Method
 from ray_lidarseg.metrics.confusion import Confusion
-from ray_lidarseg.models.norm_statistics import kept_statistics
+from ray_lidarseg.models.norm_statistics import Statistics, kept_statistics, lent_statistics
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.sample import PointBatch, SensorSpec
 from ray_lidarseg.training.loop import Ranks
@@ -51,8 +51,14 @@ class Diagnosis:
         self._num_classes, self._device, self._ranks = num_classes, device, ranks
 
     @torch.no_grad()
-    def __call__(self, method: Method, step: int) -> list[dict[str, Any]]:
+    def __call__(self, method: Method, step: int, statistics: Statistics | None = None) -> list[dict[str, Any]]:
         """One metrics line; none where there are no such frames.
+
+        Args:
+            method: What is diagnosed.
+            step: The number of steps done.
+            statistics: With which the model to deploy is validated and saved; it is scored with them, while
+                pseudo-labels are made without, as in training. Left out: its own.
 
         Returns:
             ``NAME_unlabelled_miou_ratio`` for each of the method's models, by point; and where the method makes
@@ -66,7 +72,7 @@ class Diagnosis:
         names = [*method.classifiers(), "pseudo"]
         said = {name: Confusion(self._num_classes + 1) for name in names}  # the last column: no pseudo-label
         for batch in self._batches():
-            self._count(method, batch, said)
+            self._count(method, batch, said, statistics or {})
         for confusion in said.values():
             confusion.all_reduce()
         line: dict[str, Any] = {"kind": "diagnose", "step": step, "frames": len(self._frames)}
@@ -76,15 +82,16 @@ class Diagnosis:
             line |= _of_pseudo_labels(said["pseudo"].counts.double())
         return [line]
 
-    def _count(self, method: Method, batch: PointBatch, said: dict[str, Confusion]) -> None:
+    def _count(self, method: Method, batch: PointBatch, said: dict[str, Confusion], statistics: Statistics) -> None:
         modes = {module: module.training for module in method.modules()}
         method.train()
         with kept_statistics(method):
             # as in training: a teacher that normalises by its batch does so here, too
             pseudo = method.pseudo_labels(batch.unlabelled())
         method.eval()
-        for name, model in method.classifiers().items():
-            said[name].add(batch.labels, model(batch).point_logits.argmax(dim=1))
+        with lent_statistics(method.deployed_model, statistics):
+            for name, model in method.classifiers().items():
+                said[name].add(batch.labels, model(batch).point_logits.argmax(dim=1))
         if pseudo is not None:
             said["pseudo"].add(batch.labels, torch.where(pseudo == IGNORE, self._num_classes, pseudo))
         for module, is_training in modes.items():

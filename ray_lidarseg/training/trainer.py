@@ -4,7 +4,7 @@ Whoever starts it decides where it runs: the verb ``train`` starts one in each p
 starts the only one in this process.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,8 +21,9 @@ from ray_lidarseg.errors import RecipeError, RunError
 from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.models.build import build_segmentor
 from ray_lidarseg.models.dense_parts import compile_dense
-from ray_lidarseg.models.norm_statistics import Statistics, kept_statistics, measured_statistics, write_statistics
+from ray_lidarseg.models.norm_statistics import Statistics, lent_statistics, measured_statistics
 from ray_lidarseg.recipe.schema import Recipe
+from ray_lidarseg.sample import PointBatch
 from ray_lidarseg.sparse.build import compiles_kernels
 from ray_lidarseg.sparse.mkl_switch import let_mkl_use_all_instructions
 from ray_lidarseg.storage.lock import held
@@ -242,10 +243,10 @@ class Trainer:
 
     def _evaluate(self, step: int) -> bool:
         method, best_before = self.loop.method, self._health.best_step
-        with kept_statistics(method.deployed_model):
-            write_statistics(method.deployed_model, self._deployed_statistics(step))
+        statistics = self._deployed_statistics(step)
+        with lent_statistics(method.deployed_model, statistics):
             lines = self._validation(method, step)
-        for line in [*lines, *self._diagnosis(method, step)]:
+        for line in [*lines, *self._diagnosis(method, step, statistics)]:
             self._record(line)
         self._evaluated(step, lines)
         return self._health.best_step != best_before
@@ -257,14 +258,23 @@ class Trainer:
         """
         number = self.plan.recipe.train.norm_batches
         if number and self._measured[0] != step:
-            batches = (pair for k in range(max(0, step - number), step) for pair in self._steps[k])
-            scans = (unlabelled if len(unlabelled) else labelled for labelled, unlabelled in batches)
-            model, device = self.loop.method.deployed_model, self.loop.device
-            mine = measured_statistics(model, (batch.to(device) for batch in scans))
+            model, steps = self.loop.method.deployed_model, range(max(0, step - number), step)
+            mine = measured_statistics(model, self._scans_of(steps))
             ranks = self.ranks.world_size
             agreed = {name: value if ranks == 1 else self.ranks.mean(value) for name, value in mine.items()}
             self._measured = step, agreed
         return self._measured[1]
+
+    def _scans_of(self, steps: range) -> Iterator[PointBatch]:
+        """For each micro-batch its unlabelled scans, or the labelled ones where it has none.
+
+        A step in which any rank has a batch without points is left out by all: it would be passed over there, and batch
+        norms that are synchronised wait in each forward for every rank.
+        """
+        for step in steps:
+            scans = [unlabelled if len(unlabelled) else labelled for labelled, unlabelled in self._steps[step]]
+            if self.ranks.least(int(all(map(len, scans))), self.loop.device):
+                yield from (batch.to(self.loop.device) for batch in scans)
 
     def _save(self, step: int) -> None:
         with storage.explained("save a checkpoint in", self.plan.run):

@@ -17,9 +17,13 @@ from typing import Any
 
 import yaml
 
+from ray_lidarseg.datasets.entries import dataset_of
+from ray_lidarseg.datasets.sensor import resolve_sensor
 from ray_lidarseg.demo import METHODS, TEACHERS, demo_recipe
+from ray_lidarseg.models.build import build_segmentor
 from ray_lidarseg.prepare.requested_layers import Teachers
 from ray_lidarseg.recipe.load import override
+from ray_lidarseg.recipe.schema import Recipe
 from tests.bench.ledger import Ledger, Row, commit, parser, print_table
 from tests.bench.runs import MIN_SEEDS, Job, mean_std, measure_all, prepared_folder, prepared_world, std, world_id
 
@@ -120,8 +124,16 @@ def _job(args: Any, folder: Path, seed: int, method: str, length: float) -> Job:
     rhythm = {"train.steps": steps, "train.evaluate_every": steps, "train.checkpoint_every": max(steps // 4, 1)}
     recipe = override(recipe, rhythm)
     key = {"world": world_id(args.preset, seed), "method": method, "seed": seed, "length": length, "steps": steps}
-    key |= {"overrides": " ".join(args.overrides)}
+    # rows of another network are not this one's, whatever the demo's recipe has become since
+    key |= {"overrides": " ".join(args.overrides), "parameters": _parameters(recipe)}
     return Job(key, recipe, folder / "runs" / commit() / f"{method}-{length:g}-{recipe.fingerprint}")
+
+
+def _parameters(recipe: Recipe) -> int:
+    """Of the network, as the rows say."""
+    num_classes = dataset_of(recipe.data).taxonomy.num_classes
+    model = build_segmentor(recipe, resolve_sensor(recipe.data), num_classes)
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _prepare(args: Any) -> None:

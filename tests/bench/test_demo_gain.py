@@ -1,10 +1,12 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from ray_lidarseg.demo import demo_recipe
-from tests.bench.demo_gain import table_of, verdict
+from tests.bench.demo_gain import LENGTHS, _jobs, table_of, verdict
+from tests.bench.ledger import Ledger
 
 
 def rows(method: str, length: float, *values: float) -> list[dict]:
@@ -45,6 +47,15 @@ def test_training_scans_without_labels_are_a_table_of_their_own():
 def test_two_seeds_prove_nothing():
     few = rows("supervised", 1.0, 30, 31) + rows("lasermix", 1.0, 40, 41)
     assert not verdict(table_of(few))[0]
+
+
+def test_the_committed_rows_are_of_the_demos_network_and_of_no_other():
+    ledger = Ledger(Path(__file__).parent / "results" / "demo_gain.json")
+    flags = {"preset": "demo", "methods": ["supervised", "lasermix_pp"], "lengths": LENGTHS, "folder": Path("build")}
+    found = [ledger.find(job.key) for job in _jobs(SimpleNamespace(**flags, overrides=[]), 0)]
+    assert [row and row["parameters"] for row in found] == [58824] * 4
+    changed = _jobs(SimpleNamespace(**flags, overrides=["model.blocks=[3, 4, 6, 3]"]), 0)
+    assert [ledger.find({**job.key, "overrides": ""}) for job in changed] == [None] * 4
 
 
 @pytest.mark.parametrize("natively", [True, False])

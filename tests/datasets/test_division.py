@@ -1,5 +1,6 @@
 """Who computes which scans of a step."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -64,13 +65,28 @@ def test_every_slot_is_computed_once(world, micro_batch, labelled, unlabelled, s
     ranks = [_lists(recipe, rank, world, same_count) for rank in range(world)]
     for stream, size in enumerate((labelled, unlabelled)):
         assert sorted(slot for parts in ranks for part in parts for slot in part[stream]) == list(range(size))
-    assert all(any(part) for parts in ranks for part in parts)
     counts = {len(parts) for parts in ranks}
     assert max(counts) - min(counts) <= (0 if same_count else 1)
+    assert all(all(part) for parts in ranks for part in parts)  # each weighs its whole loss: it needs both streams
     largest = max(len(stream) for parts in ranks for part in parts for stream in part)
-    assert not micro_batch or largest <= micro_batch * (2 if same_count else 1)
+    shorter, longer = sorted((labelled, unlabelled))
+    limit = max(micro_batch, -(-longer // shorter))
+    assert not micro_batch or largest <= limit * (2 if same_count else 1)
     words = [seed_words(recipe, rank, world, micro) for rank in range(world) for micro in range(len(ranks[rank]))]
     assert sorted(words) == [(0, number) for number in range(len(words))] or same_count
+
+
+@pytest.mark.parametrize("workers", [1, [1, 2]])
+def test_the_shorter_stream_is_in_every_micro_batch(workers):
+    assert _lists(_recipe(workers, 2, 2, 6), 0, 1) == [([0], [0, 1, 2]), ([1], [3, 4, 5])]
+    assert _lists(_recipe(1, 1, 1, 4), 0, 1) == [([0], [0, 1, 2, 3])]
+    recipe = _recipe(1, 1, 3, 0)
+    assert slots_of(recipe, (3, 0), 0, 1) == [(range(k, k + 1), range(0)) for k in range(3)]
+    assert slots_of(recipe, (0, 0), 0, 1) == [(range(0), range(0))]
+
+
+def test_a_worker_of_several_cuts_its_own_scans_alike():
+    assert _lists(_recipe(2, 1, 2, 6), 1, 2) == [([1], [1, 3, 5])]
 
 
 def test_one_worker_computes_the_same_in_either_way():

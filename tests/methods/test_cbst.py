@@ -1,9 +1,12 @@
 import pytest
 import torch
 
+from ray_lidarseg.errors import RecipeError
 from ray_lidarseg.losses.cross_entropy import cross_entropy
+from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.methods.pseudo_label import balanced_pseudo_labels, class_thresholds
 from ray_lidarseg.recipe import schema
+from tests.methods.conftest import NUM_CLASSES, SENSOR
 
 
 def test_weight_zero_is_supervised_bit_for_bit(build, run, labelled, unlabelled):
@@ -77,3 +80,14 @@ def test_thresholds_are_over_the_points_of_all_ranks(build, monkeypatch):
     monkeypatch.setattr("torch.distributed.all_reduce", lambda total: total.add_(elsewhere))
     method.after_step(0.0)
     assert method.thresholds.tolist() == pytest.approx([(0.8 + 1.2) / 4, 0.6, 0.5, 0.0])
+
+
+def test_a_teacher_with_statistics_of_its_own_that_never_runs_is_refused(build):
+    with pytest.raises(
+        RecipeError, match=r"self_training_weight=0 the teacher never runs.*ema_buffers to average or copy"
+    ):
+        build(schema.CBST(self_training_weight=0.0, ema_buffers="own"))
+    alone = schema.Recipe(method=schema.CBST(ema_buffers="own"), train=schema.Train(unlabelled_per_step=0))
+    with pytest.raises(RecipeError, match=r"train.unlabelled_per_step=0 the teacher never runs"):
+        build_method(alone, SENSOR, NUM_CLASSES)
+    assert build(schema.CBST(ema_buffers="own")).uses_unlabelled

@@ -3,9 +3,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ray_lidarseg.errors import RecipeError
 from ray_lidarseg.geometry.polar_mix import cut_mix
+from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch
+from tests.methods.conftest import NUM_CLASSES, SENSOR
 
 
 def test_weight_zero_is_supervised_bit_for_bit(build, run, labelled, unlabelled):
@@ -57,3 +60,12 @@ def test_learns(build, run, labelled, unlabelled):
     said = run(build(schema.CutMixSeg(ema_decay=0.9, confidence=0.5)), labelled, unlabelled, 40)
     assert said[-1].terms["cross_entropy"] < 0.5 * said[0].terms["cross_entropy"]
     assert max(float(losses.stats["confident_ratio"]) for losses in said) > 0.3
+
+
+def test_a_teacher_with_statistics_of_its_own_that_never_runs_is_refused(build):
+    with pytest.raises(RecipeError, match=r"cutmix_weight=0 the teacher never runs.*ema_buffers to average or copy"):
+        build(schema.CutMixSeg(cutmix_weight=0.0, ema_buffers="own"))
+    alone = schema.Recipe(method=schema.CutMixSeg(ema_buffers="own"), train=schema.Train(unlabelled_per_step=0))
+    with pytest.raises(RecipeError, match=r"train.unlabelled_per_step=0 the teacher never runs"):
+        build_method(alone, SENSOR, NUM_CLASSES)
+    assert build(schema.CutMixSeg(ema_buffers="own")).uses_unlabelled

@@ -203,6 +203,16 @@ def test_a_forward_is_skipped_with_the_last_term_that_needs_it(seen_l, seen_u, m
     assert forwards(consistency_weight=0.0, mix_weight=0.0, multimodal_mix_weight=0.0) == [2, 2, 2]
 
 
+def test_a_head_is_built_only_where_something_reads_the_evidence(seen_l, seen_u):
+    nowhere = {"unmixed_evidence_weight": 0.0, "multimodal_mix_weight": 0.0}
+    method = make(schema.LaserMixPP(**PLAIN, **nowhere))
+    says(method, seen_l, seen_u).total.backward()  # DDP stops at the first parameter without a gradient
+    assert all(parameter.grad is not None for parameter in method.parameters() if parameter.requires_grad)
+    assert not hasattr(method, "head")
+    for name in nowhere:
+        assert hasattr(make(schema.LaserMixPP(**PLAIN, **{name: 0.0})), "head")
+
+
 def test_the_terms_on_scans_as_they_are_have_a_weight_of_their_own(seen_l, seen_u):
     whole, half = (
         says(make(schema.LaserMixPP(**PLAIN, unmixed_evidence_weight=share)), seen_l, seen_u).terms

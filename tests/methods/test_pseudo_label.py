@@ -109,8 +109,38 @@ def test_quantile_keeps_the_share_of_every_class():
     rule(scores, NONE, 0.0)
     rule.after_step()
     # class 0: half of three reach 0.9, but 0.8 is enough; class 1: half of four reach 0.7
-    assert rule.preview(scores).tolist() == [0, 0, 0, IGNORE, IGNORE, 1, IGNORE]  # above, not at, the threshold
+    assert rule.preview(scores).tolist() == [0, 0, 0, IGNORE, 1, 1, IGNORE]
     assert rule.preview(logits((0.79, 0.21), (0.29, 0.71))).tolist() == [IGNORE, 1]
+
+
+@pytest.mark.parametrize("steps", [1, 40])
+def test_quantile_keeps_the_points_at_it_and_those_as_sure(steps):
+    rule = PseudoLabeller(2, schema.LaserMix(confidence=0.95, pseudo_rule="quantile", pseudo_portion=1.0))
+    scores = logits(*[(0.9, 0.1)] * 4, (0.9, 0.1), (0.3, 0.7))  # points of one voxel share their scores
+    for step in range(steps):  # the sums are rounded, and stay a quantile
+        assert rule(scores, NONE, step / steps).tolist() == [0] * 5 + [1]
+        rule.after_step()
+    assert rule.preview(scores).tolist() == [0] * 5 + [1]
+    below = PseudoLabeller(2, schema.LaserMix(confidence=0.95, pseudo_rule="quantile", pseudo_portion=1.0))
+    assert below(logits(*[(0.9, 0.1)] * 4, (0.8, 0.2)), NONE, 0.0).tolist() == [0] * 5
+
+
+def test_quantile_leaves_a_class_it_has_not_met_to_the_confidence():
+    rule = labeller("quantile", pseudo_portion=0.5, pseudo_memory=0.0)
+    rule(logits((0.9, 0.1)), NONE, 0.0)
+    rule.after_step()
+    assert rule.preview(logits((0.3, 0.7), (0.1, 0.9))).tolist() == [IGNORE, 1]
+
+
+@pytest.mark.parametrize("rule", ["flexmatch", "quantile", "alignment"])
+def test_before_the_first_step_a_rule_with_statistics_has_no_preview(rule):
+    balanced, scores = labeller(rule), logits((0.9, 0.1), (0.2, 0.8))
+    assert balanced.preview(scores) is None
+    balanced(scores, torch.tensor([0, 1]), 0.0)
+    assert balanced.preview(scores) is None
+    balanced.after_step()
+    assert balanced.preview(scores) is not None
+    assert labeller("confidence").preview(scores).tolist() == [0, IGNORE]
 
 
 def test_alignment_by_hand():
@@ -140,7 +170,7 @@ def test_no_points_and_no_labels_are_no_error(rule):
     balanced = labeller(rule)
     assert balanced(torch.zeros(0, 2), NONE, 0.0).shape == (0,)
     balanced.after_step()
-    assert balanced.preview(torch.zeros(3, 2)).shape == (3,)
+    assert balanced.preview(torch.zeros(3, 2)) is None  # nothing was counted
     assert torch.isfinite(balanced.statistics).all()
 
 

@@ -37,6 +37,10 @@ class Method(torch.nn.Module):
     def classifiers(self) -> dict[str, Segmentor]:
         return {"student": Said(1), "teacher": Said()}
 
+    @property
+    def deployed_model(self) -> torch.nn.Module:
+        return self.norm
+
     def pseudo_labels(self, batch):
         assert (batch.labels == IGNORE).all()
         self.norm(batch.points)
@@ -72,6 +76,25 @@ def test_by_hand():
     assert line["precision_total_ratio"] == pytest.approx(6 / 8)
     assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
     assert method.training
+
+
+def test_the_deployed_model_is_scored_with_the_statistics_it_is_saved_with_and_makes_labels_without():
+    class ByStatistics(Method):
+        """A teacher that is right where its running mean is 9."""
+
+        def classifiers(self):
+            return {"student": Said(), "teacher": Said(0 if self.norm.running_mean[0] == 9.0 else 1)}
+
+        def pseudo_labels(self, batch):
+            assert self.norm.running_mean[0] == 0.0
+            return super().pseudo_labels(batch)
+
+    method, statistics = ByStatistics(), {"running_mean": torch.full((4,), 9.0)}
+    diagnosis = Diagnosis(frames(0, 1), Recipe(), SENSOR, 3, "skip", torch.device("cpu"), Ranks())
+    assert diagnosis(method, 1)[0]["teacher_unlabelled_miou_ratio"] == 0.0
+    (line,) = diagnosis(method, 1, statistics)
+    assert (line["student_unlabelled_miou_ratio"], line["teacher_unlabelled_miou_ratio"]) == (1.0, 1.0)
+    assert method.norm.running_mean.tolist() == [0.0] * 4
 
 
 def test_nothing_to_diagnose_is_no_line():

@@ -10,12 +10,15 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.utils import parameters_to_vector
 
+from ray_lidarseg.datasets.division import slots_of
 from ray_lidarseg.errors import RunError
+from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.methods.method import Losses, Method
 from ray_lidarseg.recipe.load import override
 from ray_lidarseg.recipe.schema import Recipe
-from ray_lidarseg.sample import PointBatch
+from ray_lidarseg.sample import PointBatch, SensorSpec
 from ray_lidarseg.training import loop as module
 from ray_lidarseg.training.loop import BatchStatistics, Hooks, Ranks, StepLoop, run, seed_of
 
@@ -148,6 +151,44 @@ def test_micro_batches_add_up_to_the_mean_gradient():
     pack = PointBatch.pack
     assert weight_after([(pack([one, two, three]), pack([one] * 3))]) == pytest.approx(mean)
     assert weight_after([(pack([one, two]), pack([one, one])), (three, one)]) == pytest.approx(mean)
+
+
+def test_micro_batches_of_streams_of_different_length_take_the_same_step():
+    """All scans of a stream are the same one, so batch norms normalise alike however many come at once."""
+    sensor, generator = SensorSpec(8, math.radians(10), math.radians(-30), 1.0, 50.0, 1.0), torch.Generator()
+    scans = [torch.rand(200, 4, generator=generator.manual_seed(seed)) * 20 - 10 for seed in (1, 2)]
+    labels = torch.arange(200) % 3
+    streams = PointBatch.of_scan(scans[0], labels), PointBatch.of_scan(scans[1], labels).unlabelled()
+    settings = {"method__name": "mean_teacher", "train__labelled_per_step": 2, "train__unlabelled_per_step": 6}
+    size = {"model__height_px": 8, "model__width_px": 32, "model__width_factor": 0.125, "model__blocks": [1, 1, 1, 1]}
+    sgd = {"optim__name": "sgd", "optim__momentum": 0.0, "optim__grad_clip_norm": 0.0, "train__amp": "off"}
+
+    def begun(micro_batch: int) -> StepLoop:
+        recipe = _recipe(**settings, **size, **sgd, train__micro_batch=micro_batch)
+        torch.manual_seed(0)
+        loop = StepLoop(build_method(recipe, sensor, 3).train(), recipe, CPU, Ranks())
+        with torch.no_grad():  # a teacher equal to its student would agree with it
+            for parameter in loop.method.teacher.parameters():
+                parameter.mul_(1.5)
+        return loop
+
+    def stepped(loop: StepLoop) -> dict[str, torch.Tensor]:
+        return loop.one_step(
+            [
+                tuple(PointBatch.pack([scan] * len(slots)) for scan, slots in zip(streams, pair, strict=True))
+                for pair in slots_of(loop.recipe, (2, 6), 0, 1)
+            ]
+        )
+
+    unmoved, whole, parts = begun(0), begun(0), begun(2)
+    expected, said = stepped(whole), stepped(parts)
+    assert min(value for name, value in expected.items() if name.startswith("loss_")) > 0
+    for name, value in expected.items():
+        torch.testing.assert_close(said[name], value, rtol=1e-4, atol=0.0, msg=name)
+    begin, once, again = (
+        parameters_to_vector(loop.method.student.parameters()).detach() for loop in (unmoved, whole, parts)
+    )
+    assert (again - once).norm() < 1e-3 * (once - begin).norm()
 
 
 def test_every_coordinate_of_the_seed_counts():

@@ -221,6 +221,36 @@ def test_statistics_of_the_deployed_model_are_measured_for_checkpoints_and_not_f
     assert scores[0][0] == scores[3][0]  # the student is scored as it is
 
 
+def test_the_diagnosis_scores_the_model_that_is_validated_and_saved(walls, tmp_path, monkeypatch):
+    seen = []
+
+    def remembered(self, method, step, statistics=None):
+        seen.append((method.deployed, statistics))
+        return []
+
+    monkeypatch.setattr("ray_lidarseg.training.trainer.Diagnosis.__call__", remembered)
+    settings = {"method__name": "mean_teacher", "split__ratio": 0.5, "train__norm_batches": 2}
+    trainer = train_alone(walls_recipe(walls, **settings), str(tmp_path / "run"))
+    saved = load_method(trainer.plan.run)[0].deployed_model.state_dict()
+    deployed, statistics = seen[-1]
+    assert deployed == "teacher"
+    assert statistics
+    assert all(torch.equal(value, saved[name]) for name, value in statistics.items())
+
+
+def test_a_step_in_which_a_rank_has_nothing_is_measured_by_none(walls, tmp_path, monkeypatch):
+    """Where batch norms are synchronised, a rank that passed its batch over would leave the others waiting."""
+    plan = make_plan(walls_recipe(walls, train__steps=3, train__norm_batches=3), RunFolder(str(tmp_path / "run")))
+    trainer = Trainer(plan, Ranks(), CPU)
+    said = []
+    monkeypatch.setattr(
+        Ranks, "least", lambda self, number, device: said.append(number) or number * (len(said) != 2)
+    )  # another rank has no point in the second step
+    batches = list(trainer._scans_of(range(3)))
+    assert said == [1, 1, 1]
+    assert len(batches) == len(trainer._steps[0]) + len(trainer._steps[2])
+
+
 def test_labelled_frames_may_come_as_their_classes_need_them(walls, tmp_path):
     plan = make_plan(walls_recipe(walls, train__labelled_sampling="class_balanced"), RunFolder(str(tmp_path / "run")))
     sampler = Trainer(plan, Ranks(), CPU)._steps.sampler
