@@ -1,6 +1,7 @@
 """SemanticKITTI, and ScribbleKITTI, which is the same scans with other label files: classes, LiDAR and files."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ _VALIDATION_SCANS = 4071
 _CAMERA = "image_2"
 _IMAGES = (".png", ".jpg", ".jpeg")
 _SWEEP_US = 100_000  # the LiDAR turns ten times a second; used where times.txt is absent
+_NUMBER = re.compile(r"[0-9]{1,12}")  # ours: of a scan; longer ones are times or hashes
 
 # learning_map and learning_map_inv of semantic-kitti.yaml (there shifted by one with ignore 0); its colours are BGR.
 CLASSES = taxonomy(
@@ -133,7 +135,7 @@ def official_set(split: str, sequences: Sequence[str]) -> tuple[str, Mapping[str
 
 
 def _sequence(folder: Path, label_dir: str) -> Iterator[Keyframe]:
-    scans = sorted(file for file in (folder / "velodyne").iterdir() if file.suffix.lower() == ".bin")
+    scans = sorted(file for file in (folder / "velodyne").iterdir() if _is_visible(file, (".bin",)))
     split = split_of(folder.name)
     labels = folder / (label_dir if split == "train" else "labels")
     images, times_us = _images(folder), _times_us(folder, scans)
@@ -153,7 +155,12 @@ def _sequence(folder: Path, label_dir: str) -> Iterator[Keyframe]:
 
 
 def _images(folder: Path) -> dict[str, Path]:
-    return {path.stem: path for path in sorted((folder / _CAMERA).glob("*")) if path.suffix.lower() in _IMAGES}
+    return {path.stem: path for path in sorted((folder / _CAMERA).glob("*")) if _is_visible(path, _IMAGES)}
+
+
+def _is_visible(file: Path, suffixes: Sequence[str]) -> bool:
+    """Whether a name ends so; archives of macOS hold a ``._000000.bin`` beside each ``000000.bin``."""
+    return file.suffix.lower() in suffixes and not file.name.startswith(".")
 
 
 def _camera(image: Path, calibration: _Calibration, time_us: int) -> CameraImage:
@@ -171,9 +178,10 @@ def _camera(image: Path, calibration: _Calibration, time_us: int) -> CameraImage
 def _times_us(folder: Path, scans: list[Path]) -> list[int]:
     file = folder / "times.txt"
     if not file.is_file():
-        return [_SWEEP_US * number for number in range(len(scans))]
+        is_numbered = all(_NUMBER.fullmatch(scan.stem) for scan in scans)
+        return [_SWEEP_US * (int(scan.stem) if is_numbered else place) for place, scan in enumerate(scans)]
     try:
-        times_us = [round(float(line) * 1e6) for line in file.read_text().split()]
+        times_us = [round(float(word) * 1e6) for word in read_text(file.read_bytes(), str(file), DataError).split()]
         by_number = [int(scan.stem) for scan in scans]
     except (ValueError, OverflowError) as error:
         raise DataError(

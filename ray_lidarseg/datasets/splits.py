@@ -16,7 +16,7 @@ from ray_lidarseg import storage
 from ray_lidarseg.datasets.catalog import Catalog
 from ray_lidarseg.errors import SplitError, StorageError
 from ray_lidarseg.recipe import schema
-from ray_lidarseg.recipe.bad_input import shown
+from ray_lidarseg.recipe.bad_input import read_text, shown
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,8 @@ def _refuse(listed: Sequence[str], allowed: Iterable[str], problem: str, hint: s
 
 def _read_list(uri: str) -> list[str]:
     try:
-        lines = storage.read_bytes(uri).decode().splitlines()
-    except (StorageError, UnicodeDecodeError) as error:
+        content = storage.read_bytes(uri)
+    except StorageError as error:
         raise SplitError(f"split.file {uri} cannot be read: {error}") from error
-    return [line.strip() for line in lines if line.strip()]
+    lines = (line.strip() for line in read_text(content, f"split.file {uri}", SplitError).splitlines())
+    return [line for line in lines if line]

@@ -40,12 +40,12 @@ def check_format(file_format: str, taxonomy: Taxonomy) -> None:
 
 
 def label_path(frame_id: str, file_format: FileFormat, split: str) -> str:
-    """Where the labels of a frame lie below the output folder; nowhere else, whatever its id holds.
+    """Where the labels of a frame lie below the output folder; nowhere else, whatever its id or the split holds.
 
     Two ids share a path only where one is the other below ``NO_SEQUENCE``: ``x`` and ``00/x``.
     """
     if file_format == "lidarseg":
-        return f"lidarseg/{split}/{storage.file_name(frame_id)}_lidarseg.bin"
+        return f"lidarseg/{storage.file_name(split)}/{storage.file_name(frame_id)}_lidarseg.bin"
     sequence, slash, scan = storage.relative_file(frame_id).rpartition("/")
     folders = [_OWN_FOLDER if part == "predictions" else part for part in sequence.split("/")]
     return f"sequences/{'/'.join(folders) if slash else NO_SEQUENCE}/predictions/{scan}.{file_format}"

@@ -8,7 +8,8 @@ from typing import Any
 
 from ray_lidarseg import storage
 from ray_lidarseg.datasets import ontology_files
-from ray_lidarseg.datasets.catalog import drop_rows, write_catalog
+from ray_lidarseg.datasets.catalog import CATALOG_NAME, drop_rows, write_catalog
+from ray_lidarseg.datasets.layers import Layer, layer_names, read_layer, write_layer_catalog
 from ray_lidarseg.datasets.origin import Compared, described
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.prepare.decoding import decoded_frames, listed_frames, progress_of, run_decoding
@@ -18,8 +19,11 @@ from ray_lidarseg.prepare.stages import (
     Frames,
     Stage,
     StageReport,
+    compared_layer,
+    entries_of,
     found_layer,
     is_up_to_date,
+    layer_uri,
     refresh_words,
     run_stage,
     stages_of,
@@ -65,7 +69,8 @@ def prepare(
     """Brings a prepared folder up to date with an index: decoded frames, and the layers of the teachers.
 
     Interrupted at any moment, the same call continues: a shard is there whole or not at all. Frames whose files,
-    calibration or images have changed since are named and computed again, with the layers that read them.
+    calibration or images have changed since are named and computed again, with the layers that read them; layers that
+    the call does not ask for lose such rows, so that their frames count as missing there.
 
     Args:
         index: What `index` wrote; a path or a URI.
@@ -114,9 +119,12 @@ class _Job:
         listed, ontology = listed_frames(self.index), ontology_files.of_index(self.index)
         ontology_files.keep(ontology, self.out)
         report, frames = self._decode(listed, ontology)
-        if not stages:
-            return report
-        return replace(report, layers=self._layers(stages, frames.of_splits(self.image_splits), ontology))
+        if stages:
+            report = replace(report, layers=self._layers(stages, frames.of_splits(self.image_splits), ontology))
+        if not self.only_failed:
+            asked = set() if self.image_splits else {stage.layer.name for stage in stages}
+            self._drop_rows_nobody_renews(frames, asked)
+        return report
 
     def _decode(self, listed: dict[str, dict[str, Any]], ontology: Ontology | None) -> tuple[PrepareReport, Frames]:
         filesystem, folder = storage.resolve(self.out)
@@ -173,6 +181,41 @@ class _Job:
                 reports.append(StageReport(stage.layer.name, 0, count, 0))
                 print(f"{stage.layer.name} ({stage.settings.name}): all {count} frames were there already")
         return tuple(reports)
+
+    def _drop_rows_nobody_renews(self, frames: Frames, asked: Collection[str]) -> None:
+        """Takes out of layers, but those asked for, what is not of these frames any more: training would read it."""
+        filesystem, folder = storage.resolve(self.out)
+        found: dict[str, tuple[Layer, Compared]] = {}
+        for name in layer_names(filesystem, folder):
+            if name in asked or not storage.exists(storage.join(layer_uri(self.out, name), CATALOG_NAME)):
+                continue  # nobody reads a layer without a catalog
+            try:
+                layer = read_layer(filesystem, folder, name)
+                found[name] = layer, compared_layer(self.out, layer, frames)
+            except DataError as error:
+                print(f"{name} is not compared with the frames: {error}", flush=True)
+        # Those that read others first: a row that stays behind the one it was made of would never be found again.
+        for layer, compared in sorted(found.values(), key=lambda item: not item[0].reads):
+            below = {frame_id for name in layer.reads if name in found for frame_id in found[name][1].changed}
+            self._drop_rows(layer.name, compared, below)
+
+    def _drop_rows(self, name: str, compared: Compared, below: Collection[str]) -> None:
+        """The outdated rows of one layer, and those of the frames that the layer below loses."""
+        left = [entry for entry in entries_of(self.out, name) if entry["frame_id"] in below] if below else []
+        rows = {*compared.outdated, *((entry["shard"], entry["row"]) for entry in left)}
+        if not rows:
+            return
+        changed = {entry["frame_id"]: ["masks"] for entry in left} | compared.changed
+        if changed:
+            print(
+                f"{name}: what {len(changed)} frames were made of changed: {described(changed)}; their rows are gone: "
+                "give the command with the --masks and --features of the layer to compute them again",
+                flush=True,
+            )
+        uri = layer_uri(self.out, name)
+        with storage.explained("write", uri):
+            drop_rows(*storage.resolve(uri), rows)
+            write_layer_catalog(*storage.resolve(uri))
 
 
 def _summary(report: PrepareReport, out: str, num_prepared: int) -> str:

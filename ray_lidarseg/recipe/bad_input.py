@@ -7,6 +7,7 @@ beginning, never by a ``repr`` of the whole.
 
 import difflib
 import json
+import re
 import reprlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
@@ -79,6 +80,35 @@ class _GivenTwiceError(ValueError):
     """Two values of one key."""
 
 
+class _OtherNumberError(ValueError):
+    """A number that YAML 1.1 reads as another one than is written there."""
+
+
+_LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+")
+
+
+def _as_written(construct: str) -> Any:
+    """A constructor of numbers that refuses ``010`` (octal, 8) and ``1:40`` (base 60, 100)."""
+
+    def number(loader: Any, node: yaml.ScalarNode) -> Any:
+        text, line = str(node.value), node.start_mark.line + 1
+        if ":" in text:
+            raise _OtherNumberError(
+                f"{shown(text)} in line {line}: YAML reads it as base 60: quote it or write the number"
+            )
+        if _LEADING_ZERO.fullmatch(text):
+            raise _OtherNumberError(
+                f"{shown(text)} in line {line}: write it without a leading 0 (YAML reads it as octal), or quote a text"
+            )
+        return getattr(loader, construct)(node)
+
+    return number
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _as_written("construct_yaml_int"))
+_Loader.add_constructor("tag:yaml.org,2002:float", _as_written("construct_yaml_float"))
+
+
 class _Short(reprlib.Repr):
     """``repr`` of the beginning of a value."""
 
@@ -135,7 +165,8 @@ def read_yaml(content: str | bytes, origin: str, fail: type[LidarSegError]) -> A
         fail: Class of the errors.
 
     Raises:
-        LidarSegError: ``fail``: no YAML, not UTF-8, nested too deeply, or its aliases stand for too much.
+        LidarSegError: ``fail``: no YAML, not UTF-8, nested too deeply, its aliases stand for too much, or a number
+            that YAML reads as octal or as base 60.
     """
     text = read_text(content, origin, fail)
     try:
@@ -143,6 +174,8 @@ def read_yaml(content: str | bytes, origin: str, fail: type[LidarSegError]) -> A
         value = yaml.load(text, Loader=_Loader)
     except _GivenTwiceError as error:
         raise fail(f"{origin}: {error}: keep one of them") from error
+    except _OtherNumberError as error:
+        raise fail(f"{origin}: {error}") from error
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:  # ValueError: a date 2026-13-45
         raise fail(f"{origin} is not YAML: {_one_line(error)}") from error
     _refuse_half_characters(value, origin, fail)

@@ -27,15 +27,27 @@ Axes: everything inside is FLU (x forward, y left, z up). Scans and ``cam_SE3_li
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.recipe.bad_input import explain, read_yaml, shown
+from ray_lidarseg.recipe.frozen_section import Section
 
-RawId = Annotated[int, Field(ge=0, le=0xFFFF)]
-Channel = Annotated[int, Field(ge=0, le=255)]
+
+def _no_truth(value: Any) -> Any:
+    """``raw_ids: [yes]`` would be id 1; a ``Section`` sees no further than its own numbers."""
+    if isinstance(value, bool):
+        raise ValueError(f"expected a number, got {str(value).lower()}")
+    return value
+
+
+_NUMBER = BeforeValidator(_no_truth)
+RawId = Annotated[int, _NUMBER, Field(ge=0, le=0xFFFF)]
+Channel = Annotated[int, _NUMBER, Field(ge=0, le=255)]
+Metres = Annotated[float, _NUMBER, Field(gt=0)]
+Bound = Annotated[float, _NUMBER]
 _MAX_CLASSES = 254  # class ids are uint8, 255 is IGNORE
 _DIRECTIONS = {
     "F": (1.0, 0.0, 0.0),
@@ -47,11 +59,7 @@ _DIRECTIONS = {
 }
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class OntologyClass(_Section):
+class OntologyClass(Section):
     """One class: what it is called and which raw ids mean it."""
 
     name: Annotated[str, Field(min_length=1)]
@@ -60,7 +68,7 @@ class OntologyClass(_Section):
     synonyms: tuple[str, ...] = ()
 
 
-class OntologySensor(_Section):
+class OntologySensor(Section):
     """The LiDAR: degrees here, radians inside."""
 
     num_beams: Annotated[int, Field(ge=1)]
@@ -68,9 +76,9 @@ class OntologySensor(_Section):
     fov_down_deg: Annotated[float, Field(gt=-90, lt=90)]
     min_range_m: Annotated[float, Field(ge=0)]
     max_range_m: Annotated[float, Field(gt=0)]
-    intensity: tuple[float, float] | Literal["none"]
+    intensity: tuple[Bound, Bound] | Literal["none"]
     axes: str = "FLU"
-    height_m: Annotated[float, Field(gt=0)] | None = None
+    height_m: Metres | None = None
 
     @field_validator("axes")
     @classmethod
@@ -99,7 +107,7 @@ class OntologySensor(_Section):
         return tuple(zip(*(_DIRECTIONS[letter] for letter in self.axes), strict=True))
 
 
-class Ontology(_Section):
+class Ontology(Section):
     """Classes and LiDAR of an own data set; see the module's text for the file."""
 
     name: Annotated[str, Field(min_length=1)]

@@ -83,7 +83,7 @@ def stamps_of(uris: Iterable[str]) -> dict[str, Stamp]:
     """Sizes and times of files, without reading them; those that do not exist are left out.
 
     Raises:
-        StorageError: A store does not answer, or denies access.
+        StorageError: A store does not answer, or denies access; or a path is a ring of symbolic links.
     """
     by_folder: dict[str, list[str]] = defaultdict(list)
     for uri in dict.fromkeys(uris):
@@ -130,8 +130,9 @@ def _of_folder(uris: list[str]) -> dict[str, Stamp]:
 
 
 def _local(path: str) -> Stamp | None:
-    try:
-        status = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+    with files.explained("look up", path):
+        try:
+            status = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
     return Stamp(status.st_size, (status.st_mtime_ns, status.st_ctime_ns))

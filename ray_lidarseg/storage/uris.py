@@ -1,7 +1,8 @@
 """The one parser of URIs: a plain local path, ``file://`` or ``s3://``, to the place it means.
 
 ========== ============================================================================================================
-plain path as typed: ``?``, ``#``, ``%`` and blanks are ordinary characters; made absolute, ``~`` is the home folder
+plain path as typed: ``?``, ``#``, ``%`` and blanks are ordinary characters; made absolute, ``~`` is the home folder,
+           ``..`` is what ``open`` takes it for
 file://    an absolute path, percent-encoded as URIs are: ``file:///a%20b`` is ``/a b``; a blank may stay a blank
 s3://      ``s3://BUCKET/KEY``, the key as typed, as the S3 tools take it: ``day#1``, ``50%20`` and ``a b`` are three
            keys. Only an ending like ``?endpoint_override=HOST&scheme=http`` (or ``region=``) is no part of the key
@@ -50,7 +51,7 @@ class Place:
 
 
 def parse(uri: str) -> Place:
-    """The place a URI means; no storage is asked.
+    """The place a URI means; no storage is asked, but the disk where a ``..`` may be behind a symbolic link.
 
     Raises:
         StorageError: An unknown scheme, credentials inside, or a name that no storage keeps as it is.
@@ -205,7 +206,16 @@ def _unescaped(uri: str, rest: str) -> str:
 
 
 def _absolute(path: str) -> str:
-    return os.path.abspath(os.path.expanduser(path))
+    """The path without ``..``, which behind a symbolic link leads to the folder of what the link points to."""
+    expanded = os.path.expanduser(path)
+    folded = os.path.abspath(expanded)
+    if ".." not in expanded.split("/"):
+        return folded
+    to_last, _, rest = f"{os.path.join(os.getcwd(), expanded)}/".rpartition("/../")
+    parent = os.path.realpath(f"{to_last}/..")
+    if parent == os.path.realpath(os.path.abspath(f"{to_last}/..")):
+        return folded  # links stay as typed where they may: shards and indexes know their files by that name
+    return os.path.abspath(os.path.join(parent, rest.strip("/")))
 
 
 def _shown(uri: str) -> str:

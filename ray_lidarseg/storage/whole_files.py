@@ -33,7 +33,7 @@ def write_whole(filesystem: fs.FileSystem, path: str, data: bytes) -> None:
     """Creates or replaces a file so that nobody ever sees a part of it; missing folders are created.
 
     On a local disk the bytes go to a temporary file beside it, are flushed to the device and renamed; on object storage
-    an object appears when its upload is complete.
+    an object appears when its upload is complete. A symbolic link stays: what it points to is written.
 
     Raises:
         OSError: The folder cannot be written, or the disk is full; an older file stays as it was.
@@ -41,8 +41,7 @@ def write_whole(filesystem: fs.FileSystem, path: str, data: bytes) -> None:
     if not isinstance(filesystem, fs.LocalFileSystem):
         patiently(filesystem, lambda: _upload(filesystem, path, data))
         return
-    with _beside(path, lambda file: file.write(data)) as unfinished:
-        os.replace(unfinished, path)
+    fill_whole(path, lambda file: file.write(data))
 
 
 def _upload(filesystem: fs.FileSystem, path: str, data: bytes) -> None:
@@ -56,6 +55,7 @@ def create_whole(path: str, data: bytes) -> bool:
     Raises:
         OSError: The folder cannot be written, or the disk is full.
     """
+    path = _behind_link(path)
     with _beside(path, lambda file: file.write(data)) as unfinished:
         try:
             os.link(unfinished, path)
@@ -84,8 +84,14 @@ def fill_whole(path: str, fill: Callable[[BinaryIO], object]) -> None:
     Raises:
         OSError: The folder cannot be written, or the disk is full.
     """
+    path = _behind_link(path)
     with _beside(path, fill) as unfinished:
         os.replace(unfinished, path)
+
+
+def _behind_link(path: str) -> str:
+    """What a symbolic link points to, there or not; any other path as it is."""
+    return os.path.realpath(path) if os.path.islink(path) else path
 
 
 @contextmanager

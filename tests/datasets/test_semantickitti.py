@@ -119,6 +119,32 @@ def test_time_stamps_that_are_none(tmp_path: Path, content: str, message: str) -
         list(semantickitti.index(str(tmp_path)))
 
 
+def test_time_stamps_behind_a_byte_order_mark(tmp_path: Path) -> None:
+    (sequence(tmp_path, "00") / "times.txt").write_bytes(b"\xef\xbb\xbf0.5\n0.625\n")
+    assert [frame.timestamp_us for frame in semantickitti.index(str(tmp_path))] == [500_000, 625_000]
+
+
+@pytest.mark.parametrize(
+    ("names", "times_us"),
+    [(("000000", "000100", "000101"), [0, 10_000_000, 10_100_000]), (("000000", "b", "c"), [0, 100_000, 200_000])],
+)
+def test_without_time_stamps_the_number_in_the_name_tells_the_time(
+    tmp_path: Path, names: tuple[str, ...], times_us: list[int]
+) -> None:
+    for name in names:
+        _touch(tmp_path / "sequences" / "00" / "velodyne" / f"{name}.bin")
+    assert [frame.timestamp_us for frame in semantickitti.index(str(tmp_path))] == times_us
+
+
+def test_hidden_files_of_an_archive_are_no_frames(tmp_path: Path) -> None:
+    folder = sequence(tmp_path, "00", images=True)
+    (folder / "calib.txt").write_text(f"{P2}\n{TR}\n")
+    for name in ("velodyne/._000000.bin", "image_2/._000000.png"):
+        (folder / name).write_bytes(b"\0\5\26\7")
+    frames = list(semantickitti.index(str(tmp_path)))
+    assert [(frame.frame_id, len(frame.cameras)) for frame in frames] == [("00/000000", 1), ("00/000001", 1)]
+
+
 def test_too_few_time_stamps(tmp_path: Path) -> None:
     (sequence(tmp_path, "00", count=3) / "times.txt").write_text("0.0\n0.1\n")
     with pytest.raises(DataError, match=r"times.txt has 2 lines, but there is a scan 000002.bin"):

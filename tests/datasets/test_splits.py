@@ -157,6 +157,15 @@ def test_a_list_from_a_file_with_repeats_and_blank_lines(tmp_path: Path) -> None
     assert split.ratio == pytest.approx(3 / 8)
 
 
+def test_a_list_from_a_file_with_a_byte_order_mark_and_one_that_is_no_text(tmp_path: Path) -> None:
+    file = tmp_path / "split.txt"
+    file.write_bytes(b"\xef\xbb\xbff0002\r\nf0001\r\n")
+    assert make_split(catalog(8), Split(protocol="list", file=str(file))).labelled == ("f0001", "f0002")
+    file.write_bytes(b"f0002\n\xe4")
+    with pytest.raises(SplitError, match=r"^split.file \S+/split.txt is not UTF-8 text"):
+        make_split(catalog(8), Split(protocol="list", file=str(file)))
+
+
 def tokens(frames: Catalog) -> Catalog:
     """The same frames, each with a sample token as in nuScenes."""
     return replace(frames, alias=tuple(hashlib.md5(name.encode()).hexdigest() for name in frames.frame_id))

@@ -58,6 +58,10 @@ def test_ids_that_climb_or_collide_stay_below_and_apart(frame_id, path):
     assert submission.label_path(frame_id, "label", "val") == path
 
 
+def test_a_split_is_one_folder():
+    assert submission.label_path("t", "lidarseg", "../../x") == "lidarseg/%2E%2E%2F%2E%2E%2Fx/t_lidarseg.bin"
+
+
 @given(
     st.sets(
         st.lists(st.sampled_from(["a", "", "..", "predictions", "b.label", "%70redictions"]), min_size=1).map("/".join)

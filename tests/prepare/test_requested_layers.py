@@ -53,6 +53,9 @@ def test_actors_of_the_command_line() -> None:
     assert Actors.of("2:8", 3.0, "0.5") == Actors(2, 8, 3.0, 0.5)
     assert Actors.of("4") == Actors(4, 4)
     assert (Actors.of("1:2", 2.5, "1").threads, Actors.of("1:2", 0.5).threads) == (2, 1)
+    for wrong in (("", float("nan")), ("", float("inf")), ("", 1.0, "nan"), ("", 1.0, "inf")):
+        with pytest.raises(ResourceError, match=r"expected 1 <= MIN <= MAX, CPUs above 0"):
+            Actors.of(*wrong)
     for wrong in (("8:2",), ("0:2",), ("1:2", 0.0), ("1:2", 1.0, "-1"), ("a:b",), ("1:2", 1.0, "many")):
         with pytest.raises(ResourceError, match=r"expected"):
             Actors.of(*wrong)

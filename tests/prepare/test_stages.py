@@ -14,7 +14,14 @@ from safetensors.torch import save_file
 
 from ray_lidarseg.datasets.catalog import read_catalog
 from ray_lidarseg.datasets.evidence import EvidenceReader, read_text
-from ray_lidarseg.datasets.layers import LayerRows, cameras_of, layer_entries, layer_folder, segments_of
+from ray_lidarseg.datasets.layers import (
+    LayerRows,
+    cameras_of,
+    layer_digests,
+    layer_entries,
+    layer_folder,
+    segments_of,
+)
 from ray_lidarseg.datasets.shards import list_shards
 from ray_lidarseg.errors import DataError, StorageError
 from ray_lidarseg.foundation.clip_architecture import MINIATURE, build_clip_miniature
@@ -380,6 +387,72 @@ def test_corrected_labels_or_scans_show_no_image_again(tmp_path: Path, clips: li
     (np.fromfile(scan, np.float32) * np.float32(0.9)).tofile(scan)
     report = prepare(index, out, teachers=with_clip(clips[0]))
     assert (report.done, done_by_kind(report)) == (1, {"masks": 0, "pairs": 1, "features": 0})
+
+
+def held_by(out: str) -> dict[str, list[int]]:
+    """Numbers of the frames that each finished layer lists and holds, by kind."""
+    numbers = {}
+    for kind in ("masks", "pairs", "features"):
+        name = layer_of(out, kind)
+        listed = sorted(layer_digests(LOCAL, out, name))
+        assert sorted(entry["frame_id"] for entry in layer_entries(LOCAL, layer_folder(out, name))) == listed
+        numbers[kind] = [int(frame.rpartition("/")[2]) for frame in listed]
+    return numbers
+
+
+def correct_scan(root: Path, number: int) -> None:
+    """Other coordinates, as many points."""
+    scan = root / "data" / "velodyne" / f"{number:06d}.bin"
+    (np.fromfile(scan, np.float32) * np.float32(0.9)).tofile(scan)
+
+
+def test_rows_of_a_corrected_scan_are_missing_until_they_are_asked_for(tmp_path: Path, clips, capsys) -> None:
+    index, out, teachers = write_log(tmp_path, COUNT), str(tmp_path / "fresh"), with_clip(clips[0])
+    prepare(index, out, teachers=teachers)
+    before = modified(out)
+    assert prepare(index, out).done == 0
+    assert modified(out) == before
+    correct_scan(tmp_path, 2)
+    assert prepare(index, out, retry_failed=True).done == 0
+    assert modified(out) == before
+    capsys.readouterr()
+    assert prepare(index, out).done == 1
+    said = capsys.readouterr().out
+    assert re.search(
+        rf"\npairs-\w+: what 1 frames were made of changed: {frame_id(2)} \(scan\); their rows are gone: "
+        r"give the command with the --masks and --features of the layer to compute them again\n$",
+        said,
+    )
+    everything = list(range(COUNT))
+    assert held_by(out) == {"masks": everything, "pairs": [0, 1, 3, 4], "features": everything}
+    assert EvidenceReader(LOCAL, out, read_catalog(LOCAL, out), "auto").num_missing == 1
+    assert done_by_kind(prepare(index, out, teachers=teachers)) == {"masks": 0, "pairs": 1, "features": 0}
+    assert EvidenceReader(LOCAL, out, read_catalog(LOCAL, out), "auto").num_missing == 0
+
+
+def test_what_reads_a_layer_goes_with_its_rows_and_a_bad_layer_is_said(tmp_path: Path, clips, capsys) -> None:
+    index, out, teachers = write_log(tmp_path, COUNT), str(tmp_path / "fresh"), with_clip(clips[0])
+    prepare(index, out, teachers=teachers)
+    write_image(tmp_path, 1, "image_3", seed=99)
+    assert prepare(index, out).done == 0
+    rest = [0, 2, 3, 4]
+    assert held_by(out) == {"masks": rest, "pairs": rest, "features": rest}
+    assert re.search(rf"pairs-\w+: what 1 frames .* {frame_id(1)} \(masks\); their rows", capsys.readouterr().out)
+    Path(layer_folder(out, layer_of(out, "masks")), "layer.json").write_text("{}")
+    correct_scan(tmp_path, 4)
+    assert prepare(index, out).done == 1
+    assert re.search(r"masks-\w+ is not compared with the frames: .*layer.json", capsys.readouterr().out)
+    assert held_by(out) == {"masks": rest, "pairs": rest[:3], "features": rest}
+
+
+def test_layers_and_splits_that_are_not_asked_for_lose_what_changed(tmp_path: Path, clips: list[str]) -> None:
+    index, out = write_log(tmp_path, COUNT, val=[4]), str(tmp_path / "fresh")
+    prepare(index, out, teachers=with_clip(clips[0]))
+    write_image(tmp_path, 1, seed=99)
+    correct_scan(tmp_path, 4)
+    report = prepare(index, out, teachers=slic(), image_splits=["train"])
+    assert done_by_kind(report) == {"masks": 1, "pairs": 0}  # their content is as it was
+    assert held_by(out) == {"masks": [0, 1, 2, 3, 4], "pairs": [0, 1, 2, 3], "features": [0, 2, 3, 4]}
 
 
 def test_changed_masks_in_the_folder_of_masks_are_read_again(index: str, out: str, tmp_path: Path) -> None:

@@ -65,6 +65,45 @@ def test_keys_that_merge_are_not_given_twice() -> None:
     assert read_yaml("a: &x {b: 1, c: 2}\nd:\n  <<: *x\n  b: 3\n", "x.yaml", DataError)["d"] == {"b": 3, "c": 2}
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "a:\n- 010\n",
+            "f.yaml: '010' in line 2: write it without a leading 0 .YAML reads it as octal., or quote a text$",
+        ),
+        ("000123: b", "'000123' in line 1: write it without a leading 0"),
+        ("a: -0_7", "'-0_7' in line 1: write it without a leading 0"),
+        ("a: !!int '08'", "'08' in line 1: write it without a leading 0"),
+        ("a: [1:40]", "f.yaml: '1:40' in line 1: YAML reads it as base 60: quote it or write the number$"),
+        ("a: 1:30.5", "'1:30.5' in line 1: YAML reads it as base 60"),
+    ],
+)
+def test_numbers_that_yaml_reads_as_others_are_refused(text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_yaml(text, "f.yaml", DataError)
+
+
+def test_numbers_that_yaml_reads_as_written_stay() -> None:
+    text = "[0, -0, 10, +7, 1_000, 0x10, 0.5, 00.5, .5, 1e3, 1.0e+3, '010', '1:40', 1:75]"
+    assert read_yaml(text, "f", DataError) == [
+        0,
+        0,
+        10,
+        7,
+        1000,
+        16,
+        0.5,
+        0.5,
+        0.5,
+        "1e3",
+        1000.0,
+        "010",
+        "1:40",
+        "1:75",
+    ]
+
+
 def test_yaml_that_is_some() -> None:
     assert read_yaml("a: &x [1, 2]\nb: *x\n", "f", DataError) == {"a": [1, 2], "b": [1, 2]}
     assert read_yaml(b"\xef\xbb\xbfa: 1", "f", DataError) == {"a": 1}  # a byte order mark

@@ -67,6 +67,12 @@ def test_a_good_ontology_reads_and_survives_json() -> None:
             "classes.0.raw_ids.0: expected at most 65535 .got 70000.$",
         ),
         ({"sensor": {}}, "sensor.num_beams is missing"),
+        ({"classes": [{"name": "car", "raw_ids": [7, True]}]}, "classes.0.raw_ids.1: expected a number, got true$"),
+        (
+            {"classes": [{"name": "car", "raw_ids": [7], "colour": [0, False, 0]}]},
+            "classes.0.colour.1: expected a number, got false$",
+        ),
+        ({"ignore_raw_ids": [True]}, "ignore_raw_ids.0: expected a number, got true$"),
     ],
 )
 def test_a_bad_ontology_says_what_is_wrong(changes: dict[str, Any], message: str) -> None:
@@ -82,6 +88,10 @@ def test_a_bad_ontology_says_what_is_wrong(changes: dict[str, Any], message: str
         ({"max_range_m": 0.5}, "min_range_m must be below max_range_m"),
         ({"intensity": [1, 1]}, r"intensity must be \[lowest, highest\] or none"),
         ({"intensity": "nothing"}, "sensor.intensity"),
+        ({"intensity": [False, True]}, "intensity.*expected a number, got false"),
+        ({"num_beams": True}, "sensor: num_beams: expected a number, got true$"),
+        ({"min_range_m": False}, "sensor: min_range_m: expected a number, got false$"),
+        ({"height_m": True}, "sensor.height_m: expected a number, got true$"),
         ({"axes": "FRU"}, "right-handed frame"),
         ({"axes": "FFU"}, "right-handed frame"),
         ({"axes": "xyz"}, "right-handed frame"),

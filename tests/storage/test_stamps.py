@@ -7,6 +7,7 @@ import urllib.request
 import pytest
 
 from ray_lidarseg import storage
+from ray_lidarseg.errors import StorageError
 from ray_lidarseg.storage import stamps
 from ray_lidarseg.storage.stamps import changed_files, digest_of, recorded, stamps_of
 from tests.storage.s3_server import Faults, s3_server, variables
@@ -86,3 +87,12 @@ def test_nothing_is_read_where_size_and_times_are_the_same(tmp_path, monkeypatch
         storage.read_bytes(str(tmp_path / "scan"))
     monkeypatch.setattr(stamps.files, "read_bytes", lambda uri: pytest.fail("it was read"))
     assert changed_files(before) == set()
+
+
+def test_a_ring_of_links_is_explained(tmp_path):
+    (tmp_path / "0.bin").symlink_to(tmp_path / "1.bin")
+    (tmp_path / "1.bin").symlink_to(tmp_path / "0.bin")
+    with pytest.raises(
+        StorageError, match=r"cannot look up \S+/0.bin: the path is a ring of symbolic links: mend them"
+    ):
+        stamps_of([str(tmp_path / "0.bin")])

@@ -185,3 +185,31 @@ def test_names_that_are_not_utf_8_and_names_too_long_are_said_so(tmp_path: Path)
         storage.list_files(str(tmp_path))
     with pytest.raises(StorageError, match="longer than this file system allows"):
         storage.read_bytes(f"{tmp_path}/{'a' * 300}")
+
+
+@pytest.fixture
+def linked(tmp_path: Path) -> Path:
+    """A link ``data/link`` to ``data/real/sub``, with ``scans/0.bin`` beside both."""
+    for folder in ("data/real/sub", "data/real/scans", "data/scans"):
+        (tmp_path / folder).mkdir(parents=True)
+    for folder in ("real/", ""):
+        (tmp_path / f"data/{folder}scans/0.bin").write_text(folder)
+    (tmp_path / "data/link").symlink_to("real/sub")
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_two_dots_behind_a_link_lead_where_open_goes(linked: Path, scheme: str) -> None:
+    named = uris.beside(f"{scheme}{linked}/link/manifest.jsonl", "../scans/0.bin")
+    assert storage.read_bytes(named) == (linked / "link/../scans/0.bin").read_bytes() == b"real/"
+    assert storage.absolute(f"{linked}/link/../new//") == f"{os.path.realpath(linked)}/real/new"
+    assert storage.absolute(f"{linked}/link/../..") == os.path.realpath(linked)
+
+
+def test_two_dots_elsewhere_keep_the_links_as_they_were_typed(linked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (linked.parent / "alias").symlink_to("data")
+    assert storage.absolute(f"{linked.parent}/alias/real/../scans") == f"{linked.parent}/alias/scans"
+    assert storage.absolute(f"{linked}/real/../link/0.bin") == f"{linked}/link/0.bin"
+    assert storage.absolute("/../a/../b/..") == "/"
+    monkeypatch.chdir(linked / "link")
+    assert storage.absolute("../scans/0.bin") == f"{os.path.realpath(linked)}/real/scans/0.bin"

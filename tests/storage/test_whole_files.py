@@ -156,3 +156,19 @@ def test_a_pipe_stays_a_pipe(write, tmp_path):
     assert path.is_fifo()
     with pytest.raises(StorageError, match="is a device, a pipe or a socket, expected a file"):
         storage.write_bytes(str(path), b"x")
+
+
+def filled(path: str, data: bytes) -> None:
+    storage.write_file(path, lambda file: file.write(data))
+
+
+@pytest.mark.parametrize("target", ["there.txt", "not/yet/there.txt"])
+@pytest.mark.parametrize("write", [storage.write_bytes, storage.write_once, filled])
+def test_a_link_stays_and_what_it_points_to_is_written(write, target, tmp_path):
+    (tmp_path / "link.txt").symlink_to(target)
+    if write is not storage.write_once and target == "there.txt":
+        (tmp_path / target).write_text("old")
+    write(str(tmp_path / "link.txt"), b"new")
+    assert (tmp_path / "link.txt").readlink() == Path(target)
+    assert (tmp_path / target).read_bytes() == b"new"
+    assert not list(tmp_path.rglob(".unfinished*"))
