@@ -4,12 +4,15 @@ The parsers live here and not beside the verbs, so that ``--help`` never imports
 """
 
 import argparse
+import io
 import sys
 from collections.abc import Callable, Sequence
 
 from ray_lidarseg import __version__
 from ray_lidarseg.errors import LidarSegError
 from ray_lidarseg.runtime.interrupts import NOBODY_READS, interruptible, reader_is_gone, status_of
+
+_SPLITS = ("train", "val", "test")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,6 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0 done, 1 the verb's own check failed, 2 bad input or a lost cluster (one message, no traceback),
         130 interrupted by Ctrl-C, 143 by SIGTERM, 141 where nobody reads the output any more.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # an arrow in a message must not end a verb on a Latin-1 terminal
     args = build_parser().parse_args(argv)
     goes_on = "" if args.verb == "submit" else "; the same command continues"  # there it would start a second job
     farewell = f"ray-lidarseg {args.verb}: interrupted{goes_on}"
@@ -60,6 +65,12 @@ def _verb(verbs: Verbs, name: str, about: str, run: Callable[[argparse.Namespace
     return parser
 
 
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no seed: expected a whole number of at least 0")
+    return int(text)
+
+
 def _demo(verbs: Verbs) -> None:
     def run(args: argparse.Namespace) -> None:
         from ray_lidarseg.demo import demo
@@ -69,7 +80,9 @@ def _demo(verbs: Verbs) -> None:
     parser = _verb(verbs, "demo", "the main job end to end on the built-in world: no download", run)
     parser.add_argument("--out", default="demo", help="folder for everything the demo writes (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=0, help="training steps; 0: as in the recipe (default)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of world, split and training (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=_seed, default=0, help="seed of world, split and training (default: %(default)s)"
+    )
     parser.add_argument("--preset", default="demo", help="world preset (default: %(default)s)")
     parser.add_argument(
         "--ratio", type=float, default=0.0, help="share of labelled frames; 0: as in the recipe (default)"
@@ -93,7 +106,7 @@ def _world(verbs: Verbs) -> None:
     )
     parser.add_argument("--frequencies", action="store_true", help="print class shares beside the real data set's")
     parser.add_argument("--out", required=True, help="root folder of the data set")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=_seed, default=0)
 
 
 def _index(verbs: Verbs) -> None:
@@ -132,7 +145,7 @@ def _validate(verbs: Verbs) -> None:
     parser = _verb(verbs, "validate", "what is wrong with a data set and how to fix it; status 1 on errors", run)
     parser.add_argument("data", help="what `index` wrote, or a folder of prepared shards")
     parser.add_argument("--sample", type=int, default=50, help="frames to read; 0: all (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the sample (default: %(default)s)")
+    parser.add_argument("--seed", type=_seed, default=0, help="seed of the sample (default: %(default)s)")
     parser.add_argument("--json", default="", help="file for the findings as JSON")
 
 
@@ -174,7 +187,7 @@ def _prepare(verbs: Verbs) -> None:
         "--image-splits",
         nargs="+",
         default=(),
-        choices=("train", "val", "test"),
+        choices=_SPLITS,
         help="show images of these splits only; training reads no others (default: all)",
     )
     actors = parser.add_argument_group("actors of the teachers")
@@ -273,7 +286,7 @@ def _evaluate(verbs: Verbs) -> None:
     parser = _verb(verbs, "evaluate", "mIoU of a run's models: by point, cell and distance, or under corruption", run)
     parser.add_argument("run_folder", metavar="RUN")
     parser.add_argument("--prepared", default="", help="other shards than the recipe's")
-    parser.add_argument("--split", default="val")
+    parser.add_argument("--split", default="val", choices=_SPLITS, help="whose labelled frames (default: %(default)s)")
     parser.add_argument(
         "--checkpoint", default="latest", help="latest, best by validation, or a step (default: %(default)s)"
     )
@@ -313,7 +326,7 @@ def _probe(verbs: Verbs) -> None:
     parser.add_argument(
         "--ratios", nargs="+", type=float, default=[0.01], help="shares of labels to fine-tune on (default: 0.01)"
     )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
+    parser.add_argument("--seeds", nargs="+", type=_seed, default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument("--no-linear", action="store_true", help="leave the linear probe out")
     parser.add_argument("--words", default="", help="as of evaluate")
 
@@ -384,7 +397,9 @@ def _predict(verbs: Verbs) -> None:
     source.add_argument("--index", default="", help="what `index` wrote")
     source.add_argument("--scans", nargs="+", default=(), help="scan files, float32 .bin")
     parser.add_argument("--columns", type=int, default=0, help="float32 columns of --scans; 0: from the name and size")
-    parser.add_argument("--split", default="test", help="which frames of --prepared or --index (default: %(default)s)")
+    parser.add_argument(
+        "--split", default="test", choices=_SPLITS, help="which frames of --prepared or --index (default: %(default)s)"
+    )
     parser.add_argument(
         "--format",
         default="label",

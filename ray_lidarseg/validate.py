@@ -10,6 +10,7 @@ import pyarrow as pa
 from pyarrow.fs import FileType
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ray_lidarseg import storage
 from ray_lidarseg.checks.checks import check_all, check_class_map, check_times
@@ -101,8 +102,6 @@ def validate(data: str, sample: int = 50, seed: int = 0, json_out: str = "") -> 
     findings = check_all(frames, failures, source.spec.sensor, source.spec.taxonomy.class_names)
     findings += check_class_map(mapped)
     findings += check_times(*_times(table), is_ordered=not is_prepared)
-    _print(findings, f"{data}: {len(chosen)} of {len(table)} frames")
-    print(described_map(mapped, f"class map, {len(chosen)} frames"))
     if json_out:
         report = {
             "data": data,
@@ -113,6 +112,8 @@ def validate(data: str, sample: int = 50, seed: int = 0, json_out: str = "") -> 
             "class_map": [asdict(row) for row in mapped],
         }
         storage.write_bytes(json_out, json.dumps(report, indent=1).encode())
+    _print(findings, f"{data}: {len(chosen)} of {len(table)} frames")
+    print(described_map(mapped, f"class map, {len(chosen)} frames"))
     return 1 if has_errors(findings) else 0
 
 
@@ -233,10 +234,11 @@ def _print(findings: Sequence[Finding], title: str) -> None:
     for heading in ("check", "verdict", "measured", "expected"):
         table.add_column(heading, overflow="fold")
     for finding in findings:
-        verdict = f"[{_STYLES[finding.severity]}]{finding.severity}[/]"
+        verdict = Text(finding.severity, _STYLES[finding.severity])
         table.add_row(finding.check, verdict, finding.measured, finding.expected)
-    console = Console()
+    console = Console(markup=False, emoji=False)  # a path may hold [brackets] and :colons:
     console.print(table)
     for finding in findings:
         if finding.fix:
-            console.print(f"[{_STYLES[finding.severity]}]{finding.check}[/]: {finding.measured}. Fix: {finding.fix}")
+            check = Text(finding.check, _STYLES[finding.severity])
+            console.print(check, f": {finding.measured}. Fix: {finding.fix}", sep="")

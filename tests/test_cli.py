@@ -73,6 +73,35 @@ def test_recipe_prints_the_resolved_recipe(capsys: pytest.CaptureFixture[str]) -
     assert "seed: 7" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("validate index.parquet --seed -1", "'-1' is no seed: expected a whole number of at least 0"),
+        ("world --out w --seed -1", "'-1' is no seed"),
+        ("demo --seed 0.5", "'0.5' is no seed"),
+        ("predict r --out o --scans s --split ../../../x", "invalid choice: '../../../x'"),
+        ("evaluate r --split va", "invalid choice: 'va'"),
+    ],
+)
+def test_values_that_mean_nothing_are_refused_at_once(line: str, said: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(line.split())
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_terminal_that_knows_no_arrow_gets_a_question_mark() -> None:
+    code = (
+        "import sys\nfrom ray_lidarseg import cli\n"
+        "cli.build_parser = lambda: type('P', (), {'parse_args': lambda *_: type('A', (), {'verb': 'index', "
+        "'run': lambda _: print('24 → 10 é')})})()\nsys.exit(cli.main([]))"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, env={**os.environ, "PYTHONIOENCODING": "latin-1"}
+    )
+    assert (said.stdout, said.stderr, said.returncode) == ("24 ? 10 é\n".encode("latin-1"), b"", 0)
+
+
 def test_nobody_reading_is_no_traceback() -> None:
     read, write = os.pipe()
     os.close(read)

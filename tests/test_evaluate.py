@@ -14,12 +14,14 @@ from ray_lidarseg.datasets.shards import write_shard
 from ray_lidarseg.errors import DataError, RunError, StorageError
 from ray_lidarseg.evaluate import clean as verb
 from ray_lidarseg.evaluate import evaluate, rendered
+from ray_lidarseg.evaluate.scored_frames import choose
 from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.metrics.scoring import Scores
 from ray_lidarseg.recipe.load import override
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.sample import Keyframe
 from ray_lidarseg.training import checkpoints, run_frames
+from ray_lidarseg.training.inference_options import InferenceOptions
 from ray_lidarseg.training.rendered_views import unpack_views
 from ray_lidarseg.training.run_folder import RunFolder
 from ray_lidarseg.training.run_frames import RunFrames
@@ -29,7 +31,7 @@ LOCAL = fs.LocalFileSystem()
 TINY = {"name": "fidnet", "height_px": 8, "width_px": 64, "width_factor": 0.0625, "blocks": [1, 1, 1, 1]}
 
 
-def prepare(folder: Path, label: int = 1, prefix: str = "") -> str:
+def prepare(folder: Path, label: int = 1, prefix: str = "", scale: int = 1) -> str:
     """Two training and two validation frames, all of one class."""
     frames = [
         Keyframe(
@@ -40,7 +42,7 @@ def prepare(folder: Path, label: int = 1, prefix: str = "") -> str:
             timestamp_us=number,
             points_uri=f"{number}.bin",
             labels_uri=f"{number}.label",
-            points=np.full((3, 4), number, np.float32),
+            points=np.full((3, 4), scale * (number + 1), np.float32),
             labels=np.full(3, label, np.uint8),
         )
         for split in ("train", "val")
@@ -96,6 +98,22 @@ def test_a_folder_that_moved_is_said_with_the_way_out(run: RunFolder, tmp_path: 
     assert evaluate(run.uri, prepared=str(tmp_path / "q"))["prepared"] == str(tmp_path / "q")
 
 
+def test_frames_taken_out_of_train_are_scored_wherever_the_shards_lie(run: RunFolder, tmp_path: Path, capsys) -> None:
+    recipe = override(run.recipe(), {"data.val_frames": ["train0"]})
+    run.write("recipe.yaml", recipe.to_yaml().encode())
+    run.write(run_frames.FILE, RunFrames.drawn(read_catalog(LOCAL, recipe.data.prepared), recipe).to_json())
+
+    def chosen(prepared: str) -> tuple[str, ...]:
+        return choose(run, run.recipe(), prepared, "val")[1].frame_id
+
+    assert chosen("") == chosen(str(tmp_path / "p")) == ("train0", "val0", "val1")
+    assert chosen(prepare(tmp_path / "relabelled", label=2)) == ("train0", "val0", "val1")
+    assert "the labels of 3 frames changed" in capsys.readouterr().out
+    assert chosen(prepare(tmp_path / "same_names", scale=2)) == ("val0", "val1")
+    assert chosen(prepare(tmp_path / "other", prefix="x")) == ("xval0", "xval1")
+    assert capsys.readouterr().out == ""
+
+
 def test_a_folder_that_cannot_be_written_ends_it_before_the_work(run: RunFolder, monkeypatch) -> None:
     def work(*_: object) -> None:
         raise AssertionError("it scored first")
@@ -113,6 +131,14 @@ def test_the_result_is_written_before_it_is_printed(run: RunFolder, monkeypatch)
 
     monkeypatch.setattr(verb, "describe", describe)
     evaluate(run.uri)
+
+
+def test_words_and_options_are_both_in_the_name_of_the_result(run: RunFolder, monkeypatch) -> None:
+    monkeypatch.setattr(verb, "other_words", lambda *_: b"")
+    evaluate(run.uri, words="w.npz", options=InferenceOptions(views=2, knn=True))
+    assert Path(run.path("evaluation", "words-val-tta2-knn.json")).is_file()
+    with pytest.raises(RunError, match="--words is read by one network: leave --ensemble out"):
+        evaluate(run.uri, words="w.npz", options=InferenceOptions(ensemble=(run.uri,)))
 
 
 @pytest.fixture

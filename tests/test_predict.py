@@ -234,6 +234,38 @@ def test_a_frame_whose_shard_was_prepared_anew_is_labelled_again(run, tmp_path, 
     assert labelled == ["11/000001"]
 
 
+@pytest.mark.parametrize("file_format", ["label", "ply"])
+def test_clouds_of_frames_whose_labels_were_corrected_are_written_again(run, tmp_path, labelled, file_format) -> None:
+    def prepare(label: int) -> None:
+        points = np.ones((4, 4), np.float32)
+        labels = [np.full(4, label, np.uint8), np.zeros(4, np.uint8)]
+        frames = [
+            Keyframe(f"08/{n:06d}", "semantickitti", "08", "val", n, "p", "l", points=points, labels=labels[n])
+            for n in (0, 1)
+        ]
+        write_shard(fs.LocalFileSystem(), str(tmp_path / "p"), frames)
+        write_catalog(fs.LocalFileSystem(), str(tmp_path / "p"))
+
+    arguments = {"scans": (), "columns": 0, "prepared": str(tmp_path / "p"), "split": "val"}
+    prepare(1)
+    assert label(run, tmp_path, **arguments, file_format=file_format).done == 2
+    prepare(2)
+    labelled.clear()
+    label(run, tmp_path, **arguments, file_format=file_format)
+    assert labelled == (["08/000000"] if file_format == "ply" else [])
+
+
+def test_frames_taken_out_of_train_are_of_split_val_wherever_the_shards_lie(run, tmp_path, labelled) -> None:
+    recipe = override(RunFolder(run).recipe(), {"data.prepared": "/gone", "data.val_frames": ["00/000000", "00/9"]})
+    RunFolder(run).write("recipe.yaml", recipe.to_yaml().encode())
+    points = np.ones((4, 4), np.float32)
+    frames = [Keyframe(f"00/{n:06d}", "semantickitti", "00", "train", n, "p", points=points) for n in (0, 1)]
+    write_shard(fs.LocalFileSystem(), str(tmp_path / "p"), frames)
+    write_catalog(fs.LocalFileSystem(), str(tmp_path / "p"))
+    label(run, tmp_path, scans=(), columns=0, prepared=str(tmp_path / "p"), split="val")
+    assert labelled == ["00/000000"]
+
+
 def test_other_weights_are_refused_whatever_their_run_is_called_and_a_moved_run_is_not(run, tmp_path, labelled) -> None:
     label(run, tmp_path)
     with pytest.raises(

@@ -11,7 +11,7 @@ from ray_lidarseg.datasets.entries import dataset_of
 from ray_lidarseg.datasets.evidence import TextEmbeddings
 from ray_lidarseg.datasets.prepared_frames import PreparedFrames
 from ray_lidarseg.datasets.sensor import resolve_sensor
-from ray_lidarseg.errors import reason
+from ray_lidarseg.errors import RunError, reason
 from ray_lidarseg.evaluate.language import other_words, score_language
 from ray_lidarseg.evaluate.rendered import render_views
 from ray_lidarseg.evaluate.score_tables import describe, numbers_of
@@ -44,7 +44,7 @@ def evaluate(
         split: ``train``, ``val`` or ``test``; only its labelled frames count.
         which: Checkpoint: ``latest`` or a number of steps.
         words: Of a distilled network: class embeddings (``.npz``) in place of those it was distilled with; the file is
-            then ``evaluation/words-<split>.json``.
+            then ``evaluation/words-<split>.json``. Not together with an ensemble.
         options: With any, the model to deploy alone is scored, into ``evaluation/<split>-<options>.json``.
 
     Returns:
@@ -58,6 +58,8 @@ def evaluate(
         DataError: No labelled frame, shards of another data set, or a frame that cannot be read.
         StorageError: The run folder cannot be written; said before the work.
     """
+    if words and options.ensemble:
+        raise RunError("--words is read by one network: leave --ensemble out, its members keep their own words")
     folder = RunFolder(run)
     method, recipe, step = load_method(folder.uri, which)
     options.check(recipe)
@@ -67,9 +69,11 @@ def evaluate(
     names = [recipe.method.deployed] if options.name else list(method.classifiers())
     scores = _score(folder.uri, recipe, place, catalog, step, names, options, said)
     result = {**_result(recipe, scores, split, step, options), "prepared": place}
-    if isinstance(method, Distill) and not options.name:
-        result |= {"words": words, **_language(folder.uri, recipe, place, catalog, step, said)}
-    name = f"words-{split}" if words else "-".join(filter(None, (split, options.name)))
+    if isinstance(method, Distill):
+        result["words"] = words
+        if not options.name:
+            result |= _language(folder.uri, recipe, place, catalog, step, said)
+    name = "-".join(filter(None, ("words" if words else "", split, options.name)))
     try:
         folder.write(f"{FOLDER}/{name}.json", json.dumps(result, indent=1).encode())
     finally:  # what took so long is seen, whatever became of the disk

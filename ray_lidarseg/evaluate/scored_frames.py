@@ -13,20 +13,21 @@ from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.runtime import pool
 from ray_lidarseg.runtime.cluster import connect
 from ray_lidarseg.runtime.progress import progress
+from ray_lidarseg.training.moved_shards import are_of_run, with_validation_there
 from ray_lidarseg.training.run_folder import RunFolder
-from ray_lidarseg.training.run_frames import described, stored_frames
+from ray_lidarseg.training.run_frames import RunFrames, described, stored_frames
 
 FOLDER = "evaluation"
 """Folder of a run for what this verb writes."""
 
 
 def choose(folder: RunFolder, recipe: Recipe, prepared: str, split: str) -> tuple[str, Catalog]:
-    """The labelled frames of a split, and where their shards lie.
+    """The labelled frames of a split, and where their shards lie; ``data.val_frames`` validate wherever they lie.
 
     Args:
         folder: The run.
         recipe: Its recipe.
-        prepared: Other shards than the recipe's, or empty.
+        prepared: Other shards than the recipe's, or the same ones moved; or empty.
         split: ``train``, ``val`` or ``test``.
 
     Raises:
@@ -35,9 +36,14 @@ def choose(folder: RunFolder, recipe: Recipe, prepared: str, split: str) -> tupl
     """
     place = storage.absolute(prepared) if prepared else folder.prepared(recipe)
     everything = read_catalog(*storage.resolve(place))
-    if not prepared:
+    frames = stored_frames(folder.uri)
+    if prepared:
+        everything = with_validation_there(everything, frames, recipe.data.val_frames)
+    else:
+        _refuse_another_project(folder, frames, everything, place)
         everything = everything.with_validation(recipe.data.val_frames)
-        _compare_with_training(folder, everything, place)
+    if frames and are_of_run(everything, frames):
+        _say_what_changed(folder, frames, everything)
     catalog = _labelled(everything, split)
     _check_dataset(catalog, recipe)
     ontology_files.check_classes(recipe.data, place)
@@ -73,16 +79,15 @@ def results(
         )
 
 
-def _compare_with_training(folder: RunFolder, catalog: Catalog, prepared: str) -> None:
-    """Says when the shards are not what the run was trained beside, and refuses those of another project."""
-    frames = stored_frames(folder.uri)
-    if frames is None or not frames.content:
-        return
-    if frames.content.keys().isdisjoint(catalog.frame_id):
+def _refuse_another_project(folder: RunFolder, frames: RunFrames | None, catalog: Catalog, prepared: str) -> None:
+    if frames and frames.content and frames.content.keys().isdisjoint(catalog.frame_id):
         raise DataError(
             f"{prepared} holds none of the {len(frames.content)} frames {folder.uri} was trained beside: another data "
             "set lies there now; if it is meant, say so with --prepared"
         )
+
+
+def _say_what_changed(folder: RunFolder, frames: RunFrames, catalog: Catalog) -> None:
     if changed := frames.changed(dict(zip(catalog.frame_id, catalog.digest, strict=True))):
         print(f"{described(changed)} since {folder.uri} began; what is there now is scored", flush=True)
 

@@ -102,7 +102,7 @@ def predict(
     """
     out = storage.absolute(out)
     job = job_of(run, out, which, file_format, split, index, options)
-    rows = scan_rows(job.data, prepared, index, scans, columns, split)
+    rows = scan_rows(job, prepared, index, scans, columns)
     if prepared:
         ontology_files.check_classes(job.data, prepared)
     _refuse_equal_names(rows, job)
@@ -195,7 +195,7 @@ def _claim(job: Job, rows: list[dict[str, Any]], prepared: str) -> dict[str, Any
     }
     _write_summary(job.out, summary)
     if job.file_format == "lidarseg":
-        storage.write_bytes(storage.join(job.out, job.split, "submission.json"), submission_bytes())
+        storage.write_bytes(storage.join(job.out, storage.file_name(job.split), "submission.json"), submission_bytes())
     return summary
 
 

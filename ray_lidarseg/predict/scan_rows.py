@@ -13,7 +13,10 @@ from ray_lidarseg.datasets.prepared_frames import PreparedFrames
 from ray_lidarseg.datasets.scans import scan_id
 from ray_lidarseg.datasets.spec import OpenDataset
 from ray_lidarseg.errors import DataError
+from ray_lidarseg.predict.job import Job
 from ray_lidarseg.recipe.schema import Data
+from ray_lidarseg.training.moved_shards import with_validation_there
+from ray_lidarseg.training.run_frames import stored_frames
 
 
 def prepared_frames(prepared: str) -> PreparedFrames:
@@ -22,9 +25,7 @@ def prepared_frames(prepared: str) -> PreparedFrames:
     return PreparedFrames(filesystem, path, read_catalog(filesystem, path))
 
 
-def scan_rows(
-    data: Data, prepared: str, index: str, scans: Sequence[str], columns: int, split: str
-) -> list[dict[str, Any]]:
+def scan_rows(job: Job, prepared: str, index: str, scans: Sequence[str], columns: int) -> list[dict[str, Any]]:
     """One row a scan: ``frame_id``, ``points_uri``, ``dataset`` (empty: by layout), ``columns``, ``position`` ….
 
     Raises:
@@ -33,25 +34,26 @@ def scan_rows(
     if sum(map(bool, (prepared, index, scans))) != 1:
         raise DataError("predict needs exactly one of --prepared, --index and --scans")
     if scans:
-        is_open = isinstance(entry_named(data.dataset), OpenDataset)
-        return [_with_values(row) for row in _scan_rows(scans, columns, data.dataset if is_open else "")]
-    listed = _catalog_rows(prepared, data) if prepared else _index_rows(index)
-    rows = [_with_values(row) for row in listed if row.pop("split") == split]
+        is_open = isinstance(entry_named(job.data.dataset), OpenDataset)
+        return [_with_values(row, job) for row in _scan_rows(scans, columns, job.data.dataset if is_open else "")]
+    listed = _catalog_rows(prepared, job.data, job.run) if prepared else _index_rows(index)
+    rows = [_with_values(row, job) for row in listed if row.pop("split") == job.split]
     if not rows:
-        raise DataError(f"{prepared or index} holds no frame of split {split!r}: give another --split")
+        raise DataError(f"{prepared or index} holds no frame of split {job.split!r}: give another --split")
     return rows
 
 
-def _with_values(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with ``values``: what decides its labels beside the model and its file, as JSON."""
-    values = {"scan": row.pop("digest", "").partition("/")[0], "file": row["points_uri"], "columns": row["columns"]}
+def _with_values(row: dict[str, Any], job: Job) -> dict[str, Any]:
+    """The row with ``values``: what decides what is written beside the model and the row's file, as JSON."""
+    scan, _, labels = row.pop("digest", "").partition("/")
+    values = {"scan": scan, "file": row["points_uri"], "columns": row["columns"]}
+    if job.is_cloud:  # it says which labels are wrong
+        values["labels"] = labels
     return {**row, "values": json.dumps({name: str(value) for name, value in values.items() if value})}
 
 
-def _catalog_rows(prepared: str, data: Data) -> list[dict[str, Any]]:
-    catalog = prepared_frames(prepared).catalog
-    if storage.absolute(prepared) == storage.absolute(data.prepared):
-        catalog = catalog.with_validation(data.val_frames)  # as in training
+def _catalog_rows(prepared: str, data: Data, run: str) -> list[dict[str, Any]]:
+    catalog = with_validation_there(prepared_frames(prepared).catalog, stored_frames(run), data.val_frames)
     columns = zip(catalog.frame_id, catalog.dataset, catalog.split, catalog.digest, strict=True)
     return [
         {

@@ -6,6 +6,7 @@ Only rows travel: which frame to read, and what came out. Points go from file to
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -58,7 +59,8 @@ class Actors:
             raise ResourceError(
                 f"expected --actors MIN:MAX, such as 1:8, and --gpus auto or a number: {error}"
             ) from None
-        if smallest < 1 or (sizes and largest < smallest) or cpus <= 0 or (share or 0) < 0:
+        are_shares = 0 < cpus < math.inf and 0 <= (share or 0) < math.inf  # NaN is neither
+        if smallest < 1 or (sizes and largest < smallest) or not are_shares:
             raise ResourceError(
                 f"--actors {sizes or '1:'} --cpus {cpus:g} --gpus {gpus}: expected 1 <= MIN <= MAX, CPUs above 0 and "
                 "GPUs of 0 or more"

@@ -15,8 +15,9 @@ PACKAGES = ("ray_lidarseg", "tune_spaces")
 GIVEN = "given"
 """Folder of the job for files named on the command line."""
 
-_TEXT_SUFFIXES = {".yaml", ".yml", ".txt"}
+_TEXT_SUFFIXES = {".yaml", ".yml", ".txt", ".json"}
 _MAX_TEXT_BYTES = 1 << 20  # ours: recipes, studies, ontologies and lists of frames; data go by URI
+_OUTPUTS = ("--out", "--json")
 _LEFT_OUT = {"__pycache__", ".mypy_cache", ".ruff_cache"}
 
 
@@ -79,14 +80,14 @@ def pack(command: Sequence[str], folder: Path) -> Packed:
 
 def is_text_file(value: str) -> bool:
     """Whether an argument names a text file of this machine, which travels with the job."""
-    return Path(value).suffix in _TEXT_SUFFIXES and Path(value).is_file()
+    return Path(value).suffix.lower() in _TEXT_SUFFIXES and Path(value).is_file()
 
 
 def _with_text_files(command: Sequence[str], folder: Path) -> list[str]:
     renamed = list(command)
     for position, argument in enumerate(command):
         name, sign, value = argument.rpartition("=")  # --set KEY=FILE, --ontology=FILE
-        if not is_text_file(value):
+        if not is_text_file(value) or _is_output(name if name.startswith("--") else command[position - 1]):
             continue
         if (size := Path(value).stat().st_size) > _MAX_TEXT_BYTES:
             raise ResourceError(
@@ -98,6 +99,11 @@ def _with_text_files(command: Sequence[str], folder: Path) -> list[str]:
         shutil.copyfile(value, folder / file)
         renamed[position] = f"{name}{sign}{GIVEN}/{file}"
     return renamed
+
+
+def _is_output(option: str) -> bool:
+    """Whether the verb writes what an option, perhaps abbreviated, names: that must stay in its place."""
+    return len(option) > 2 and any(output.startswith(option) for output in _OUTPUTS)
 
 
 def _git(root: Path, *arguments: str) -> list[str]:

@@ -1,10 +1,12 @@
 """Whether a job finds what its command names: it starts in a folder of its own that is deleted with it."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from ray_lidarseg.errors import ResourceError
+from ray_lidarseg.foundation.settings import MINIATURE
 from ray_lidarseg.submit.code_folder import is_text_file
 
 _PLACES = {
@@ -18,10 +20,18 @@ _PLACES = {
     "scans": "--scans",
     "pictures": "--pictures",
     "predictions": "--predictions",
+    "baseline": "--baseline",
+    "words": "--words",
+    "ontology": "--ontology",
+    "storage": "--storage",
     "out": "--out",
     "json": "--json",
 }
 """Arguments of the verbs that name a place, by their name in the parser."""
+
+_WRITTEN = ("out", "json")  # a text file that is there already does not travel: the job would write into its copy
+_KEYS = ("data.prepared", "start.run", "start.file", "split.file", "*.checkpoint", "*.folder")
+_NO_PLACES = {"--baseline": "minkunet18"}  # a word that an argument takes instead of a place
 
 _NOT_AS_JOB = {"submit": "it starts jobs itself"}
 
@@ -44,6 +54,8 @@ def check_command(command: Sequence[str], parsed: Mapping[str, Any]) -> None:
             "give an s3:// URI, or an absolute path that every node mounts"
         )
     local = [f"{value!r} ({name})" for name, value in _named_places(parsed) if is_relative(value)]
+    written = [(_PLACES[name], parsed.get(name) or "") for name in _WRITTEN]
+    local += [f"{value!r} ({name})" for name, value in written if is_text_file(value) and not Path(value).is_absolute()]
     if local:
         raise ResourceError(
             f"relative to what? A job runs on the cluster, in a folder of its own that is deleted with it: "
@@ -59,8 +71,13 @@ def is_relative(value: str) -> bool:
 def _named_places(parsed: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, shown in _PLACES.items():
         values = parsed.get(name) or ()
-        yield from ((shown, value) for value in ([values] if isinstance(values, str) else values))
+        values = [values] if isinstance(values, str) else values
+        yield from ((shown, value) for value in values if value != _NO_PLACES.get(shown))
+    if parsed["verb"] == "doctor":  # elsewhere it is a step
+        yield from (("--checkpoint", value) for value in parsed["checkpoint"])
     for override in parsed.get("overrides", ()):
-        name, _, value = override.partition("=")
-        if name == "data.prepared" or ("/" in value and Path(value).exists()):
-            yield f"--set {name}", value
+        name, value = (part.strip(" '\"") for part in override.partition("=")[::2])
+        place = value.removeprefix("local-dir:")  # open_clip's
+        is_known = any(fnmatch(name, key) for key in _KEYS) and value != MINIATURE
+        if is_known or ("/" in place and Path(place).exists()):
+            yield f"--set {name}", place

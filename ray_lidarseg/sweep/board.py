@@ -28,7 +28,8 @@ class Board:
 
     def __init__(self, metric: str, num_trials: int, mode: str = "max"):
         self._metric, self._num_trials, self._sign = metric, num_trials, 1 if mode == "max" else -1
-        self._console = Console(width=None if sys.stdout.isatty() else 140, soft_wrap=True)
+        width = None if sys.stdout.isatty() else 140
+        self._console = Console(width=width, soft_wrap=True, markup=False, emoji=False)  # values may hold [brackets]
         self._live: Live | None = None
         self._trials: dict[str, Trial] = {}
         self._shown_s = time.monotonic()

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ray_lidarseg import storage
 from ray_lidarseg.datasets.entries import dataset_of
 from ray_lidarseg.datasets.evidence import TextEmbeddings
 from ray_lidarseg.errors import RecipeError, RunError
@@ -30,6 +31,10 @@ class InferenceOptions:
     views: int = 1
     knn: bool = False
     ensemble: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """The runs by their absolute URIs: actors live in other directories, and a run has one name only."""
+        object.__setattr__(self, "ensemble", tuple(map(storage.absolute, self.ensemble)))
 
     @property
     def name(self) -> str:

@@ -73,6 +73,17 @@ def test_text_files_that_the_command_names_travel_and_two_of_one_name_stay_two(
     assert [(job / name).read_text() for name in ("given/1-own.yaml", "given/2-own.yaml")] == ["a", "b"]
 
 
+def test_what_a_verb_writes_stays_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(code_folder, "_git", lambda *_: [])
+    monkeypatch.setattr(code_folder, "_installed", lambda: iter(()))
+    recipe, report = tmp_path / "R.YAML", tmp_path / "report.json"
+    recipe.touch()
+    report.touch()
+    (tmp_path / "job").mkdir()
+    command = ["train", str(recipe), f"--json={report}", "--json", str(report), "--js", str(report)]
+    assert pack(command, tmp_path / "job").command == ["train", "given/1-R.YAML", *command[2:]]
+
+
 def test_data_do_not_travel(tmp_path: Path) -> None:
     large = tmp_path / "scans.txt"
     large.write_bytes(b"0" * (2 << 20))

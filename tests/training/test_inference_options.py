@@ -48,6 +48,12 @@ def test_names_and_digests_tell_numbers_apart(runs):
     assert options.weights() == [RunFolder(runs["second"]).checkpoint()["sha256"][:16]]
 
 
+def test_a_run_of_an_ensemble_has_one_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert InferenceOptions(ensemble=("r",)) == InferenceOptions(ensemble=("./r",))
+    assert InferenceOptions(ensemble=("r", "s3://b/r")).ensemble == (str(tmp_path / "r"), "s3://b/r")
+
+
 def test_without_options_all_models_come_as_they_are(runs):
     models, recipe, step = load_models(runs["first"], "latest", CPU)
     assert list(models) == ["student", "teacher"]
