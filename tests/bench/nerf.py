@@ -10,9 +10,11 @@ says whether the length uses the labels up. The world has label images, hidden t
 while training; nothing learns from it but the row `never-wrong`, which tells the method's limit from its teacher's.
 
 `projected` differs from `rendered` in who labels a segment and what learns it; the head and its two losses on LiDAR
-and labelled camera rays stay (`no-segments` is these alone, `points-only` is without). `front` looks through one
-camera of six, on the same scenes. `--entropies` sweeps the threshold of a segment's entropy, `--compare-masks` puts SAM
-beside SLIC; both at the first seed alone, so they choose settings and prove nothing.
+and labelled camera rays stay (`no-segments` is these alone, `points-only` is without). It also labels more: all points
+of a kept segment learn, by the network's own classifier, where `rendered` teaches the head at most 16 opaque pixels of
+each of the segments drawn. `front` looks through one camera of six, on the same scenes. `voters` lets only certain
+pixels vote for their segment, which then labels its uncertain ones. `--entropies` sweeps the threshold of a segment's
+entropy, `--compare-masks` puts SAM beside SLIC; both at the first seed alone, so they choose settings and prove nothing.
 
 An ablation reports: it fails (rc 1) only where a figure is missing or not finite.
 """
@@ -85,6 +87,7 @@ RUNGS = {
         {**_NERF, "method.target": "projected", "method.rendered_weight": 0.0, "method.depth_weight": 0.0},
     ),
     "teacher": Rung("+ NeRF (rendered), EMA teacher", "nerf", {**_NERF, "method.teacher": "ema"}),
+    "voters": Rung("+ NeRF (rendered), certain pixels vote", "nerf", {**_NERF, "method.pixel_entropy_threshold": 0.3}),
     "sam": Rung("+ NeRF (rendered), segments of SAM", "nerf", {**_NERF, "method.masks": "sam"}),
     **{
         f"entropy-{value:g}": Rung(
@@ -109,6 +112,7 @@ PARTS = (
     ("segments on top of them", "rendered", "no-segments"),
     ("projected segments alone", "points-only", "sup-only"),
     ("an EMA teacher", "teacher", "rendered"),
+    ("votes of certain pixels alone", "voters", "rendered"),
     ("SAM instead of SLIC", "sam", "rendered"),
 )
 """What is claimed to help, the row with it, and the row without."""
