@@ -14,7 +14,7 @@ and labelled camera rays stay (`no-segments` is these alone, `points-only` is wi
 of a kept segment learn, by the network's own classifier, where `rendered` teaches the head at most 16 opaque pixels of
 each of the segments drawn. `front` looks through one camera of six, on the same scenes. `voters` lets only certain
 pixels vote for their segment, which then labels its uncertain ones. `--entropies` sweeps the threshold of a segment's
-entropy, `--compare-masks` puts SAM beside SLIC; both at the first seed alone, so they choose settings and prove nothing.
+entropy, `--compare-masks` puts SAM beside SLIC; both at the first seed alone: they choose settings and prove nothing.
 
 An ablation reports: it fails (rc 1) only where a figure is missing or not finite.
 """
