@@ -40,7 +40,7 @@ class NeRF(Method):
     - ``L_vox``: cells of the labelled scans, as in ``supervised``.
     - ``L_nerf``: cross entropy of the scores rendered along LiDAR beams and along camera rays to labelled points.
     - ``L_depth``: mean ``|depth - range|`` in metres over the LiDAR's beams, of labelled and unlabelled scans alike.
-      Rays that end outside the cells (on the world 7 to 12 % of the beams, above the grid) have no part in either.
+      Rays that end outside the cells, as above the grid, have no part in either.
     - ``L_2D``: unlabelled scans are rendered into the pixels of image segments. A segment whose mean probabilities have
       an entropy below H_th labels all its pixels (``segment_labels``), and the rendered scores learn that label.
 

@@ -242,7 +242,7 @@ class NeRF(WithTeacher):
         }
         for key, (is_read, other) in read.items():
             if not is_read and getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"{key} has no effect with this {other}: leave it out")
+                raise ValueError(f"{key} has no effect with {other} {getattr(self, other)}: leave it out")
         return self
 
     @property
