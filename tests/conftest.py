@@ -3,6 +3,7 @@
 import os
 import runpy
 import signal
+from functools import cache
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -25,16 +26,22 @@ SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
-    """In several processes (``-n 2``) all Ray tests share one and its Ray, and a file its fixtures.
+    """In several processes (``-n 2``) all tests that use ``local_ray`` share one, and a file its fixtures.
 
-    Groups by mark (``--dist loadgroup``) do not reach xdist 3.8 under pytest 9, which no longer has what it writes to.
+    Files of Ray tests that start clusters of their own, the demo's above all, go to whichever process is free. Groups
+    by mark (``--dist loadgroup``) do not reach xdist 3.8 under pytest 9, which no longer has what it writes to.
     """
     from xdist.scheduler import LoadScopeScheduling
+
+    @cache
+    def shares_ray(file: str) -> bool:
+        text = (config.rootpath / file).read_text() if file.startswith("tests/ray/") else ""
+        return "local_ray" in text or "undisturbed" in text  # which is a run on it
 
     class OneRay(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return "ray" if file.startswith("tests/ray/") else file
+            return "ray" if shares_ray(file) else file
 
     return OneRay(config, log)
 
