@@ -208,7 +208,7 @@ class NeRF(WithTeacher):
     stop_density: bool = True  # pseudo-labels do not move density; Panoptic Lifting stops such gradients, too
     entropy_threshold: Ratio = 0.2  # of a segment, divided by ln C: about a confidence of 0.9
     pixel_entropy_threshold: Ratio = 1.0  # pixels above it have no vote; 1: all have one
-    min_pixels: Count = 4  # a segment seen by fewer opaque pixels is not labelled
+    min_pixels: Count = 4  # a segment in which fewer opaque pixels vote is not labelled
     min_points: Count = 1  # the same for points, target projected
     min_opacity: Ratio = 0.5  # a more transparent ray has no vote and gets no label
     step_m: Positive | None = None  # between samples; none: 0.2 m (RenderOcc's, OccNeRF's), in small cells two edges
