@@ -1,7 +1,7 @@
 """What each distillation loss does to features, and what its network is worth: rows of the world `bench`.
 
 `python -m tests.bench.distill --json FILE [--rows …] [--protocols …] [--seeds …] [--ratio 0.01] [--steps 1000]
-[--oracle] [--runs FOLDER] [--set train.amp=off …] [--plot FILE.png] [--show] [--quick]`
+[--oracle] [--rows-of FILE] [--set train.amp=off …] [--plot FILE.png] [--show] [--quick]`
 
 One pre-training by each loss (or none: random weights), then what starts from it. Of the pre-training: uniformity,
 tolerance and gaps beside the images' own (1,000 features a class of 60 frames), and zero-shot mIoU by text and by
@@ -9,7 +9,7 @@ prototypes from pictures of the same teacher. Of what follows (``--protocols``):
 fine-tuning on ``--ratio`` of them in the same world and in another (the preset `kitti`: 64 beams, another field of
 view, narrow streets, other classes), and LaserMix and LaserMix++ on them: ``--protocols lasermix lasermix_pp --rows
 random relational``. All downstream recipes are rows of `tests.bench.lasermix_pp`; from random weights they are its
-very runs, and ``--runs build/bench/WORLD-SEED/runs/COMMIT`` takes those it has trained.
+very runs, and ``--rows-of tests/bench/results/lasermix_pp.json`` takes the figures it has of them.
 
 Images are seen by SLIC and the miniature CLIP, with ``--oracle`` by a teacher that is never wrong, which tells the loss
 from the teacher (it sees training scenes only, so the structure is measured there). The deployed model of the last
@@ -36,7 +36,7 @@ from ray_lidarseg.prepare.requested_layers import Teachers
 from ray_lidarseg.recipe.schema import Recipe
 from tests.bench.distill_run import DISTILLED, LOSSES, MEASURED, PROTOCOLS, RANDOM, Places, downstream, pre_training
 from tests.bench.ladder import part_sentences, with_overrides
-from tests.bench.lasermix_pp import FEATURES, MASKS, run_folder
+from tests.bench.lasermix_pp import FEATURES, MASKS, row_key
 from tests.bench.ledger import Ledger, Row, parser, print_table
 from tests.bench.oracle_evidence import oracle_layer, write_oracle
 from tests.bench.runs import child, figures_of, mean_std, prepared_folder, prepared_world, world_id
@@ -149,7 +149,7 @@ def measure(args: Any, ledger: Ledger, name: str, seed: int) -> None:
     places, began = _prepare(args), time.monotonic()
     folder = (args.folder / "distill" / _run_name(args, name, seed)).resolve()
     wanted = recipes(args, places, name, seed, folder)
-    taken = {part: run for part in missing if (run := _taken(args, name, part, seed, wanted[part]))}
+    taken = {part: row for part in missing if (row := _taken(args, name, part, seed, wanted[part]))}
     trained = {part: recipe.to_yaml() for part, recipe in wanted.items() if part not in taken}
     folder.mkdir(parents=True, exist_ok=True)
     content = {"recipes": trained, "frames": args.frames, "prototypes": places.prototypes}
@@ -157,10 +157,8 @@ def measure(args: Any, ledger: Ledger, name: str, seed: int) -> None:
     if trained:
         child("tests.bench.distill_run", folder / "wanted.json", folder)
     for part in missing:
-        run = taken.get(part, folder / part)
-        row = figures_of(run, wanted[part]) or {}
-        row |= {"trained_commit": run.parent.name} if part in taken else {}
-        row |= json.loads((run / MEASURED).read_text()) if part == DISTILLED else {}
+        row = taken.get(part) or figures_of(folder / part, wanted[part]) or {}
+        row |= json.loads((folder / part / MEASURED).read_text()) if part == DISTILLED else {}
         ledger.measure(keys[part], lambda row=row: row)
     print(f"{name}, seed {seed}: {time.monotonic() - began:.0f} s", flush=True)
 
@@ -178,12 +176,16 @@ def recipes(args: Any, places: Places, name: str, seed: int, folder: Path) -> di
     return made
 
 
-def _taken(args: Any, name: str, part: str, seed: int, recipe: Recipe) -> Path | None:
-    """The run that `lasermix_pp` has trained of this very recipe."""
-    if not args.runs or name != RANDOM:
+def _taken(args: Any, name: str, part: str, seed: int, recipe: Recipe) -> Row | None:
+    """The figures that `lasermix_pp` has of this run, with the commit and the machine it was trained on."""
+    if not args.rows_of or name != RANDOM or PROTOCOLS[part].is_frozen or PROTOCOLS[part].is_elsewhere:
         return None
-    run = run_folder(args.runs, PROTOCOLS[part].rung, args.ratio, seed, recipe)
-    return run if figures_of(run, recipe) else None
+    world, rung = world_id(args.world, args.world_seed), PROTOCOLS[part].rung
+    key = row_key(world, recipe, rung, args.ratio, seed, args.overrides)
+    if (row := Ledger(args.rows_of).find(key)) is None:
+        return None
+    figures = {name: value for name, value in row.items() if name not in key}
+    return {**figures, "trained_commit": row["commit"], "trained_hardware": row["hardware"]}
 
 
 def _parts(args: Any, name: str) -> list[str]:
@@ -285,7 +287,7 @@ def _arguments() -> Any:
     flags.add_argument("--steps", type=int, default=1000, help="of a pre-training")
     flags.add_argument("--frames", type=int, default=60, help="evenly spread, for structure, text and prototypes")
     flags.add_argument("--oracle", action="store_true", help="images seen by a teacher that is never wrong")
-    flags.add_argument("--runs", type=Path, help="runs of a commit that lasermix_pp has trained, for random weights")
+    flags.add_argument("--rows-of", type=Path, help="rows of lasermix_pp, whose runs from random weights are these")
     flags.add_argument("--set", nargs="*", default=[], dest="overrides", help="KEY=VALUE of every recipe")
     flags.add_argument("--plot", type=Path, help="picture of structural gap against accuracy")
     flags.add_argument("--folder", type=Path, help="world and runs, kept (default: build/bench/WORLD-SEED)")

@@ -43,7 +43,7 @@ from tests.bench.ladder import (
     text_of,
     with_overrides,
 )
-from tests.bench.ledger import Ledger, commit
+from tests.bench.ledger import Ledger, Row, commit
 from tests.bench.oracle_evidence import oracle_layer, write_oracle
 from tests.bench.runs import Job, measure_all, prepared_world, world_id
 
@@ -237,17 +237,21 @@ def _arguments() -> Any:
 def _job(args: Any, name: str, ratio: float, seed: int) -> Job:
     prepared = str((args.folder / (TUNING if args.tune else "prepared")).resolve())
     wanted = recipe(prepared, _evidence(args, name), name, ratio, seed, args.overrides)
-    model = f"{wanted.model.name} {wanted.model.height_px}x{wanted.model.width_px} width {wanted.model.width_factor:g}"
     world = world_id(args.world, args.world_seed) + (", held-out training scenes" if args.tune else "")
-    key = {"protocol": PROTOCOL, "world": world, "model": model, "row": name, "ratio": ratio, "seed": seed}
-    key |= {"steps": wanted.train.steps, "labelled_per_step": wanted.train.labelled_per_step, "lr": wanted.optim.lr}
-    shared = {key: value for key, value in args.overrides.items() if key not in _PART_KEYS}
-    key |= {"evidence": wanted.data.evidence, "overrides": text_of(shared)}
-    if RUNGS[name].reads_evidence:
-        key |= {"parts": parts_of(wanted)}
+    key = row_key(world, wanted, name, ratio, seed, args.overrides)
     folder = run_folder(args.folder / RUNS / commit(), name, ratio, seed, wanted)
     module = "tests.bench.never_wrong" if RUNGS[name].is_never_wrong else Job.module
     return Job(key, wanted, folder, module)
+
+
+def row_key(world: str, wanted: Recipe, name: str, ratio: float, seed: int, overrides: Mapping[str, Any]) -> Row:
+    """What tells a row of this table from all others: benchmarks that want the same runs find their figures by it."""
+    model = f"{wanted.model.name} {wanted.model.height_px}x{wanted.model.width_px} width {wanted.model.width_factor:g}"
+    key = {"protocol": PROTOCOL, "world": world, "model": model, "row": name, "ratio": ratio, "seed": seed}
+    key |= {"steps": wanted.train.steps, "labelled_per_step": wanted.train.labelled_per_step, "lr": wanted.optim.lr}
+    shared = {key: value for key, value in overrides.items() if key not in _PART_KEYS}
+    key |= {"evidence": wanted.data.evidence, "overrides": text_of(shared)}
+    return key | ({"parts": parts_of(wanted)} if RUNGS[name].reads_evidence else {})
 
 
 def run_folder(runs: Path, name: str, ratio: float, seed: int, wanted: Recipe) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ray_lidarseg.recipe import schema
-from tests.bench import distill
+from tests.bench import distill, lasermix_pp
 from tests.bench.distill import claims, correlation, missing_figures, row_of, values_of
 from tests.bench.distill_run import LOSSES, PROTOCOLS, Places, downstream, pre_training
 from tests.bench.ladder import part_sentences
@@ -96,14 +96,20 @@ def test_from_random_weights_runs_are_those_of_the_other_table(part, rung, tmp_p
     assert mine.fingerprint == recipe("prepared", "features-1/pairs-1", rung, 0.01, 1, {}).fingerprint
 
 
-def test_a_run_of_the_other_table_is_taken_and_only_what_lacks_is_trained(monkeypatch, tmp_path):
-    monkeypatch.setattr(sys, "argv", ["distill", "--folder", str(tmp_path), "--runs", str(tmp_path / "r" / "abc123")])
-    args, asked = distill._arguments(), []
-    args.protocols = ["linear_probe", "fine_tuned"]
+def test_figures_of_the_other_table_are_taken_and_only_what_lacks_is_trained(monkeypatch, tmp_path):
+    file, asked = tmp_path / "lasermix_pp.json", []
+    monkeypatch.setattr(sys, "argv", ["distill", "--folder", str(tmp_path), "--rows-of", str(file)])
+    args = distill._arguments()
+    args.protocols = ["linear_probe", "fine_tuned", "lasermix_pp"]
     monkeypatch.setattr(distill, "_prepare", lambda args: PLACES)
+    monkeypatch.setattr(sys, "argv", ["lasermix_pp", "--folder", str(tmp_path), "--rows", "sup-only", "all"])
+    theirs = lasermix_pp._arguments()
+    for rung, seed, score in (("sup-only", 0, 0.4), ("sup-only", 1, 0.6), ("all", 0, 0.5)):
+        key = lasermix_pp._job(theirs, rung, 0.01, seed).key
+        if rung == "all":  # the places of this test have other layers
+            key |= {"evidence": PLACES.evidence}
+        Ledger(file).measure(key, lambda score=score: {"miou_ratio": score, "wall_s": 1.0})
     wanted = distill.recipes(args, PLACES, "random", 0, tmp_path / "distill" / "clip-random-0-1000")
-    run = distill.run_folder(args.runs, "sup-only", 0.01, 0, wanted["fine_tuned"])
-    figures(run, wanted["fine_tuned"], 0.4)
 
     def child(module, file, folder):
         asked.append(list(distill.json.loads(file.read_text())["recipes"]))
@@ -114,8 +120,17 @@ def test_a_run_of_the_other_table_is_taken_and_only_what_lacks_is_trained(monkey
     for _ in range(2):
         distill.measure(args, ledger, "random", 0)
     assert asked == [["linear_probe"]]
-    assert {row["part"]: row["miou_ratio"] for row in ledger.rows} == {"linear_probe": 0.1, "fine_tuned": 0.4}
-    assert [row["trained_commit"] for row in ledger.rows if row["part"] == "fine_tuned"] == ["abc123"]
+    taken = {row["part"]: row for row in ledger.rows}
+    assert {part: row["miou_ratio"] for part, row in taken.items()} == {
+        "linear_probe": 0.1,
+        "fine_tuned": 0.4,
+        "lasermix_pp": 0.5,
+    }
+    assert taken["fine_tuned"]["trained_commit"] == Ledger(file).rows[0]["commit"]
+    assert "trained_commit" not in taken["linear_probe"]
+    assert ledger.find(distill._key(args, "random", 0, "fine_tuned")) is not None
+    args.overrides = {"train.amp": "off"}  # another recipe: no row of theirs
+    assert distill._taken(args, "random", "fine_tuned", 0, wanted["fine_tuned"]) is None
 
 
 def figures(run: Path, recipe: schema.Recipe, miou_ratio: float) -> None:
