@@ -11,6 +11,7 @@ from ray_lidarseg.errors import DataError, RecipeError
 from ray_lidarseg.methods.build import check_evidence
 from ray_lidarseg.recipe.load import override
 from ray_lidarseg.recipe.schema import NeRF, Recipe
+from ray_lidarseg.training.mlflow_run import absolute_tracking
 
 
 def complete(recipe: Recipe) -> Recipe:
@@ -28,6 +29,8 @@ def complete_paths(recipe: Recipe) -> Recipe:
     if recipe.start is not None:
         places |= {"start.run": recipe.start.run, "start.file": recipe.start.file}
     changes = {key: storage.absolute(place) for key, place in places.items() if place}
+    if recipe.tracking:
+        changes["tracking"] = absolute_tracking(recipe.tracking)
     return override(recipe, changes) if changes else recipe
 
 

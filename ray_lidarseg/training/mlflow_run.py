@@ -16,6 +16,7 @@ from ray_lidarseg.training.run_folder import RunFolder, flat
 
 FILE = "mlflow.json"
 _RETRIES = "2"  # ours: of a request; MLflow's own seven hold a step up for minutes
+_DATABRICKS = "databricks"  # without a profile; every other word without a scheme is a folder
 _MAX_PARAM = 500  # characters MLflow keeps of a value
 
 
@@ -27,6 +28,23 @@ def require(tracking: str) -> None:
     """
     if tracking:
         _asked(tracking, lambda client: client.search_experiments(max_results=1))
+
+
+def absolute_tracking(tracking: str) -> str:
+    """The same tracker by a URI that names one place from every folder: workers run elsewhere than the command.
+
+    A folder (plain, or ``file:`` with one) and the file of an SQLite base are made absolute; servers and profiles of
+    MLflow's own (``http://…``, ``databricks``, ``uc:…``) stay as they are.
+    """
+    kind, _, uri = tracking.partition(":")
+    scheme, _, rest = uri.partition(":")
+    if uri == scheme != _DATABRICKS:
+        return f"{kind}:{storage.absolute(uri)}"
+    if scheme == "file" and not rest.startswith("/"):
+        return f"{kind}:file:{storage.absolute(rest)}"
+    if scheme == "sqlite" and rest.startswith("///") and not rest.startswith("////") and rest != "///:memory:":
+        return f"{kind}:sqlite:///{storage.absolute(rest[3:])}"  # three slashes, then a path: four where it is absolute
+    return tracking
 
 
 class MLflowRun:

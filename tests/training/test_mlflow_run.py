@@ -1,12 +1,14 @@
 """A run in MLflow: against a local file store where the package is installed, and what is said where it is not."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
 from ray_lidarseg.errors import RecipeError, ResourceError
 from ray_lidarseg.recipe.load import override
 from ray_lidarseg.recipe.schema import Recipe
+from ray_lidarseg.training.completion import complete_paths
 from ray_lidarseg.training.mlflow_run import FILE, MLflowRun, require
 from ray_lidarseg.training.run_folder import RunFolder
 from ray_lidarseg.training.trainer import train_alone
@@ -31,6 +33,25 @@ def test_without_the_package_one_line_says_what_to_install(monkeypatch):
 def test_what_is_no_tracker_is_refused(tracking, said):
     with pytest.raises(RecipeError, match=said):
         override(Recipe(), {"tracking": tracking})
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("mlflow:runs/of ours", "mlflow:{here}/runs/of ours"),
+        ("mlflow:file:runs", "mlflow:file:{here}/runs"),
+        ("mlflow:sqlite:///runs.db", "mlflow:sqlite:///{here}/runs.db"),
+        ("mlflow:~/runs", "mlflow:{home}/runs"),
+        *((kept, kept) for kept in ("mlflow:/runs", "mlflow:file:///runs", "mlflow:sqlite:////runs.db")),
+        *((kept, kept) for kept in ("mlflow:http://host:5000", "mlflow:databricks", "mlflow:databricks://profile", "")),
+    ],
+)
+def test_a_tracker_is_one_place_from_every_folder(written, meant, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tracking = complete_paths(override(Recipe(), {"tracking": written})).tracking
+    assert tracking == meant.format(here=tmp_path, home=Path.home())
+    monkeypatch.chdir("/")
+    assert complete_paths(override(Recipe(), {"tracking": tracking})).tracking == tracking
 
 
 def test_the_tracker_decides_no_result():
