@@ -9,15 +9,12 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ray_lidarseg.geometry.voxelize import MAX_COORDINATE, pack_coords, unpack_coords
-from ray_lidarseg.sparse.kernel_map import (
-    Kernel,
-    KernelMap,
+from ray_lidarseg.sparse.kernel_map import Kernel, KernelMap, Stride, reach
+from ray_lidarseg.sparse.pair_search import (
     Search,
-    Stride,
     built,
     halving_search,
     parent_keys,
-    reach,
     strided_search,
     submanifold_search,
     touched_keys,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ray_lidarseg.geometry.voxelize import FIELD_BITS
 from ray_lidarseg.sparse.geometry import VoxelGeometry
-from ray_lidarseg.sparse.kernel_map import find_offsets
+from ray_lidarseg.sparse.pair_search import find_offsets
 
 
 @dataclass(frozen=True)

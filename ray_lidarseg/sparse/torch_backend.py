@@ -26,11 +26,15 @@ from torch import Tensor
 from ray_lidarseg.geometry.voxelize import segment_sum
 from ray_lidarseg.sparse.backend import Kind
 from ray_lidarseg.sparse.geometry import Request, VoxelGeometry
-from ray_lidarseg.sparse.kernel_map import TILE_BYTES, Kernel, KernelMap, Side, Tile
+from ray_lidarseg.sparse.kernel_map import Kernel, KernelMap, Side
 from ray_lidarseg.sparse.products import BLOCK_ROWS, add_transposed_times, fast, scratch, times
 from ray_lidarseg.sparse.stacked_pairs import StackedPairs
+from ray_lidarseg.sparse.tiles import Tile
 
 Form = Literal["blocked", "gathered", "grouped", "unfolded"]
+
+TILE_BYTES = 1 << 26
+"""Memory that the products of one convolution may take at once (ours: past the cache anyway, little of a machine)."""
 
 UNFOLDED_BYTES = 1 << 26
 """Neighbours of all rows up to which they are unfolded. Ours, on paper: moving them at 3 TB/s and the products of what

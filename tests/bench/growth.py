@@ -29,7 +29,7 @@ import torch
 from ray_lidarseg.geometry.voxelize import CartesianGrid, Voxels, find_voxels
 from ray_lidarseg.losses.lovasz import lovasz_softmax
 from ray_lidarseg.models.inference import nearest_labels
-from ray_lidarseg.sparse.kernel_map import submanifold_map
+from ray_lidarseg.sparse.pair_search import submanifold_map
 from tests.bench.ledger import Ledger, Row, closing, parser, print_table
 from tests.bench.sparse_conv import cast_scan
 

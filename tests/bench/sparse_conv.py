@@ -27,8 +27,9 @@ from ray_lidarseg.recipe import schema
 from ray_lidarseg.sample import PointBatch, SensorSpec
 from ray_lidarseg.sparse.backend import Kind
 from ray_lidarseg.sparse.geometry import Request, VoxelGeometry
-from ray_lidarseg.sparse.kernel_map import Kernel, KernelMap, offsets_of, submanifold_map
+from ray_lidarseg.sparse.kernel_map import Kernel, KernelMap, offsets_of
 from ray_lidarseg.sparse.modules import SparseConv3d
+from ray_lidarseg.sparse.pair_search import submanifold_map
 from ray_lidarseg.sparse.products import fast, measured
 from ray_lidarseg.sparse.torch_backend import convolve
 from tests.bench.ledger import Ledger, Row, parser, print_table

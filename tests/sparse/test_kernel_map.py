@@ -7,12 +7,11 @@ from hypothesis import strategies as st
 
 from ray_lidarseg.geometry.voxelize import pack_coords
 from ray_lidarseg.sparse.geometry import VoxelGeometry
-from ray_lidarseg.sparse.kernel_map import (
+from ray_lidarseg.sparse.kernel_map import offsets_of, reach
+from ray_lidarseg.sparse.pair_search import (
     built,
     halving_search,
-    offsets_of,
     parent_keys,
-    reach,
     strided_search,
     submanifold_map,
     touched_keys,

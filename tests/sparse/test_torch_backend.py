@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from ray_lidarseg.sparse import kernel_map, products, torch_backend
+from ray_lidarseg.sparse import products, tiles, torch_backend
 from ray_lidarseg.sparse.geometry import Coarsening, VoxelGeometry
 from ray_lidarseg.sparse.torch_backend import TorchBackend, convolve
 
@@ -208,7 +208,7 @@ def test_blocks_do_not_change_the_sum(monkeypatch):
     geometry = _geometry(500, (9, 9, 9))
     x, weight = _operands(geometry, "submanifold", (3, 3, 3), 0)
     whole = _results(convolve(x, weight, geometry.submanifold(0)), x, weight)
-    monkeypatch.setattr(kernel_map, "BLOCK_ROWS", 64)  # a size blocks have
+    monkeypatch.setattr(tiles, "BLOCK_ROWS", 64)  # a size blocks have
     pairs = VoxelGeometry(geometry.keys, geometry.shape).submanifold(0)
     assert max(len(block.far) for block in pairs.tiles("out")[0].blocks) == 64
     for value, expected in zip(_results(convolve(x, weight, pairs), x, weight), whole, strict=True):
