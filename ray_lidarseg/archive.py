@@ -8,7 +8,7 @@ from ray_lidarseg.datasets.entries import dataset_named
 from ray_lidarseg.datasets.parquet_files import open_parquet
 from ray_lidarseg.datasets.submission_archive import Member, benchmark_of, check_archive, members_of, write_archive
 from ray_lidarseg.errors import DataError
-from ray_lidarseg.recipe.bad_input import read_json, require
+from ray_lidarseg.recipe.text_files import read_json, require
 from ray_lidarseg.runtime.progress import progress
 from ray_lidarseg.sample import Keyframe
 

@@ -17,8 +17,8 @@ from ray_lidarseg.foundation.weight_files import save_weights
 from ray_lidarseg.methods.distill import Distill
 from ray_lidarseg.models.fidnet import FIDNet
 from ray_lidarseg.models.onnx_export import largest_difference, to_onnx
-from ray_lidarseg.recipe.bad_input import read_json
 from ray_lidarseg.recipe.schema import Recipe
+from ray_lidarseg.recipe.text_files import read_json
 from ray_lidarseg.training.run_folder import RunFolder, load_method
 
 WEIGHTS, CARD, ONNX = "model.safetensors", "README.md", "model.onnx"

@@ -10,7 +10,7 @@ import ray
 
 from ray_lidarseg import storage
 from ray_lidarseg.errors import StorageError
-from ray_lidarseg.recipe.bad_input import read_json, require
+from ray_lidarseg.recipe.text_files import read_json, require
 from ray_lidarseg.runtime.cluster import connect, worker_runtime_env
 from ray_lidarseg.runtime.progress import progress
 from ray_lidarseg.synthetic import nuscenes_writer, semantickitti_writer

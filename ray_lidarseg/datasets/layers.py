@@ -27,7 +27,8 @@ from ray_lidarseg.datasets.parquet_files import open_parquet, parquet_bytes
 from ray_lidarseg.datasets.prepared_frames import OpenShards
 from ray_lidarseg.datasets.shards import shard_name
 from ray_lidarseg.errors import DataError
-from ray_lidarseg.recipe.bad_input import read_json, require, shown
+from ray_lidarseg.recipe.bad_input import shown
+from ray_lidarseg.recipe.text_files import read_json, require
 from ray_lidarseg.storage.whole_files import files_in, patiently, write_whole
 
 LAYERS_FOLDER = "layers"

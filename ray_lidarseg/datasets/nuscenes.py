@@ -14,7 +14,7 @@ from ray_lidarseg.datasets.taxonomy import taxonomy
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.geometry import pose
 from ray_lidarseg.geometry.camera import chain
-from ray_lidarseg.recipe.bad_input import read_json
+from ray_lidarseg.recipe.text_files import read_json
 from ray_lidarseg.sample import CameraImage, Keyframe, SensorSpec
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ray_lidarseg.errors import DataError
-from ray_lidarseg.recipe.bad_input import read_json
+from ray_lidarseg.recipe.text_files import read_json
 from ray_lidarseg.sample import Keyframe
 from ray_lidarseg.storage.stamps import Stamp, changed_files
 

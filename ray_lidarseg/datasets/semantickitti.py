@@ -17,7 +17,7 @@ from ray_lidarseg.datasets.taxonomy import taxonomy
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.geometry import pose
 from ray_lidarseg.geometry.camera import split_projection
-from ray_lidarseg.recipe.bad_input import read_text
+from ray_lidarseg.recipe.text_files import read_text
 from ray_lidarseg.sample import CameraImage, Keyframe, SensorSpec
 
 NAME = "semantickitti"

@@ -16,7 +16,8 @@ from ray_lidarseg import storage
 from ray_lidarseg.datasets.catalog import Catalog
 from ray_lidarseg.errors import SplitError, StorageError
 from ray_lidarseg.recipe import schema
-from ray_lidarseg.recipe.bad_input import read_text, shown
+from ray_lidarseg.recipe.bad_input import shown
+from ray_lidarseg.recipe.text_files import read_text
 
 
 @dataclass(frozen=True)

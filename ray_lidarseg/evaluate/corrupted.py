@@ -26,7 +26,7 @@ from ray_lidarseg.evaluate.scored_frames import FOLDER, choose, digest_of, resul
 from ray_lidarseg.metrics.robustness import Baseline, published_baseline, robustness
 from ray_lidarseg.metrics.scoring import Scores
 from ray_lidarseg.metrics.variant_scoring import CLEAN, VARIANTS, score_variants
-from ray_lidarseg.recipe.bad_input import read_json, require
+from ray_lidarseg.recipe.text_files import read_json, require
 from ray_lidarseg.runtime import pool
 from ray_lidarseg.storage.lock import held
 from ray_lidarseg.training.environment import git_commit

@@ -22,7 +22,8 @@ from ray_lidarseg.foundation.checkpoint_files import local_file, shipped_weights
 from ray_lidarseg.foundation.image_tensors import Preprocess
 from ray_lidarseg.foundation.settings import MINIATURE, ClipFeatures
 from ray_lidarseg.foundation.weight_files import check_weights
-from ray_lidarseg.recipe.bad_input import nearest, read_json
+from ray_lidarseg.recipe.bad_input import nearest
+from ray_lidarseg.recipe.text_files import read_json
 
 LOCAL_FOLDER = "local-dir:"
 CONFIG_FILE = "open_clip_config.json"

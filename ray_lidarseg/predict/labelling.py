@@ -26,7 +26,7 @@ from ray_lidarseg.errors import DataError, RunError
 from ray_lidarseg.predict.job import Job, job_of
 from ray_lidarseg.predict.labeller import Labeller
 from ray_lidarseg.predict.scan_rows import scan_rows
-from ray_lidarseg.recipe.bad_input import read_json
+from ray_lidarseg.recipe.text_files import read_json
 from ray_lidarseg.runtime import pool
 from ray_lidarseg.runtime.cluster import connect
 from ray_lidarseg.runtime.progress import progress as progress_bar

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ray_lidarseg import storage
 from ray_lidarseg.errors import DataError, StorageError, reason
-from ray_lidarseg.recipe.bad_input import read_json, read_text, require
+from ray_lidarseg.recipe.text_files import read_json, read_text, require
 
 FAILURES_NAME = "failures.jsonl"
 NOT_WRITTEN = "cannot write its shard: "

@@ -7,9 +7,10 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from ray_lidarseg.errors import RecipeError
-from ray_lidarseg.recipe.bad_input import assignments, carries_credentials, explain, read_yaml, shown
+from ray_lidarseg.recipe.bad_input import assignments, explain, shown
 from ray_lidarseg.recipe.former_names import arguments_now
 from ray_lidarseg.recipe.schema import MethodRecipe, Model, Recipe, Section
+from ray_lidarseg.recipe.text_files import carries_credentials, read_yaml
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = (), method: str = "", labels: str = "") -> Recipe:

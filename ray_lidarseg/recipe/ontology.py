@@ -32,8 +32,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from ray_lidarseg.errors import DataError
-from ray_lidarseg.recipe.bad_input import explain, read_yaml, shown
+from ray_lidarseg.recipe.bad_input import explain, shown
 from ray_lidarseg.recipe.frozen_section import Section
+from ray_lidarseg.recipe.text_files import read_yaml
 
 
 def _no_truth(value: Any) -> Any:

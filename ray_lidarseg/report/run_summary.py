@@ -9,8 +9,8 @@ from ray_lidarseg import storage
 from ray_lidarseg.datasets.entries import dataset_of
 from ray_lidarseg.datasets.taxonomy import Taxonomy
 from ray_lidarseg.errors import LidarSegError, RunError
-from ray_lidarseg.recipe.bad_input import read_json, require
 from ray_lidarseg.recipe.schema import Recipe
+from ray_lidarseg.recipe.text_files import read_json, require
 from ray_lidarseg.training.run_folder import RunFolder
 
 T = TypeVar("T")

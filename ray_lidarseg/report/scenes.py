@@ -25,9 +25,9 @@ from ray_lidarseg.datasets.taxonomy import Taxonomy
 from ray_lidarseg.datasets.work_list import least_certain
 from ray_lidarseg.errors import DataError, LidarSegError
 from ray_lidarseg.models.inference import ScanLabels, label_frames
-from ray_lidarseg.recipe.bad_input import read_json, require
 from ray_lidarseg.recipe.ontology import Ontology
 from ray_lidarseg.recipe.schema import Data
+from ray_lidarseg.recipe.text_files import read_json, require
 from ray_lidarseg.report.run_summary import RunView
 from ray_lidarseg.sample import Keyframe, SensorSpec
 from ray_lidarseg.storage.stamps import changed_files

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from ray_lidarseg import storage
 from ray_lidarseg.errors import RunError
-from ray_lidarseg.recipe.bad_input import read_yaml, require
+from ray_lidarseg.recipe.text_files import read_yaml, require
 from ray_lidarseg.report import curves, sweep_charts
 from ray_lidarseg.report.section import Picture, encoded_picture
 from ray_lidarseg.report.tables import mean_and_deviation

@@ -7,9 +7,9 @@ import yaml
 
 from ray_lidarseg import storage
 from ray_lidarseg.errors import RecipeError, ResourceError, RunError, StorageError
-from ray_lidarseg.recipe.bad_input import read_yaml, require
 from ray_lidarseg.recipe.load import validate_recipe
 from ray_lidarseg.recipe.schema import Recipe
+from ray_lidarseg.recipe.text_files import read_yaml, require
 from ray_lidarseg.runtime import cluster
 from ray_lidarseg.storage.lock import held
 from ray_lidarseg.sweep.board import Board

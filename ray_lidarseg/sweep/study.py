@@ -32,17 +32,10 @@ import numpy as np
 from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from ray_lidarseg.errors import RecipeError
-from ray_lidarseg.recipe.bad_input import (
-    assignments,
-    carries_credentials,
-    dotted_keys,
-    explain,
-    nearest,
-    read_yaml,
-    shown,
-)
+from ray_lidarseg.recipe.bad_input import assignments, dotted_keys, explain, nearest, shown
 from ray_lidarseg.recipe.frozen_section import Count, Section
 from ray_lidarseg.recipe.schema import FREE_KEYS, Recipe
+from ray_lidarseg.recipe.text_files import carries_credentials, read_yaml
 
 METRICS = ("point_miou_ratio", "cell_miou_ratio")
 MAX_TRIALS = 10_000

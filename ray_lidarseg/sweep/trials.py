@@ -11,9 +11,10 @@ from typing import Any
 
 from ray_lidarseg import storage
 from ray_lidarseg.errors import LidarSegError, RecipeError, RunError
-from ray_lidarseg.recipe.bad_input import read_json, require, shown
+from ray_lidarseg.recipe.bad_input import shown
 from ray_lidarseg.recipe.load import parse_recipe, settled
 from ray_lidarseg.recipe.schema import Recipe
+from ray_lidarseg.recipe.text_files import read_json, require
 from ray_lidarseg.sweep.study import METRICS, Params, Study
 from ray_lidarseg.training.completion import complete
 from ray_lidarseg.training.run_folder import RunFolder

@@ -20,9 +20,9 @@ from ray_lidarseg.errors import RunError
 from ray_lidarseg.methods.build import build_method
 from ray_lidarseg.methods.method import Method
 from ray_lidarseg.models.norm_statistics import write_statistics
-from ray_lidarseg.recipe.bad_input import read_json, require
 from ray_lidarseg.recipe.load import parse_recipe
 from ray_lidarseg.recipe.schema import FREE_KEYS, Recipe
+from ray_lidarseg.recipe.text_files import read_json, require
 from ray_lidarseg.training import checkpoints, run_frames
 from ray_lidarseg.training.environment import hardware, versions
 from ray_lidarseg.training.health import Health

@@ -12,8 +12,8 @@ from ray_lidarseg.datasets.layers import KINDS, layer_digests
 from ray_lidarseg.datasets.origin import digest_of_value
 from ray_lidarseg.datasets.splits import LabelSplit, make_split, no_labels
 from ray_lidarseg.errors import RunError, SplitError, StorageError
-from ray_lidarseg.recipe.bad_input import read_json
 from ray_lidarseg.recipe.schema import Recipe
+from ray_lidarseg.recipe.text_files import read_json
 
 FILE = "split.json"
 _EXAMPLES = 3

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from ray_lidarseg import storage
-from ray_lidarseg.datasets import manifest
+from ray_lidarseg.datasets import manifest, manifest_records
 from ray_lidarseg.datasets.decode import decode as decode_frame
+from ray_lidarseg.datasets.manifest_records import CHAIN
 from ray_lidarseg.errors import DataError, StorageError
 from ray_lidarseg.recipe.ontology import Ontology, parse_ontology
 from ray_lidarseg.sample import Keyframe
@@ -164,7 +165,7 @@ def test_the_chain_of_four_poses_is_composed() -> None:
             "frame 'a', camera 'front': wrong calibration: cam_SE3_lidar is not a rigid transform",
         ),
         (
-            camera(cam_SE3_lidar=None, **dict.fromkeys(manifest._CHAIN[:3], POSE), ego_SE3_cam=[-1.0, *POSE[1:]]),
+            camera(cam_SE3_lidar=None, **dict.fromkeys(CHAIN[:3], POSE), ego_SE3_cam=[-1.0, *POSE[1:]]),
             "camera 'front': wrong calibration: ego_SE3_cam is not a rigid transform, it is mirrored",
         ),
     ],
@@ -221,8 +222,8 @@ def test_null_means_absent_in_jsonl_as_in_parquet() -> None:
 
 
 def test_a_parquet_manifest_that_repeats_one_long_value_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifest, "_MAX_MANIFEST_BYTES", 1 << 20)
-    monkeypatch.setattr(manifest, "_BATCH_BYTES", 1 << 16)
+    monkeypatch.setattr(manifest_records, "_MAX_MANIFEST_BYTES", 1 << 20)
+    monkeypatch.setattr(manifest_records, "_BATCH_BYTES", 1 << 16)
     records = [without(frame_id=str(number), scene="s" * 30_000) for number in range(100)]
     assert len(parquet(records)) < 100_000
     with pytest.raises(DataError, match="more than the 1048576 bytes of records"):
