@@ -3,6 +3,7 @@
 import os
 import runpy
 import signal
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -21,7 +22,15 @@ import torch  # noqa: E402
 
 torch.set_num_threads(1)
 
+_OF_RAY = "tests/ray/"
 SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Ray's files first, then those with most tests: of the few long ones none is left to run alone at the end."""
+    of_file = lambda item: item.nodeid.partition("::")[0]  # noqa: E731
+    counts = Counter(map(of_file, items))
+    items.sort(key=lambda item: (not item.nodeid.startswith(_OF_RAY), -counts[of_file(item)]))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -35,7 +44,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 
     @cache
     def shares_ray(file: str) -> bool:
-        text = (config.rootpath / file).read_text() if file.startswith("tests/ray/") else ""
+        text = (config.rootpath / file).read_text() if file.startswith(_OF_RAY) else ""
         return "local_ray" in text or "undisturbed" in text  # which is a run on it
 
     class OneRay(LoadScopeScheduling):
@@ -43,6 +52,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
             file = nodeid.partition("::")[0]
             return "ray" if shares_ray(file) else file
 
+    config.option.loadscopereorder = False  # by number of tests, the demo's one test of five minutes would be the last
     return OneRay(config, log)
 
 
