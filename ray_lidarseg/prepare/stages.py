@@ -229,6 +229,8 @@ def run_stage(stage: Stage, frames: Frames, limit: float, only_failed: bool) -> 
     compared = as_it_is() if only_failed else without_torn(stage.uri, as_it_is)
     finished = compared.finished | (compared.changed.keys() if only_failed else set())
     _drop_changed(stage, compared, only_failed)
+    if not only_failed:
+        _drop_orphans(stage, frames.catalog.frame_id, places)
     earlier = {name: why for name, why in read_failures(stage.uri, finished).items() if name in places}
     waiting = set(earlier) if only_failed else set(places) - finished
     progress = Progress(stage.uri, len(places), limit, waiting, earlier)
@@ -256,6 +258,21 @@ def _drop_changed(stage: Stage, compared: Compared, only_failed: bool) -> None:
         print(f"{what}; they are computed again", flush=True)
     with storage.explained("write", stage.uri):
         drop_rows(*storage.resolve(stage.uri), compared.outdated)
+
+
+def _drop_orphans(stage: Stage, frames: Collection[str], places: Collection[str]) -> None:
+    """Rows whose masks are gone, as their images changed and the mask teacher failed on them: training would read them.
+
+    Only behind the stage of the masks: who deletes that layer to save room keeps what was made of it.
+    """
+    gone = set(frames) - set(places)
+    rows = [entry for entry in entries_of(stage.out, stage.layer.name) if entry["frame_id"] in gone] if gone else []
+    if not rows:
+        return
+    names = {entry["frame_id"]: ["masks"] for entry in rows}
+    print(f"{stage.layer.name}: {len(names)} frames have no masks any more: {described(names)}; their rows are gone")
+    with storage.explained("write", stage.uri):
+        drop_rows(*storage.resolve(stage.uri), [(entry["shard"], entry["row"]) for entry in rows])
 
 
 def is_up_to_date(stage: Stage, frames: Frames) -> bool:

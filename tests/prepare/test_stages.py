@@ -361,6 +361,25 @@ def test_replaced_images_are_shown_again_and_the_other_frames_stay(
     assert set(done_by_kind(prepare(index, out, teachers=teachers)).values()) == {0}
 
 
+def test_rows_of_images_whose_masks_fail_now_are_gone(index: str, out: str, tmp_path: Path, clips, capsys) -> None:
+    teachers = with_clip(clips[0])
+    prepare(index, out, teachers=teachers)
+    image_file(tmp_path, 1, "image_3").write_bytes(b"no image")
+    before = modified(out)
+    prepare(index, out, max_failed_ratio=0.6, teachers=teachers, retry_failed=True)
+    assert modified(out) == before
+    capsys.readouterr()
+    report = prepare(index, out, max_failed_ratio=0.6, teachers=teachers)
+    assert [(layer.done, layer.skipped, layer.failed) for layer in report.layers] == [(0, 4, 1), (0, 4, 0), (0, 4, 0)]
+    said = capsys.readouterr().out
+    for kind in ("pairs", "features"):
+        assert re.search(rf"{kind}-\w+: 1 frames have no masks any more: {frame_id(1)} \(masks\); their rows", said)
+    assert held_by(out) == {kind: [0, 2, 3, 4] for kind in ("masks", "pairs", "features")}
+    assert EvidenceReader(LOCAL, out, read_catalog(LOCAL, out), "auto").num_missing == 1
+    write_image(tmp_path, 1, "image_3")
+    assert done_by_kind(prepare(index, out, teachers=teachers)) == {"masks": 1, "pairs": 1, "features": 1}
+
+
 def test_a_corrected_calibration_pairs_anew_and_shows_no_image_again(
     index: str, out: str, tmp_path: Path, clips: list[str], capsys
 ) -> None:
