@@ -121,31 +121,31 @@ def method_names() -> set[str]:
     return {variant.model_fields["name"].default for variant in variants}
 
 
-def run(settings: Mapping[str, Any], threads: int = 1, is_nudged: bool = False) -> Series:
+def run(settings: Mapping[str, Any], threads: int = 1, nudge: int = 0) -> Series:
     """What each step of a recipe says, as float32 on the CPU.
 
     Args:
         settings: What differs from the default recipe.
         threads: Of torch, which has as many as before afterwards.
-        is_nudged: Every initial weight is moved by at most its last digit.
+        nudge: Seed of a move of every initial weight by at most its last digit; 0: none.
     """
     recipe, before = override(Recipe(), settings), torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         with tempfile.TemporaryDirectory() as folder:
             frames = _image_frames(folder) if recipe.model.name == "image_unet" else _scan_frames(folder)
-            return _train(recipe, frames, is_nudged)
+            return _train(recipe, frames, nudge)
     finally:
         torch.set_num_threads(before)
 
 
-def _train(recipe: Recipe, frames: PreparedFrames, is_nudged: bool) -> Series:
+def _train(recipe: Recipe, frames: PreparedFrames, nudge: int) -> Series:
     """As a worker of the train verb does it."""
     sensor = resolve_sensor(recipe.data)
     torch.manual_seed(recipe.seed)
     method = build_method(recipe, sensor, dataset_of(recipe.data).taxonomy.num_classes)
-    if is_nudged:
-        _nudge(method)
+    if nudge:
+        _nudge(method, nudge)
     loop = StepLoop(method, recipe, torch.device("cpu"), Ranks())
     reads = {"with_unlabelled": method.uses_unlabelled, "extras": method.extras, "rays": method.rays}
     reads["with_labelled"] = recipe.method.reads_labels
@@ -155,8 +155,8 @@ def _train(recipe: Recipe, frames: PreparedFrames, is_nudged: bool) -> Series:
     return {name: [_digits(values[name]) for values in said] for name in said[0]}
 
 
-def _nudge(module: torch.nn.Module) -> None:
-    generator = torch.Generator().manual_seed(1)
+def _nudge(module: torch.nn.Module, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.mul_(1 + 1.2e-7 * (2 * torch.rand(parameter.shape, generator=generator) - 1))
