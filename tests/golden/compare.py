@@ -7,9 +7,9 @@ the record; the libraries below torch choose their kernels by them.
 ``float-order``: for every other machine, and for a change that computes the same sums in another order on purpose
 (another matrix-product library, another number of threads). Such a difference starts at 1e-7 and grows, faster where
 labels come from thresholds or from the largest class: after twenty steps it is 1e-7 for one series and 1 for another.
-So each record measures how far its own series goes with two threads and, four times, from weights moved by a last digit;
-``limits`` are that, times a margin. Values are compared relative to the stored ones, or to ``FLOOR`` where these are
-smaller (a loss or a share that starts near 0).
+So each record measures how far its own series goes with two threads and, four times, from weights moved by a last
+digit; ``limits`` are that, times a margin. Values are compared relative to the stored ones, or to ``FLOOR`` where these
+are smaller (a loss or a share that starts near 0).
 """
 
 import math
