@@ -17,24 +17,38 @@ PLACES = Places("prepared", "features-1/pairs-1", "elsewhere", "prototypes.npz")
 
 
 def row(loss: str, gap: float, zero_shot: float, tuned: float, seed: int = 0) -> dict:
-    structure = dict.fromkeys(("uniformity", "tolerance", "modality_gap", "alignment_gap"), 0.5)
+    structure = dict.fromkeys(distill.STRUCTURE, 0.5)
     scores = {"zero_shot": zero_shot, "linear_probe": 0.3, "fine_tuned": tuned}
-    return {"loss": loss, "seed": seed, "structural_gap": gap, **structure, **scores}
+    return {"loss": loss, "seed": seed, **structure, "structural_gap": gap, **scores}
 
 
 def test_claims_hold_or_do_not_by_what_the_rows_say():
-    rows = [row("relational", 0.1, 0.3, 0.5), row("similarity", 0.3, 0.2, 0.4), row("contrastive", 0.6, 0.1, 0.2)]
+    rows = [
+        row(loss, gap + 0.01 * seed, zero_shot - 0.01 * seed, tuned, seed)
+        for loss, gap, zero_shot, tuned in (
+            ("relational", 0.1, 0.3, 0.5),
+            ("similarity", 0.3, 0.2, 0.4),
+            ("contrastive", 0.6, 0.1, 0.2),
+        )
+        for seed in range(3)
+    ]
     structure, zero_shot, of_zero_shot, of_tuned = claims(rows)
-    assert structure == "closest in structure: relational (claim holds)"
-    assert zero_shot == "best zero-shot: relational (claim holds)"
+    assert (
+        structure
+        == "closest in structure: relational; relational leads similarity by +0.200 (spread 0.010): claim holds"
+    )
+    assert zero_shot == "best zero-shot: relational; relational leads similarity by +0.100 (spread 0.010): claim holds"
     assert of_zero_shot.endswith("-0.99 (claimed: negative)")
     assert of_tuned.endswith("-1.00 (claimed: negative)")
-    worse = [{**rows[0], "structural_gap": 0.9, "zero_shot": 0.05}, *rows[1:]]
-    assert claims(worse)[:2] == [
-        "closest in structure: similarity (claim does not hold)",
-        "best zero-shot: similarity (claim does not hold)",
-    ]
-    assert claims(rows[:2]) == []
+    worse = [{**row, "structural_gap": 0.9, "zero_shot": 0.205} if row["loss"] == "relational" else row for row in rows]
+    structure, zero_shot, *_ = claims(worse)
+    assert structure.startswith("closest in structure: similarity; ")
+    assert structure.endswith("claim does not hold")
+    assert zero_shot.startswith("best zero-shot: relational; relational leads similarity by +0.015")
+    assert claims([row for row in rows if row["seed"] < 2])[0].endswith("claim has too few seeds")
+    near = [{**row, "zero_shot": row["zero_shot"] - 0.095} if row["loss"] == "relational" else row for row in rows]
+    assert claims(near)[1].endswith("claim neither holds nor fails: the spread")
+    assert claims([row for row in rows if row["loss"] != "contrastive"]) == []
     assert correlation([1.0, 1.0], [0.0, 2.0]) == 0.0
 
 
