@@ -123,7 +123,7 @@ def _ranked(what: str, rows: list[Row], part: str, sign: int) -> str:
     )
     lead, spread = means["relational"] - means[other], max(std(values["relational"]), std(values[other]))
     meaning = "holds" if lead > spread else "does not hold" if lead < -spread else "neither holds nor fails: the spread"
-    if min(map(len, values.values())) < MIN_SEEDS:
+    if min(len(values["relational"]), len(values[other])) < MIN_SEEDS:
         meaning = "has too few seeds"
     return f"{what}: {best}; relational leads {other} by {lead:+.3f} (spread {spread:.3f}): claim {meaning}"
 
