@@ -3,7 +3,6 @@
 import os
 import runpy
 import signal
-from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -27,10 +26,8 @@ SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Ray's files first, then those with most tests: of the few long ones none is left to run alone at the end."""
-    of_file = lambda item: item.nodeid.partition("::")[0]  # noqa: E731
-    counts = Counter(map(of_file, items))
-    items.sort(key=lambda item: (not item.nodeid.startswith(_OF_RAY), -counts[of_file(item)]))
+    """Ray's files first: of the few that take minutes none is left to run alone at the end."""
+    items.sort(key=lambda item: not item.nodeid.startswith(_OF_RAY))
 
 
 @pytest.hookimpl(optionalhook=True)

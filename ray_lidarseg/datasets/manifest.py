@@ -47,6 +47,7 @@ from dataclasses import replace
 import numpy as np
 
 from ray_lidarseg import storage
+from ray_lidarseg.datasets.file_formats import split_format
 from ray_lidarseg.datasets.float_rows import refuse_foreign, refuse_other_columns
 from ray_lidarseg.datasets.manifest_records import FrameRecord, frame_of, records
 from ray_lidarseg.datasets.ontology_taxonomy import GROUND_WORDS, VEHICLE_WORDS, named, sensor, taxonomy
@@ -58,7 +59,7 @@ from ray_lidarseg.datasets.point_files import (
     read_columns,
 )
 from ray_lidarseg.datasets.spec import DatasetSpec, IndexOptions, OpenDataset
-from ray_lidarseg.datasets.stored_labels import UNLABELLED, classes_of, label_format_of, split_format, stored_ids
+from ray_lidarseg.datasets.stored_labels import UNLABELLED, classes_of, label_format_of, stored_ids
 from ray_lidarseg.errors import DataError, StorageError
 from ray_lidarseg.recipe.bad_input import shown
 from ray_lidarseg.recipe.ontology import Ontology

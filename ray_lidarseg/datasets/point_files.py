@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ray_lidarseg import storage
+from ray_lidarseg.datasets.file_formats import format_by_name
 from ray_lidarseg.datasets.pcd import read_pcd
 from ray_lidarseg.errors import DataError
 from ray_lidarseg.recipe.bad_input import shown
@@ -47,10 +47,8 @@ def format_of(uri: str) -> str:
     Raises:
         DataError: The extension says nothing about the format.
     """
-    name = storage.name_of(uri).lower()
-    for extension, point_format in _EXTENSIONS.items():
-        if name.endswith(extension):
-            return point_format
+    if point_format := format_by_name(uri, _EXTENSIONS):
+        return point_format
     raise DataError(
         f"{uri}: cannot tell the point format from the name; expected one of {', '.join(_EXTENSIONS)}, or set "
         f"point_format to one of {', '.join(FORMATS)}"
@@ -59,7 +57,7 @@ def format_of(uri: str) -> str:
 
 def has_known_extension(uri: str) -> bool:
     """Whether the name alone says the format."""
-    return storage.name_of(uri).lower().endswith(tuple(_EXTENSIONS))
+    return bool(format_by_name(uri, _EXTENSIONS))
 
 
 def read_columns(content: bytes, point_format: str, uri: str) -> Columns:

@@ -1,11 +1,10 @@
 """Labels of own logs, in a file of their own or in a column of the scan's: one raw id per point (``manifest.py``)."""
 
-from collections.abc import Collection
-
 import numpy as np
 from jaxtyping import Bool, Integer, Shaped
 
 from ray_lidarseg import storage
+from ray_lidarseg.datasets.file_formats import format_by_name, split_format
 from ray_lidarseg.datasets.label_bits import CLASS_MASK, refuse_pairs, refuse_upper_half
 from ray_lidarseg.datasets.point_files import Columns, load_npy
 from ray_lidarseg.errors import DataError
@@ -25,19 +24,11 @@ def label_format_of(uri: str) -> str:
     Raises:
         DataError: The extension says nothing about it.
     """
-    name = storage.name_of(uri).lower()
-    for extension, label_format in _LABEL_EXTENSIONS.items():
-        if name.endswith(extension):
-            return label_format
+    if label_format := format_by_name(uri, _LABEL_EXTENSIONS):
+        return label_format
     raise DataError(
         f"{uri}: cannot tell from the name how wide its ids are: set label_format to one of {', '.join(_LABEL_FORMATS)}"
     )
-
-
-def split_format(uri: str, formats: Collection[str]) -> tuple[str, str]:
-    """``FILE#FORMAT`` of an index as its two parts; the format is empty where the name says it."""
-    file, _, stated = uri.rpartition("#")
-    return (file, stated) if stated in formats else (uri, "")
 
 
 def stored_ids(frame: Keyframe, columns: Columns) -> tuple[str, Shaped[np.ndarray, "P"], Bool[np.ndarray, "P"]]:

@@ -269,8 +269,8 @@ def _drop_orphans(stage: Stage, frames: Collection[str], places: Collection[str]
     rows = [entry for entry in entries_of(stage.out, stage.layer.name) if entry["frame_id"] in gone] if gone else []
     if not rows:
         return
-    names = {entry["frame_id"]: ["masks"] for entry in rows}
-    print(f"{stage.layer.name}: {len(names)} frames have no masks any more: {described(names)}; their rows are gone")
+    changed = described({entry["frame_id"]: ["masks"] for entry in rows})
+    print(f"{stage.layer.name}: their masks failed, so these rows are gone: {changed}", flush=True)
     with storage.explained("write", stage.uri):
         drop_rows(*storage.resolve(stage.uri), [(entry["shard"], entry["row"]) for entry in rows])
 

@@ -225,7 +225,7 @@ def plot(rows: list[Row], file: Path) -> None:
     figure = Figure(figsize=(9, 4), layout="constrained")
     for place, part in enumerate(("zero_shot", "fine_tuned")):
         axes = figure.add_subplot(1, 2, place + 1)
-        for name in (name for name in LOSSES if name != RANDOM):
+        for name in dict.fromkeys(row["loss"] for row in rows if "structural_gap" in row):
             mine = [row for row in rows if row["loss"] == name and {"structural_gap", part} <= row.keys()]
             axes.scatter([row["structural_gap"] for row in mine], [100 * row[part] for row in mine], label=name)
         axes.set(xlabel="structural gap", ylabel=f"{part.replace('_', ' ')} mIoU, %")
@@ -277,19 +277,8 @@ def _print(rows: list[Row], protocols: list[str]) -> None:
         said = [[row["words"].get(part, {}).get("points") for row in known] for part in ("text", "prototypes")]
         lines.append([name, len(mine), *cells, scores[0], *map(_percent, said), *scores[1:]])
     titles = [PROTOCOLS[part].title for part in protocols]
-    heads = [
-        "loss",
-        "seeds",
-        "U",
-        "T",
-        "G",
-        "alignment",
-        "structural gap",
-        "zero-shot",
-        "by text",
-        "by prototypes",
-        *titles,
-    ]
+    structure = ["U", "T", "G", "alignment", "structural gap"]
+    heads = ["loss", "seeds", *structure, "zero-shot", "by text", "by prototypes", *titles]
     print_table(heads, lines)
 
 

@@ -373,7 +373,7 @@ def test_rows_of_images_whose_masks_fail_now_are_gone(index: str, out: str, tmp_
     assert [(layer.done, layer.skipped, layer.failed) for layer in report.layers] == [(0, 4, 1), (0, 4, 0), (0, 4, 0)]
     said = capsys.readouterr().out
     for kind in ("pairs", "features"):
-        assert re.search(rf"{kind}-\w+: 1 frames have no masks any more: {frame_id(1)} \(masks\); their rows", said)
+        assert re.search(rf"{kind}-\w+: their masks failed, so these rows are gone: {frame_id(1)} \(masks\)\n", said)
     assert held_by(out) == {kind: [0, 2, 3, 4] for kind in ("masks", "pairs", "features")}
     assert EvidenceReader(LOCAL, out, read_catalog(LOCAL, out), "auto").num_missing == 1
     write_image(tmp_path, 1, "image_3")
