@@ -151,12 +151,12 @@ def language(run: Path, num_frames: int, prototypes: str) -> Row:
 
     Args:
         run: Its run folder.
-        num_frames: Evenly spread validation frames, or training frames where validation frames have no features.
+        num_frames: See ``measured_frames``.
         prototypes: File of class embeddings; empty: words alone.
     """
     method, recipe, _ = load_method(str(run))
     model, sensor = cast(ZeroShot, cast(Distill, method).classifier).eval(), resolve_sensor(recipe.data)
-    frames, evidence = _frames(recipe, num_frames)
+    frames, evidence = measured_frames(recipe.data.prepared, recipe.data.evidence, num_frames)
     said = {"text": model.words}
     if prototypes:
         said["prototypes"] = Words().read(TextEmbeddings.from_bytes(storage.read_bytes(prototypes), prototypes))
@@ -185,18 +185,21 @@ def language(run: Path, num_frames: int, prototypes: str) -> Row:
     }
 
 
-def _frames(recipe: Recipe, count: int) -> tuple[PreparedFrames, EvidenceReader]:
-    place = storage.resolve(recipe.data.prepared)
+def measured_frames(prepared: str, layers: str, count: int) -> tuple[PreparedFrames, EvidenceReader]:
+    """Evenly spread validation frames; training frames where none of these has features.
+
+    Raises:
+        DataError: No frame has any.
+    """
+    place = storage.resolve(prepared)
     catalog = read_catalog(*place)
     for split in ("val", "train"):
         names = catalog.of_split(split).frame_id
         chosen = catalog.select(names[:: max(len(names) // count, 1)])
-        try:
-            return PreparedFrames(*place, chosen), EvidenceReader(*place, chosen, recipe.data.evidence)
-        except DataError:
-            if split == "train":
-                raise
-    raise AssertionError("unreachable")
+        evidence = EvidenceReader(*place, chosen, layers)
+        if evidence.num_missing < len(chosen):
+            return PreparedFrames(*place, chosen), evidence
+    raise DataError(f"{prepared}: no frame has features in {layers}")
 
 
 if __name__ == "__main__":

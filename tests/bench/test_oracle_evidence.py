@@ -20,6 +20,7 @@ from ray_lidarseg.datasets.shards import write_shard
 from ray_lidarseg.sample import Keyframe
 from ray_lidarseg.storage.whole_files import write_whole
 from ray_lidarseg.types import IGNORE, IMAGE_SEGMENT, LANGUAGE_LOGITS
+from tests.bench.distill_run import measured_frames
 from tests.bench.oracle_evidence import majority, oracle_layer, write_oracle
 
 LOCAL = fs.LocalFileSystem()
@@ -65,3 +66,7 @@ def test_training_reads_it_as_any_layer(tmp_path):
     assert (row > 0).tolist() == [True, True, True, True, False, False]
     assert torch.equal(segments[LANGUAGE_LOGITS][row[:4]].argmax(dim=1), torch.tensor([2, 2, 2, 1]))
     assert reader.feature_dim == 3
+    # it has seen training scenes only, so there the structure of what learns from it is measured
+    frames, evidence = measured_frames(str(tmp_path), f"{name}/{pairs.name}", count=60)
+    assert [frames[number].frame_id for number in range(len(frames))] == ["a"]
+    assert evidence.num_missing == 0
