@@ -164,7 +164,8 @@ def measure(args: Any, ledger: Ledger, name: str, seed: int) -> None:
     folder = (args.folder / "distill" / _run_name(args, name, seed)).resolve()
     wanted = recipes(args, places, name, seed, folder)
     taken = {part: row for part in missing if (row := _taken(args, name, part, seed, wanted[part]))}
-    trained = {part: recipe.to_yaml() for part, recipe in wanted.items() if part not in taken}
+    needed = {DISTILLED, *missing} - set(taken)  # on another machine the pre-training is, though its row is there
+    trained = {part: recipe.to_yaml() for part, recipe in wanted.items() if part in needed}
     folder.mkdir(parents=True, exist_ok=True)
     content = {"recipes": trained, "frames": args.frames, "prototypes": places.prototypes}
     (folder / "wanted.json").write_text(json.dumps(content))

@@ -147,6 +147,26 @@ def test_figures_of_the_other_table_are_taken_and_only_what_lacks_is_trained(mon
     assert distill._taken(args, "random", "fine_tuned", 0, wanted["fine_tuned"]) is None
 
 
+def test_on_another_machine_the_pre_training_is_made_again_and_of_what_follows_only_what_lacks(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(sys, "argv", ["distill", "--folder", str(tmp_path), "--protocols", "linear_probe", "lasermix"])
+    args = distill._arguments()
+    monkeypatch.setattr(distill, "_prepare", lambda args: PLACES)
+
+    def child(module, file, folder):
+        asked.append(list(distill.json.loads(file.read_text())["recipes"]))
+        wanted = distill.recipes(args, PLACES, "relational", 0, folder)
+        figures(folder / "lasermix", wanted["lasermix"], 0.3)
+
+    monkeypatch.setattr(distill, "child", child)
+    ledger = Ledger(None)
+    for part, score in (("distilled", 0.1), ("linear_probe", 0.2)):
+        ledger.measure(distill._key(args, "relational", 0, part), lambda score=score: {"miou_ratio": score})
+    distill.measure(args, ledger, "relational", 0)
+    assert asked == [["distilled", "lasermix"]]
+    assert [row["miou_ratio"] for row in ledger.rows] == [0.1, 0.2, 0.3]
+
+
 def figures(run: Path, recipe: schema.Recipe, miou_ratio: float) -> None:
     run.mkdir(parents=True)
     content = {"fingerprint": recipe.fingerprint, "miou_ratio": miou_ratio}
