@@ -14,6 +14,7 @@ import numpy as np
 
 from ray_lidarseg.checks.camera_checks import check_cameras
 from ray_lidarseg.checks.findings import Finding, Severity
+from ray_lidarseg.checks.label_edges import LabelEdges
 from ray_lidarseg.checks.measures import FrameMeasures
 from ray_lidarseg.datasets.class_map import UNMAPPED, MappedId
 from ray_lidarseg.sample import SensorSpec
@@ -40,6 +41,7 @@ _AT_END = 0.2  # nuScenes' brightest returns are 0.1 % of a scan
 _ELSEWHERE = 0.2  # of the frames: a world frame may begin at the first of them
 _MOST_SENSORS = 8  # that fire at one time
 _IGNORED_WARNING, _IGNORED_ERROR = 0.6, 0.98
+_LOOSE, _FOREIGN = 0.1, 0.15  # up to 0.08 where labels are right, from 0.2 on where they are of another scan
 _STEP_S = (0.001, 60.0)
 
 
@@ -59,7 +61,10 @@ def check_all(
     if not seen:
         return findings
     findings += check_labels(frames, class_names)
-    is_upright = not any(each.severity == "error" for each in findings if each.check in ("origin", "axes"))
+    wrong = {each.check for each in findings if each.severity == "error"}
+    if not wrong & {"origin", "labels"}:  # seen from elsewhere, neighbours are none
+        findings += check_label_edges(seen)
+    is_upright = not wrong & {"origin", "axes"}
     return findings + check_cameras(seen, is_upright)
 
 
@@ -278,6 +283,36 @@ def check_labels(frames: Sequence[FrameMeasures], class_names: Sequence[str]) ->
         expected = f"class ids 0 … {len(class_names) - 1} and {IGNORE}"
         return [Finding("labels", "error", f"ids {unknown.tolist()}", expected, "prepare the data again")]
     return [_check_ignored(counts, len(labelled), len(frames)), _check_seen(counts, class_names)]
+
+
+def check_label_edges(frames: Sequence[FrameMeasures]) -> list[Finding]:
+    """Whether labels belong to their points, by where they change (``label_edges.py``); nothing without labels.
+
+    Frames with too few labels each, as scribbles may have, are judged together.
+    """
+    labelled = {frame.frame_id: frame.label_edges for frame in frames if frame.label_edges.surface_pairs}
+    if not labelled:
+        return []
+    together = sum(labelled.values(), LabelEdges())
+    judged = {name: edges for name, edges in labelled.items() if edges.tells} or {"all of them together": together}
+    expected = f"neighbours of unlike classes at most {_LOOSE:g} times as often on one surface as at jumps in range"
+    if not together.tells:
+        return [Finding("label edges", "ok", "not known: too few labels change", expected)]
+    surface, jump = together.surface_changes / together.surface_pairs, together.jump_changes / together.jump_pairs
+    measured = f"{surface:.1%} on one surface, {jump:.1%} at jumps in range"
+    foreign = [name for name, edges in judged.items() if edges.ratio > _FOREIGN]
+    if foreign:
+        severity: Severity = "error" if len(foreign) > _ELSEWHERE * len(judged) else "warning"
+        measured += f"; the labels of {len(foreign)} of {len(judged)} frames do not fit their points: {_some(foreign)}"
+        fix = (
+            "pair labels and scans again, and write the labels in the order of the points: one of both was sorted, "
+            "filtered or shuffled, or they are of another frame"
+        )
+        return [Finding("label edges", severity, measured, expected, fix)]
+    if float(np.median([edges.ratio for edges in judged.values()])) > _LOOSE:
+        fix = "right for classes that are painted on one surface; else the labels are coarse, or some points too late"
+        return [Finding("label edges", "warning", measured, expected, fix)]
+    return [Finding("label edges", "ok", measured, expected)]
 
 
 def check_class_map(rows: Sequence[MappedId]) -> list[Finding]:

@@ -7,6 +7,7 @@ from PIL import Image
 
 from ray_lidarseg import storage
 from ray_lidarseg.checks.camera_alignment import DepthEdges, depth_edges, rearranged_scores, scores
+from ray_lidarseg.checks.label_edges import LabelEdges, label_edges
 from ray_lidarseg.checks.sensor_origin import Origin, find_origin
 from ray_lidarseg.checks.upright import Upright, upright
 from ray_lidarseg.datasets.image_files import read_picture
@@ -79,6 +80,7 @@ class FrameMeasures:
         intensity_end_ratio: Share at 0 … 1's upper end, where those beyond it lie once they are clipped.
         num_labels: Labels of the frame, 0 where it has none.
         label_counts: int64 [256] by class id.
+        label_edges: Where the classes of neighbours change; no pairs where no point has a label of its own.
         covered_ratio: Share of the usable points in any picture.
         cameras: Its cameras.
     """
@@ -101,6 +103,7 @@ class FrameMeasures:
     intensity_end_ratio: float = 0.0
     num_labels: int = 0
     label_counts: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+    label_edges: LabelEdges = field(default_factory=LabelEdges)
     covered_ratio: float = 0.0
     cameras: tuple[CameraMeasures, ...] = ()
 
@@ -137,6 +140,7 @@ def measure(frame: Keyframe, sensor: SensorSpec) -> FrameMeasures:
         intensity_missing_ratio=float((~np.isfinite(seen[:, 3])).mean()),
         intensity_outside_ratio=float(((seen[:, 3] < 0.0) | (seen[:, 3] > 1.0)).mean()),
         intensity_end_ratio=float((seen[:, 3] == 1.0).mean()),
+        label_edges=label_edges(seen, frame.labels[is_usable]) if len(frame.labels) == num_points else LabelEdges(),
         covered_ratio=covered_ratio,
         cameras=cameras,
     )

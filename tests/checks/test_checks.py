@@ -360,6 +360,68 @@ def test_labels(frames) -> None:
     assert one(verdict([replace(frame, labels=frame.labels[:0]) for frame in scans]), "labels").severity == "ok"
 
 
+def with_labels(frames: Sequence[Keyframe], change: Callable[[np.ndarray], np.ndarray]) -> list[Keyframe]:
+    return [replace(frame, labels=change(frame.labels), cameras=()) for frame in frames]
+
+
+WRONG_ORDERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "shuffled": np.random.default_rng(0).permutation,
+    "reversed": lambda labels: labels[::-1].copy(),
+    "sorted": np.sort,
+    "rings instead of columns": lambda labels: np.resize(labels.reshape(-1, 16).T, len(labels)),
+    "50 points too late": lambda labels: np.roll(labels, 50),
+}
+
+
+@pytest.mark.parametrize("change", WRONG_ORDERS.values(), ids=WRONG_ORDERS)
+def test_labels_in_another_order_than_the_points_are_an_error(frames, change) -> None:
+    assert one(verdict(with_labels(frames[:4], lambda labels: labels)), "label edges").severity == "ok"
+    found = one(verdict(with_labels(frames[:4], change)), "label edges")
+    assert found.severity == "error"
+    assert f"the labels of 4 of 4 frames do not fit their points: {frames[0].frame_id}" in found.measured
+    assert "in the order of the points" in found.fix
+
+
+def test_labels_of_other_frames_are_an_error_and_a_few_a_warning(frames) -> None:
+    exchanged = [
+        replace(mine, labels=np.resize(other.labels, len(mine.labels)), cameras=())
+        for mine, other in zip(frames[::2], [*frames[2::2], frames[0]], strict=True)
+    ]
+    assert one(verdict(exchanged), "label edges").severity == "error"
+    mostly = [*exchanged[:1], *with_labels(frames[1:10], lambda labels: labels)]
+    found = one(verdict(mostly), "label edges")
+    assert found.severity == "warning"
+    assert f"1 of 10 frames do not fit their points: {exchanged[0].frame_id}" in found.measured
+
+
+def test_what_says_nothing_of_labels_is_not_judged(frames) -> None:
+    bare = with_labels(frames[:2], lambda labels: labels[:0])
+    assert not [each for each in verdict(bare) if each.check == "label edges"]
+    road = with_labels(frames[:2], lambda labels: np.full_like(labels, 10))
+    assert one(verdict(road), "label edges").measured == "not known: too few labels change"
+    moved = [replace(frame, points=frame.points + np.float32([500, 0, 0, 0]), cameras=()) for frame in frames[:2]]
+    assert one(verdict(moved), "origin").severity == "error"
+    assert not [each for each in verdict(moved) if each.check == "label edges"]
+
+
+def test_real_labels_fit_their_points_and_those_of_the_next_scan_do_not(samples) -> None:
+    frames, spec = semantickitti_frames(samples), dataset_named("semantickitti")
+
+    def found_in(frames: list[Keyframe]) -> Finding:
+        measures = [measure(frame, spec.sensor) for frame in frames]
+        return one(check_all(measures, {}, spec.sensor, spec.taxonomy.class_names), "label edges")
+
+    assert found_in(frames).severity == "ok"
+    following = [*frames[1:], frames[0]]
+    late = [
+        replace(mine, labels=np.resize(other.labels, len(mine.labels)))
+        for mine, other in zip(frames, following, strict=True)
+    ]
+    found = found_in(late)
+    assert found.severity == "error"
+    assert "3 of 3 frames" in found.measured
+
+
 def test_ids_that_no_class_takes_are_a_warning_that_names_them() -> None:
     rows = [MappedId((10,), 0, "car", 5), MappedId((77,), UNMAPPED, "UNMAPPED", 3), MappedId((78,), UNMAPPED, "", 0)]
     (finding,) = check_class_map(rows)
