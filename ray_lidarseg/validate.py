@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ray_lidarseg import storage
-from ray_lidarseg.checks.checks import check_all, check_class_map, check_times
+from ray_lidarseg.checks.checks import check_all, check_class_map, check_splits, check_times
 from ray_lidarseg.checks.findings import Finding, has_errors
 from ray_lidarseg.checks.measures import FrameMeasures, measure
 from ray_lidarseg.datasets import ontology_files
@@ -102,6 +102,7 @@ def validate(data: str, sample: int = 50, seed: int = 0, json_out: str = "") -> 
     findings = check_all(frames, failures, source.spec.sensor, source.spec.taxonomy.class_names)
     findings += check_class_map(mapped)
     findings += check_times(*_times(table), is_ordered=not is_prepared)
+    findings.append(check_splits(*_splits(table)))
     if json_out:
         report = {
             "data": data,
@@ -127,7 +128,9 @@ def _listing(uri: str, is_prepared: bool) -> pa.Table:
     path = storage.join(uri, CATALOG_NAME) if is_prepared else uri
     with open_parquet(*storage.resolve(path), writer="prepare" if is_prepared else "index") as file:
         table = file.read(use_threads=False)
-    missing = [name for name in ("frame_id", "dataset", "scene", "timestamp_us") if name not in table.column_names]
+    missing = [
+        name for name in ("frame_id", "dataset", "scene", "split", "timestamp_us") if name not in table.column_names
+    ]
     if missing:
         raise DataError(f"{uri} has no column {', '.join(missing)}: expected what `ray-lidarseg index` writes")
     datasets = sorted(set(table.column("dataset").to_pylist()))
@@ -141,6 +144,13 @@ def _times(table: pa.Table) -> tuple[list[str], list[int], list[str]]:
     scan = "points_uri" if "points_uri" in table.column_names else "frame_id"
     scenes, times_us, scans = (table.column(name).to_pylist() for name in ("scene", "timestamp_us", scan))
     return scenes, times_us, scans
+
+
+def _splits(table: pa.Table) -> tuple[list[str], list[str], list[str]]:
+    """Scene and split of every frame, and the digest of its scan, which a catalog alone knows."""
+    digests = table.column("digest").to_pylist() if "digest" in table.column_names else []
+    of_scans = [digest.partition("/")[0] for digest in digests]
+    return table.column("scene").to_pylist(), table.column("split").to_pylist(), of_scans
 
 
 def _is_no_index(uri: str) -> bool:

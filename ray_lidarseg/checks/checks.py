@@ -330,6 +330,31 @@ def check_class_map(rows: Sequence[MappedId]) -> list[Finding]:
     return [Finding("label ids", "warning", measured, expected, fix)]
 
 
+def check_splits(scenes: Sequence[str], splits: Sequence[str], contents: Sequence[str] = ()) -> Finding:
+    """Whether what is scored on was kept apart from what is trained on, by drive and by content.
+
+    Args:
+        scenes: Drive of each frame.
+        splits: Its split.
+        contents: Digest of its scan; "" where it is not known.
+    """
+    sizes = Counter(splits)
+    of_split = {split: {scene for scene, own in zip(scenes, splits, strict=True) if own == split} for split in sizes}
+    measured = ", ".join(f"{split} {sizes[split]} frames of {len(of_split[split])} scenes" for split in sorted(sizes))
+    expected = "each drive in one split, no scan in two"
+    train = of_split.pop("train", set())
+    named = [(content, split) for content, split in zip(contents, splits, strict=False) if content]
+    trained_on = {content for content, split in named if split == "train"}
+    twice = sum(split != "train" and content in trained_on for content, split in named)
+    if twice:
+        fix = "leave the copies out of train: a score on scans that were trained on says nothing"
+        return Finding("splits", "error", f"{measured}; {twice} scans of other splits are in train, too", expected, fix)
+    if shared := sorted(train & set().union(*of_split.values())):
+        fix = "give whole drives to one split: frames that follow each other are nearly one, and scores are too good"
+        return Finding("splits", "warning", f"{measured}; in train and another: {_some(shared)}", expected, fix)
+    return Finding("splits", "ok", measured, expected)
+
+
 def check_times(
     scenes: Sequence[str], timestamps_us: Sequence[int], scans: Sequence[str], is_ordered: bool
 ) -> list[Finding]:

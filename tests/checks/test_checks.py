@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
-from ray_lidarseg.checks.checks import check_all, check_class_map, check_times
+from ray_lidarseg.checks.checks import check_all, check_class_map, check_splits, check_times
 from ray_lidarseg.checks.findings import Finding, has_errors
 from ray_lidarseg.checks.measures import FrameMeasures, measure
 from ray_lidarseg.datasets import nuscenes
@@ -571,6 +571,22 @@ def test_several_lidars_at_one_time_are_told_what_to_do_and_a_frame_listed_twice
     (found,) = check_times(["drive"] * 9, [7] * 9, [f"{number}.bin" for number in range(9)], is_ordered=True)
     assert found.severity == "error"
     assert "its own time" in found.fix
+
+
+def test_drives_and_scans_in_two_splits() -> None:
+    scenes, splits = ["a", "a", "b", "c"], ["train", "train", "val", "test"]
+    apart = check_splits(scenes, splits, ["1", "1", "2", "3"])
+    assert (apart.severity, apart.check) == ("ok", "splits")
+    assert apart.measured == "test 1 frames of 1 scenes, train 2 frames of 1 scenes, val 1 frames of 1 scenes"
+    shared = check_splits(scenes, ["train", "val", "val", "test"])
+    assert shared.severity == "warning"
+    assert shared.measured.endswith("; in train and another: a")
+    assert "whole drives" in shared.fix
+    copied = check_splits(scenes, splits, ["1", "2", "1", "2"])
+    assert copied.severity == "error"
+    assert "2 scans of other splits are in train, too" in copied.measured
+    assert check_splits(scenes, splits, ["", "", "", ""]).severity == "ok"  # an earlier release noted none
+    assert check_splits(["a", "a"], ["val", "test"]).severity == "ok"  # nothing was trained on
 
 
 def test_lidars_that_fire_just_after_each_other_are_not_in_another_unit() -> None:

@@ -91,6 +91,10 @@ def test_a_prepared_folder_is_read_from_its_shards(local_ray, listed, tmp_path) 
     report = str(tmp_path / "report.json")
     assert validate(folder, sample=2, json_out=report) == 0
     assert findings(report)["files"]["measured"] == "all 2 sampled frames read"
+    write_shard(local, folder, [replace(decoded[0], frame_id="copy", scene="another drive", split="val")])
+    write_catalog(local, folder)
+    assert validate(folder, sample=2, json_out=report) == 1
+    assert "; 1 scans of other splits are in train, too" in findings(report)["splits"]["measured"]
 
 
 def real_index(samples: Path, folder: Path, name: str) -> str:
