@@ -99,7 +99,8 @@ def validate(data: str, sample: int = 50, seed: int = 0, json_out: str = "") -> 
     frames = [result for result in results if isinstance(result, FrameMeasures)]
     failures = dict(result for result in results if not isinstance(result, FrameMeasures))
     mapped = _class_map(source, frames, [counts for _, counts in measured])
-    findings = check_all(frames, failures, source.spec.sensor, source.spec.taxonomy.class_names)
+    spec = source.spec
+    findings = check_all(frames, failures, spec.sensor, spec.taxonomy.class_names, spec.ground, spec.vehicles)
     findings += check_class_map(mapped)
     findings += check_times(*_times(table), is_ordered=not is_prepared)
     findings.append(check_splits(*_splits(table)))

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ray_lidarseg.checks.camera_checks import check_cameras
+from ray_lidarseg.checks.class_heights import ClassHeights
 from ray_lidarseg.checks.findings import Finding, Severity
 from ray_lidarseg.checks.label_edges import LabelEdges
 from ray_lidarseg.checks.measures import FrameMeasures
@@ -42,11 +43,18 @@ _ELSEWHERE = 0.2  # of the frames: a world frame may begin at the first of them
 _MOST_SENSORS = 8  # that fire at one time
 _IGNORED_WARNING, _IGNORED_ERROR = 0.6, 0.98
 _LOOSE, _FOREIGN = 0.1, 0.15  # up to 0.08 where labels are right, from 0.2 on where they are of another scan
+_FEWEST_OF_CLASS = 500
+_GROUND_NEAR, _VEHICLE_NEAR = 0.5, 0.9  # 0.98 and more, 0.53 and less where ids are right
 _STEP_S = (0.001, 60.0)
 
 
 def check_all(
-    frames: Sequence[FrameMeasures], failures: Mapping[str, str], sensor: SensorSpec, class_names: Sequence[str]
+    frames: Sequence[FrameMeasures],
+    failures: Mapping[str, str],
+    sensor: SensorSpec,
+    class_names: Sequence[str],
+    ground: tuple[int, ...] = (),
+    vehicles: tuple[int, ...] = (),
 ) -> list[Finding]:
     """Every check of the sampled frames, in the order in which one would fix things.
 
@@ -55,6 +63,8 @@ def check_all(
         failures: Reason by frame id for the others.
         sensor: What the LiDAR should be.
         class_names: The classes by id.
+        ground: Ids of what one drives or walks on, and
+        vehicles: of what has wheels.
     """
     findings = [check_files(failures, len(frames)), *check_scans(frames, sensor)]
     seen = _seen(frames)
@@ -64,6 +74,8 @@ def check_all(
     wrong = {each.check for each in findings if each.severity == "error"}
     if not wrong & {"origin", "labels"}:  # seen from elsewhere, neighbours are none
         findings += check_label_edges(seen)
+    if not wrong & {"origin", "axes", "labels"}:
+        findings += check_class_heights(seen, class_names, ground, vehicles)
     is_upright = not wrong & {"origin", "axes"}
     return findings + check_cameras(seen, is_upright)
 
@@ -313,6 +325,35 @@ def check_label_edges(frames: Sequence[FrameMeasures]) -> list[Finding]:
         fix = "right for classes that are painted on one surface; else the labels are coarse, or some points too late"
         return [Finding("label edges", "warning", measured, expected, fix)]
     return [Finding("label edges", "ok", measured, expected)]
+
+
+def check_class_heights(
+    frames: Sequence[FrameMeasures], class_names: Sequence[str], ground: tuple[int, ...], vehicles: tuple[int, ...]
+) -> list[Finding]:
+    """Whether ground lies on the ground and vehicles stand on it; nothing where there are too few labelled points."""
+    heights = sum((frame.class_heights for frame in frames), ClassHeights())
+    is_many = heights.seen >= _FEWEST_OF_CLASS
+    of_ground = tuple(each for each in ground if is_many[each])
+    of_vehicles = tuple(each for each in vehicles if is_many[each])
+    if not of_ground and not of_vehicles:
+        return []
+    near = heights.near_ratio(of_ground)
+    shares = {"ground": near, "vehicles": heights.near_ratio(of_vehicles)}
+    measured = ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share == share)
+    measured = f"within half a metre of the ground: {measured} of the points"
+    expected = f"classes of the ground at least {_GROUND_NEAR:.0%}, vehicles at most {_VEHICLE_NEAR:.0%}"
+    odd = [each for each in of_ground if heights.near_ratio((each,)) < _GROUND_NEAR]
+    odd += [each for each in of_vehicles if heights.near_ratio((each,)) > _VEHICLE_NEAR]
+    if not odd:
+        return [Finding("class heights", "ok", measured, expected)]
+    others = tuple(each for each in np.flatnonzero(is_many[: len(class_names)]).tolist() if each not in ground)
+    severity: Severity = "error" if near < heights.near_ratio(others) else "warning"
+    named = _some([f"{class_names[each]} {heights.near_ratio((each,)):.0%}" for each in odd])
+    fix = (
+        "check that the raw ids of these classes mean what the ontology says (ids that begin at 0 and at 1 are easily "
+        "mixed up); on steep ground, or of a class that is neither, this is no fault"
+    )
+    return [Finding("class heights", severity, f"{measured}; not as they should be: {named}", expected, fix)]
 
 
 def check_class_map(rows: Sequence[MappedId]) -> list[Finding]:

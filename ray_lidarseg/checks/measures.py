@@ -7,6 +7,7 @@ from PIL import Image
 
 from ray_lidarseg import storage
 from ray_lidarseg.checks.camera_alignment import DepthEdges, depth_edges, rearranged_scores, scores
+from ray_lidarseg.checks.class_heights import ClassHeights, class_heights
 from ray_lidarseg.checks.label_edges import LabelEdges, label_edges
 from ray_lidarseg.checks.sensor_origin import Origin, find_origin
 from ray_lidarseg.checks.upright import Upright, upright
@@ -81,6 +82,7 @@ class FrameMeasures:
         num_labels: Labels of the frame, 0 where it has none.
         label_counts: int64 [256] by class id.
         label_edges: Where the classes of neighbours change; no pairs where no point has a label of its own.
+        class_heights: Points of each class, and those near the ground.
         covered_ratio: Share of the usable points in any picture.
         cameras: Its cameras.
     """
@@ -104,6 +106,7 @@ class FrameMeasures:
     num_labels: int = 0
     label_counts: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
     label_edges: LabelEdges = field(default_factory=LabelEdges)
+    class_heights: ClassHeights = field(default_factory=ClassHeights)
     covered_ratio: float = 0.0
     cameras: tuple[CameraMeasures, ...] = ()
 
@@ -129,18 +132,20 @@ def measure(frame: Keyframe, sensor: SensorSpec) -> FrameMeasures:
     )
     if not is_usable.any():
         return measured
-    seen = points[is_usable]
+    seen, ground = points[is_usable], upright(points[is_usable])
+    is_labelled = len(frame.labels) == num_points
     cameras, covered_ratio = _cameras(frame, seen, sensor)
     return replace(
         _with_extent(measured, seen, sensor),
         num_beams=_num_beams(frame, seen),
         origin=find_origin(seen),
-        upright=upright(seen),
+        upright=ground,
         intensity=_intensity(seen[:, 3]),
         intensity_missing_ratio=float((~np.isfinite(seen[:, 3])).mean()),
         intensity_outside_ratio=float(((seen[:, 3] < 0.0) | (seen[:, 3] > 1.0)).mean()),
         intensity_end_ratio=float((seen[:, 3] == 1.0).mean()),
-        label_edges=label_edges(seen, frame.labels[is_usable]) if len(frame.labels) == num_points else LabelEdges(),
+        label_edges=label_edges(seen, frame.labels[is_usable]) if is_labelled else LabelEdges(),
+        class_heights=class_heights(seen, frame.labels[is_usable], ground) if is_labelled else ClassHeights(),
         covered_ratio=covered_ratio,
         cameras=cameras,
     )

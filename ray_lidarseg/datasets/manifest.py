@@ -50,7 +50,15 @@ from ray_lidarseg import storage
 from ray_lidarseg.datasets.file_formats import split_format
 from ray_lidarseg.datasets.float_rows import refuse_foreign, refuse_other_columns
 from ray_lidarseg.datasets.manifest_records import FrameRecord, frame_of, records
-from ray_lidarseg.datasets.ontology_taxonomy import GROUND_WORDS, VEHICLE_WORDS, named, sensor, taxonomy
+from ray_lidarseg.datasets.ontology_taxonomy import (
+    GROUND_WORDS,
+    PLACE_WORDS,
+    STANDING_WORDS,
+    VEHICLE_WORDS,
+    named,
+    sensor,
+    taxonomy,
+)
 from ray_lidarseg.datasets.point_files import (
     FORMATS,
     Columns,
@@ -253,8 +261,8 @@ def of_ontology(ontology: Ontology) -> DatasetSpec:
         raw_labels=raw_labels,
         words={entry.name: (entry.name, *entry.synonyms) for entry in ontology.classes},
         absent=ontology.absent_class,
-        ground=named(ontology, GROUND_WORDS),
-        vehicles=named(ontology, VEHICLE_WORDS),
+        ground=named(ontology, GROUND_WORDS, STANDING_WORDS),
+        vehicles=named(ontology, VEHICLE_WORDS, PLACE_WORDS),
     )
 
 

@@ -20,17 +20,39 @@ GROUND_WORDS = frozenset(
 )
 """Words in the names of classes that one drives or walks on. Ours."""
 
+STANDING_WORDS = frozenset(
+    {"sign", "signs", "signal", "light", "lights", "lamp", "lamps", "pole", "poles", "meter", "barrier", "bollard"}
+    | {"furniture", "user", "users", "vehicle", "vehicles", "cone", "cones", "wall", "walls"}
+)
+"""Words beside one of ground that make another thing of it: a road sign, a street lamp, a parking meter. Ours."""
+
 VEHICLE_WORDS = frozenset(
     {"car", "truck", "bus", "van", "bicycle", "bike", "motorcycle", "motorbike", "trailer", "vehicle", "vehicles"}
     | {"tractor", "excavator"}
 )
 """Words in the names of classes that have wheels. Ours."""
 
+PLACE_WORDS = frozenset({"lane", "lanes", "parking", "park", "path", "track", "stop", "rack", "wash"})
+"""Words beside one of vehicles that make a place of it: a bus lane, a car park, a bicycle rack. Ours."""
 
-def named(ontology: Ontology, words: Collection[str]) -> tuple[int, ...]:
-    """Class ids whose name or a synonym holds one of these words (``other-ground`` holds ``ground``)."""
-    texts = (" ".join((entry.name, *entry.synonyms)).lower() for entry in ontology.classes)
-    return tuple(train for train, text in enumerate(texts) if not set(re.split(r"[^a-z]+", text)).isdisjoint(words))
+
+def named(ontology: Ontology, words: Collection[str], without: Collection[str] = ()) -> tuple[int, ...]:
+    """Class ids of which a name holds one of these words (``other-ground`` holds ``ground``), and none of the others.
+
+    Args:
+        ontology: Its classes have names and synonyms.
+        words: Wanted.
+        without: Words that make another thing of it.
+    """
+    names = (
+        [set(re.split(r"[^a-z]+", each.lower())) for each in (entry.name, *entry.synonyms)]
+        for entry in ontology.classes
+    )
+    return tuple(
+        train
+        for train, each in enumerate(names)
+        if any(not name.isdisjoint(words) and name.isdisjoint(without) for name in each)
+    )
 
 
 def taxonomy(ontology: Ontology) -> Taxonomy:

@@ -422,6 +422,49 @@ def test_real_labels_fit_their_points_and_those_of_the_next_scan_do_not(samples)
     assert "3 of 3 frames" in found.measured
 
 
+def heights(frames: Sequence[Keyframe], name: str = "nuscenes") -> list[Finding]:
+    spec = dataset_named(name)
+    sensor, names = (SENSOR if name == "nuscenes" else spec.sensor), spec.taxonomy.class_names
+    found = check_all([measure(frame, sensor) for frame in frames], {}, sensor, names, spec.ground, spec.vehicles)
+    return [each for each in found if each.check == "class heights"]
+
+
+def test_ids_that_mean_other_classes_are_an_error_that_names_them(frames) -> None:
+    (found,) = heights(with_labels(frames, lambda labels: labels))
+    assert found.severity == "ok"
+    (found,) = heights(with_labels(frames, lambda labels: np.where(labels == IGNORE, IGNORE, (labels + 8) % 16)))
+    assert found.severity == "error"
+    assert re.search(r"ground \d\d%, vehicles \d\d%.*; not as they should be: other_flat \d\d%", found.measured)
+    assert "ids that begin at 0 and at 1" in found.fix
+
+
+def test_one_class_of_another_height_is_a_warning(frames) -> None:
+    exchanged = np.arange(256, dtype=np.uint8)
+    exchanged[[12, 15]] = [15, 12]  # sidewalk and vegetation
+    (found,) = heights(with_labels(frames, lambda labels: exchanged[labels]))
+    assert found.severity == "warning"
+    assert "not as they should be: sidewalk" in found.measured
+    parked = np.arange(256, dtype=np.uint8)
+    parked[11:13] = 3  # flat things called cars
+    (found,) = heights(with_labels(frames, lambda labels: np.where(labels == 3, 14, parked[labels])))
+    assert "not as they should be: car 9" in found.measured or "car 100%" in found.measured
+
+
+def test_few_points_of_ground_and_vehicles_and_swapped_axes_say_nothing_of_heights(frames) -> None:
+    assert heights(with_labels(frames[:2], lambda labels: np.full_like(labels, 14))) == []
+    assert heights(with_points(frames[:4], with_columns((0, 2, 1), (1, 1, 1)))) == []
+
+
+def test_real_classes_have_the_heights_they_should(samples) -> None:
+    frames = semantickitti_frames(samples)
+    (found,) = heights(frames, "semantickitti")
+    assert found.severity == "ok"
+    exchanged = np.arange(256, dtype=np.uint8)
+    exchanged[[8, 14]] = [14, 8]  # road and vegetation
+    (found,) = heights([replace(frame, labels=exchanged[frame.labels]) for frame in frames], "semantickitti")
+    assert "not as they should be: road" in found.measured
+
+
 def test_ids_that_no_class_takes_are_a_warning_that_names_them() -> None:
     rows = [MappedId((10,), 0, "car", 5), MappedId((77,), UNMAPPED, "UNMAPPED", 3), MappedId((78,), UNMAPPED, "", 0)]
     (finding,) = check_class_map(rows)

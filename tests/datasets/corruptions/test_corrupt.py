@@ -82,6 +82,11 @@ def test_own_logs_tell_ground_and_vehicles_by_the_names_of_their_classes():
     assert without_effect(spec) == []
     nameless = dataset_named("manifest", parse_ontology(OWN.replace("other-ground", "a")))
     assert without_effect(nameless) == ["wet_ground changes nothing: no class of own is named as ground"]
+    other_things = OWN.replace("other-ground", "road sign").replace("synonyms: [", "synonyms: [parking meter, ")
+    assert dataset_named("manifest", parse_ontology(other_things)).ground == ()
+    place = OWN.replace("synonyms: [bus]", "synonyms: [bus lane]")
+    assert dataset_named("manifest", parse_ontology(place)).ground == (0, 2)
+    assert dataset_named("manifest", parse_ontology(place)).vehicles == ()
     assert without_effect(nuscenes.SPEC) == without_effect(semantickitti.SPEC) == []
     assert [nuscenes.CLASSES.class_names[train] for train in SPEC.ground] == [
         "driveable_surface",
