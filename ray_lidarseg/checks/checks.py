@@ -43,7 +43,7 @@ _ELSEWHERE = 0.2  # of the frames: a world frame may begin at the first of them
 _MOST_SENSORS = 8  # that fire at one time
 _IGNORED_WARNING, _IGNORED_ERROR = 0.6, 0.98
 _LOOSE, _FOREIGN = 0.1, 0.15  # up to 0.08 where labels are right, from 0.2 on where they are of another scan
-_FEWEST_OF_CLASS = 500
+_FEWEST_OF_CLASS = 100
 _GROUND_NEAR, _VEHICLE_NEAR = 0.5, 0.9  # 0.98 and more, 0.53 and less where ids are right
 _STEP_S = (0.001, 60.0)
 

@@ -11,9 +11,9 @@ from ray_lidarseg.checks.upright import Upright
 from ray_lidarseg.types import IGNORE
 
 LEVEL = Upright(up="+z", height_m=1.8, tilt_rad=0.0, lean="x", inlier_ratio=0.9)
-POINTS = np.float32([[5, 0, -1.8], [5, 1, -1.4], [0, 5, -1.0], [0, 6, 2.0], [3, 3, -1.8], [14, 10, -1.8]])
+POINTS = np.float32([[5, 0, -1.8], [5, 1, -1.4], [0, 5, -1.0], [0, 6, 2.0], [3, 3, -1.8], [18, 10, -1.8]])
 CAR, ROAD = 3, 10
-LABELS = np.uint8([ROAD, ROAD, CAR, CAR, IGNORE, ROAD])  # the last one is beyond 15 m
+LABELS = np.uint8([ROAD, ROAD, CAR, CAR, IGNORE, ROAD])  # the last one is beyond 20 m
 
 
 def test_points_by_hand() -> None:
