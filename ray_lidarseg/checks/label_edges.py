@@ -63,14 +63,14 @@ def label_edges(points: Float[np.ndarray, "P D"], labels: Integer[np.ndarray, "P
     """Looks at the neighbours of some labelled points of a scan; always at the same ones.
 
     Args:
-        points: [P, D], x, y, z first, in any unit, seen from the sensor, none of them at it.
-        labels: [P] classes; IGNORE has no part.
+        points: [P, D], x, y, z first, in any unit, finite, seen from the sensor; one at the sensor has no part,
+        labels: [P] classes, nor has IGNORE.
     """
-    is_labelled = labels != IGNORE
-    xyz, classes = points[is_labelled, :3].astype(np.float64), labels[is_labelled]
+    ranges = np.linalg.norm(points[:, :3].astype(np.float64), axis=1)
+    has_part = (labels != IGNORE) & (ranges > 0)
+    xyz, ranges, classes = points[has_part, :3].astype(np.float64), ranges[has_part], labels[has_part]
     if len(xyz) <= _NEIGHBOURS:
         return LabelEdges()
-    ranges = np.linalg.norm(xyz, axis=1)
     directions = xyz / ranges[:, None]
     looked_at = np.random.default_rng(0).choice(len(xyz), min(_LOOKED_AT, len(xyz)), replace=False)
     _, neighbours = cKDTree(directions).query(directions[looked_at], k=_NEIGHBOURS + 1)

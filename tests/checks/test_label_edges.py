@@ -62,6 +62,8 @@ def test_points_without_a_class_have_no_part() -> None:
     labels = np.where(labels == POLE, IGNORE, labels)
     found = label_edges(points, labels)
     assert found.jump_pairs == 0
+    at_sensor = np.vstack([points, np.zeros((3, 3))]), np.append(labels, [WALL] * 3)
+    assert label_edges(*at_sensor) == found
     assert found.surface_pairs == 8 * np.count_nonzero(labels == WALL)
 
 
