@@ -24,7 +24,7 @@ from ray_lidarseg.models.build import build_segmentor
 from ray_lidarseg.prepare.requested_layers import Teachers
 from ray_lidarseg.recipe.load import override
 from ray_lidarseg.recipe.schema import Recipe
-from tests.bench.ledger import Ledger, Row, commit, parser, print_table
+from tests.bench.ledger import Ledger, Row, commit, measured_by, parser, print_table
 from tests.bench.runs import MIN_SEEDS, Job, mean_std, measure_all, prepared_folder, prepared_world, std, world_id
 
 BASE = "supervised"
@@ -156,7 +156,7 @@ def _print(table: Table, rows: Sequence[Row], seeds: Sequence[int]) -> None:
             for (method, length), values in table.items()
         ],
     )
-    print(", ".join(sorted({row["commit"] for row in rows})), rows[0]["hardware"], sep=", ")
+    print(measured_by(rows))
 
 
 def _steps(rows: Sequence[Row], method: str, length: float) -> int:

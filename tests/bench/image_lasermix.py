@@ -30,7 +30,7 @@ from ray_lidarseg.synthetic import nuscenes_writer
 from ray_lidarseg.synthetic.options import with_options
 from ray_lidarseg.synthetic.presets import Preset, preset_named
 from ray_lidarseg.synthetic.scene import Scene
-from tests.bench.ledger import Ledger, Row, commit, parser, print_table
+from tests.bench.ledger import Ledger, Row, commit, measured_by, parser, print_table
 from tests.bench.runs import MIN_SEEDS, Job, mean_std, measure_all, prepared_folder, print_classes, std
 
 RECIPE = "image_unet-world"
@@ -135,7 +135,7 @@ def _print(rows: Sequence[Row], args) -> None:
     }
     print_classes(columns, WORLD_IMAGES.class_names)
     print(f"\n{rows[0]['size_px']} pixels, {rows[0]['parameters']} parameters, {rows[0]['train_steps']} steps each")
-    print(", ".join(sorted({row["commit"] for row in rows})), rows[0]["hardware"], sep=", ")
+    print(measured_by(rows))
 
 
 def _by_method(rows: Sequence[Row], ratio: float) -> dict[str, list[float]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from tests.bench.ledger import Row, parser, print_table
+from tests.bench.ledger import Row, measured_by, parser, print_table
 from tests.bench.runs import MIN_SEEDS, mean_std, print_classes, std
 
 Table = Mapping[tuple[str, float], Mapping[int, float]]
@@ -108,9 +108,8 @@ def print_ladder(args: Any, rows: Sequence[Row], table: Table, titles: Mapping[s
         of_ratio = [row for row in rows if row["ratio"] == ratio]
         print_classes({name: [row for row in of_ratio if row["row"] == name] for name in args.rows})
     if rows:
-        commits = ", ".join(sorted({row["commit"] for row in rows}))
         steps = ", ".join(f"{count:,}" for count in sorted({row["steps"] for row in rows}))
-        print(f"\n{rows[0]['model']}, {steps} steps, {commits}, {rows[0]['hardware']}")
+        print(f"\n{rows[0]['model']}, {steps} steps; {measured_by(rows)}")
 
 
 def _missing(table: Table, args: Any) -> list[str]:

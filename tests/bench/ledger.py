@@ -46,6 +46,13 @@ def hardware() -> str:
     return ", ".join([f"{model}, {os.cpu_count()} cores, {memory_gib:.0f} GiB", *(gpus or ["no GPU"])])
 
 
+def measured_by(rows: Iterable[Row]) -> str:
+    """All commits and all machines that rows come from: a table may grow over several of both."""
+    every = list(rows)
+    commits, machines = (sorted({row[name] for row in every}) for name in ("commit", "hardware"))
+    return f"{', '.join(commits)}; {'; '.join(machines)}"
+
+
 class Ledger:
     """Rows by key, written to a file after each one so that a stopped benchmark goes on where it was."""
 

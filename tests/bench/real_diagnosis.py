@@ -28,7 +28,7 @@ from ray_lidarseg.recipe.load import override, with_method
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.storage import resolve
 from tests.bench.lasermix_pp import RECIPE, RUNGS
-from tests.bench.ledger import Ledger, Row, commit, parser, print_table
+from tests.bench.ledger import Ledger, Row, commit, measured_by, parser, print_table
 from tests.bench.runs import Job, mean_std, measure_all, prepared_folder, prepared_world
 
 SAMPLES = Path("../shared/samples/semantickitti_seq00")
@@ -127,7 +127,7 @@ def _print(args: Any, rows: Sequence[Row]) -> None:
     table = [[name, *(text for source in args.sources for text in cells(source, place))] for place, name in _classes()]
     print_table(["class", *heads], [line for line in table if any(text != "-" for text in line[1:])])
     if rows:
-        print(f"\n{', '.join(sorted({row['commit'] for row in rows}))}, {rows[0]['hardware']}")
+        print(f"\n{measured_by(rows)}")
 
 
 def _classes() -> list[tuple[int, str]]:

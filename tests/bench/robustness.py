@@ -36,7 +36,7 @@ from ray_lidarseg.prepare.requested_layers import Teachers
 from ray_lidarseg.sample import Keyframe
 from tests.bench.ladder import text_of, with_overrides
 from tests.bench.lasermix_pp import FEATURES, MASKS, RUNGS, RUNS, recipe, run_folder
-from tests.bench.ledger import Ledger, Row, commit, parser, print_table
+from tests.bench.ledger import Ledger, Row, commit, measured_by, parser, print_table
 from tests.bench.robust_run import FRAMES, OPTIONS, link
 from tests.bench.runs import MIN_SEEDS, Job, figures_of, mean_std, measure_all, prepared_world, std, world_id
 
@@ -222,12 +222,9 @@ def _print(table: Table, rows: Sequence[Row]) -> None:
             for row, seeds in table.items()
         ],
     )
-    scored, trained = (
-        ", ".join(sorted({row.get(name, row["commit"]) for row in rows})) for name in ("commit", "trained_commit")
-    )
+    trained = ", ".join(sorted({row.get("trained_commit", row["commit"]) for row in rows}))
     print(
-        f"\n{rows[0]['frames']} frames, {rows[0]['steps']} steps, trained at {trained}, scored at {scored}, "
-        f"{rows[0]['hardware']}"
+        f"\n{rows[0]['frames']} frames, {rows[0]['steps']} steps, trained at {trained}, scored at {measured_by(rows)}"
     )
 
 

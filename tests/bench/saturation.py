@@ -20,7 +20,7 @@ import yaml
 
 from ray_lidarseg.recipe.load import override
 from ray_lidarseg.recipe.schema import Recipe
-from tests.bench.ledger import Ledger, Row, commit, parser, print_table
+from tests.bench.ledger import Ledger, Row, commit, measured_by, parser, print_table
 from tests.bench.runs import Job, mean_std, measure_all, prepared_folder, prepared_world, print_classes, world_id
 
 MIN_GAP_POINTS = 15.0  # data.md §4.4
@@ -114,7 +114,7 @@ def _print(rows: Sequence[Row], table: Mapping[float, Sequence[float]]) -> None:
     )
     print_classes({f"{ratio:.0%}": [row for row in rows if row["ratio"] == ratio] for ratio in table})
     print(f"\n{rows[0]['model']}, {rows[0]['parameters']} parameters, {rows[0]['train_steps']} steps each")
-    print(", ".join(sorted({row["commit"] for row in rows})), rows[0]["hardware"], sep=", ")
+    print(measured_by(rows))
 
 
 def _frames(rows: Sequence[Row], ratio: float) -> list[int]:

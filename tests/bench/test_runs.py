@@ -11,7 +11,7 @@ from ray_lidarseg.recipe.load import override
 from ray_lidarseg.recipe.schema import Recipe
 from ray_lidarseg.training.run_folder import RunFolder, load_method
 from tests.bench import runs
-from tests.bench.ledger import Ledger
+from tests.bench.ledger import Ledger, measured_by
 from tests.training.prepared_walls import walls_recipe, write_walls
 
 
@@ -119,3 +119,12 @@ def test_a_failed_run_costs_no_other_its_row(recipe, tmp_path):
     with pytest.raises(RuntimeError, match="out of luck"):
         runs.measure_all(Ledger(file), _jobs(recipe), 1, runner=train)
     assert {row["number"] for row in json.loads(file.read_text())} == {0, 2}
+
+
+def test_a_table_names_every_commit_and_machine_its_rows_come_from():
+    rows = [
+        {"commit": "b2", "hardware": "Zen 4"},
+        {"commit": "a1", "hardware": "Xeon"},
+        {"commit": "b2", "hardware": "Xeon"},
+    ]
+    assert measured_by(rows) == "a1, b2; Xeon; Zen 4"
