@@ -13,8 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ray_lidarseg import storage
-from ray_lidarseg.checks.checks import check_all, check_class_map, check_splits, check_times
+from ray_lidarseg.checks.checks import check_all
 from ray_lidarseg.checks.findings import Finding, has_errors
+from ray_lidarseg.checks.label_checks import check_class_map
+from ray_lidarseg.checks.listing_checks import check_splits, check_times
 from ray_lidarseg.checks.measures import FrameMeasures, measure
 from ray_lidarseg.datasets import ontology_files
 from ray_lidarseg.datasets.catalog import CATALOG_NAME, read_catalog

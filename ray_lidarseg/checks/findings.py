@@ -6,6 +6,8 @@ from typing import Literal
 
 Severity = Literal["error", "warning", "ok"]
 
+_NAMED = 3  # examples in a message
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -29,3 +31,8 @@ class Finding:
 def has_errors(findings: Sequence[Finding]) -> bool:
     """Whether anything must be fixed before training."""
     return any(finding.severity == "error" for finding in findings)
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

@@ -5,7 +5,7 @@ Labels that belong to the points seldom differ on the first and often across the
 another order, differ as often on both. Source: ours. Measured is how often neighbours differ on one surface over how
 often they do across a jump: 0.01 to 0.03 on the synthetic worlds and three SemanticKITTI scans, 0.06 on one of RELLIS
 (off-road), 0.04 to 0.08 on scans of 1,024 points. With the labels of another scan it is 0.2 and more, also with those
-of the scan before or after, cut to the same length; sorted, reversed or shuffled 0.4 and more; 20 points too late 0.15.
+of the scan before or after, cut to the same length; sorted, reversed or shuffled 0.3 and more; 20 points too late 0.15.
 """
 
 import math

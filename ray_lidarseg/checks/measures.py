@@ -17,6 +17,7 @@ from ray_lidarseg.errors import DataError, LidarSegError
 from ray_lidarseg.geometry.camera import project
 from ray_lidarseg.geometry.pose import require_rigid
 from ray_lidarseg.sample import CameraImage, Keyframe, SensorSpec
+from ray_lidarseg.types import IGNORE
 
 _TAIL_PERCENT = 0.5
 _FOV_TOLERANCE_RAD = np.radians(1.0)  # ours; nuScenes' highest ring is 0.7 degrees above the published field of view
@@ -81,7 +82,7 @@ class FrameMeasures:
         intensity_end_ratio: Share at 0 … 1's upper end, where those beyond it lie once they are clipped.
         num_labels: Labels of the frame, 0 where it has none.
         label_counts: int64 [256] by class id.
-        label_edges: Where the classes of neighbours change; no pairs where no point has a label of its own.
+        label_edges: Where the classes of neighbours change; no pairs where there are no labels, or not one a point.
         class_heights: Points of each class, and those near the ground.
         covered_ratio: Share of the usable points in any picture.
         cameras: Its cameras.
@@ -132,8 +133,9 @@ def measure(frame: Keyframe, sensor: SensorSpec) -> FrameMeasures:
     )
     if not is_usable.any():
         return measured
-    seen, ground = points[is_usable], upright(points[is_usable])
-    is_labelled = len(frame.labels) == num_points
+    seen = points[is_usable]
+    ground = upright(seen)
+    labels = frame.labels[is_usable] if len(frame.labels) == num_points else np.full(len(seen), IGNORE)
     cameras, covered_ratio = _cameras(frame, seen, sensor)
     return replace(
         _with_extent(measured, seen, sensor),
@@ -144,8 +146,8 @@ def measure(frame: Keyframe, sensor: SensorSpec) -> FrameMeasures:
         intensity_missing_ratio=float((~np.isfinite(seen[:, 3])).mean()),
         intensity_outside_ratio=float(((seen[:, 3] < 0.0) | (seen[:, 3] > 1.0)).mean()),
         intensity_end_ratio=float((seen[:, 3] == 1.0).mean()),
-        label_edges=label_edges(seen, frame.labels[is_usable]) if is_labelled else LabelEdges(),
-        class_heights=class_heights(seen, frame.labels[is_usable], ground) if is_labelled else ClassHeights(),
+        label_edges=label_edges(seen, labels),
+        class_heights=class_heights(seen, labels, ground),
         covered_ratio=covered_ratio,
         cameras=cameras,
     )

@@ -20,6 +20,7 @@ _MIN_RETURNS = 3  # in a cell that takes part
 _MIN_CELLS = 12
 _SOFT_M = 0.1  # scale of the Cauchy loss
 _INLIER_M = 0.15
+_GROUND_INLIER_RATIO = 0.4
 _GOOD_INLIER_RATIO, _GOOD_HEIGHT_M, _GOOD_SPAN_RATIO = 0.6, (0.5, 5.0), 1.5
 
 
@@ -40,6 +41,11 @@ class Upright:
     tilt_rad: float
     lean: str
     inlier_ratio: float
+
+    @property
+    def sees_ground(self) -> bool:
+        """Whether enough of the lowest returns lie on the plane to call it the ground."""
+        return self.inlier_ratio >= _GROUND_INLIER_RATIO
 
 
 def upright(points: Float[np.ndarray, "P D"]) -> Upright:
